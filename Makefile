@@ -1,0 +1,46 @@
+# One word per chore. `make demo` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test check bench fix lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml tools/setup_system.sh
+	@sh tools/setup_system.sh
+	@echo "Making $(VENV) from requirements/dev.txt (pinned and hashed) ..."
+	@$(PYTHON) -c 'import sys; assert (3,11) <= sys.version_info < (3,14), "edgefleet needs Python 3.11 to 3.13, this is " + sys.version.split()[0]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index -e .
+	@touch $(STAMP)
+	@echo "Ready: $(BIN)/edgefleet --help"
+
+demo: setup
+	@$(BIN)/edgefleet demo $(ARGS)
+
+test: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup $(ARGS)
+
+check: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
+	@$(BIN)/python -m pytest -q -x -n 2 tests/unit tests/property tests/contract tests/architecture
+
+bench: setup
+	@test -n "$(NAME)" || { echo "usage: make bench NAME=one of: $$(ls benchmarks | sed -n 's/^bench_\(.*\)\.py/\1/p' | tr '\n' ' ')"; exit 2; }
+	@$(BIN)/python -m benchmarks.bench_$(NAME) $(ARGS)
+
+fix: setup
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+# Refresh the pinned lists (needs uv). The lists carry versions and hashes, never an address.
+lock: 
+	@for extra in agent server dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url --no-emit-find-links --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
+
+clean:
+	rm -rf $(VENV)

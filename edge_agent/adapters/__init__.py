@@ -1,0 +1,1 @@
+"""The agent's ways to the world, one technology a file."""

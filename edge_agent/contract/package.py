@@ -1,0 +1,118 @@
+"""The package: a plain tar of five members, hashed and signed as one blob.
+
+Reading is from bytes whose sha256 was just checked. Golden tolerances are relative to
+``1 + |expected|`` (``docs/conversion.md``).
+"""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.contract.errors import MalformedError, TooLargeError
+from edge_agent.contract.fields import Fields
+from edge_agent.contract.transfer import check_sha256
+
+MODEL = "model.onnx"
+SCHEMA = "schema.json"
+GOLDEN = "golden.npz"
+REFERENCE = "reference.json"
+EVIDENCE = "evidence.json"
+MEMBERS = (MODEL, SCHEMA, GOLDEN, REFERENCE, EVIDENCE)
+PACKAGE_BYTES_MAX = 1_073_741_824
+GOLDEN_ROWS_MAX = 32
+GOLDEN_INPUT = "input"
+"""Array of golden.npz: float32 [rows, width], shipped, never recomputed."""
+GOLDEN_OUTPUT_PREFIX = "output:"
+"""Arrays of golden.npz: one expected output a tensor name."""
+GOLDEN_TOLERANCE_PREFIX = "tolerance:"
+"""Scalars of golden.npz: one tolerance a floating-point tensor name."""
+
+
+def pack_members(members: Mapping[str, bytes]) -> bytes:
+    """Build the tar; the same members always give the same bytes.
+
+    Raises:
+        MalformedError: A member is missing or not one of the five.
+    """
+    if set(members) != set(MEMBERS):
+        raise MalformedError(f"a package has exactly {MEMBERS}, got {sorted(members)}")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in MEMBERS:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(members[name]), 0o644
+            tar.addfile(info, io.BytesIO(members[name]))
+    return buffer.getvalue()
+
+
+def unpack_members(blob: bytes) -> dict[str, bytes]:
+    """Read the members from memory; nothing is ever extracted to a path.
+
+    Raises:
+        TooLargeError: Larger than any package may be.
+        MalformedError: Not a tar of exactly the five regular members.
+    """
+    if len(blob) > PACKAGE_BYTES_MAX:
+        raise TooLargeError("package", len(blob), PACKAGE_BYTES_MAX)
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:
+            for info in tar:
+                if info.name not in MEMBERS or not info.isreg() or info.name in members:
+                    raise MalformedError(f"package: unexpected member {info.name[:80]!r}")
+                file = tar.extractfile(info)
+                members[info.name] = file.read() if file else b""
+    except tarfile.TarError as error:
+        raise MalformedError(f"package is not a tar: {error}") from error
+    missing = [name for name in MEMBERS if name not in members]
+    if missing:
+        raise MalformedError(f"package lacks {', '.join(missing)}")
+    return members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetCustom:
+    """``custom`` of the package's TUF target: what the approvers sign beside the hash.
+
+    Attributes:
+        model: Model name.
+        version: Version number, 1 and up.
+        profile: Device profile id it was built for.
+        slot: Slot it may run in; empty means any.
+        schema: sha256 of schema.json.
+        chunks: sha256 over the concatenated sha256 of the 64 KiB chunks.
+    """
+
+    model: str
+    version: int
+    profile: str
+    slot: str
+    schema: str
+    chunks: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "profile": self.profile,
+            "slot": self.slot,
+            "schema": self.schema,
+            "chunks": self.chunks,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "TargetCustom":
+        """Read the JSON form; raises MalformedError."""
+        what = "target custom"
+        fields = Fields(value, what=what)
+        return cls(
+            model=fields.text("model", chars_max=128),
+            version=fields.integer("version", low=1),
+            profile=fields.text("profile", chars_max=64),
+            slot=fields.text("slot", "", chars_max=64),
+            schema=check_sha256(fields.text("schema", chars_max=64), what=what),
+            chunks=check_sha256(fields.text("chunks", chars_max=64), what=what),
+        )

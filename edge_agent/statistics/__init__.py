@@ -1,0 +1,1 @@
+"""Drift mathematics shared by device and server: numpy only, pure."""

@@ -1,0 +1,1 @@
+"""The server's ways to the world, one technology a file."""

@@ -1,0 +1,1 @@
+"""The server's decisions: pure functions of values."""

@@ -1,0 +1,1 @@
+"""From a spec to evaluated, converted artifacts: steps and their cache."""
