@@ -1,0 +1,50 @@
+"""Schema changes on a real SQLite file."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+from fleet_server.adapters.database import tables
+from fleet_server.adapters.database.engine import open_engine
+from fleet_server.adapters.database.migrate import SchemaError, migrate
+
+
+def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    migrate(path)
+    engine = open_engine(path)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+    assert tables.DeviceRow.__tablename__ in SQLModel.metadata.tables
+    engine.dispose()
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    assert migrate(path) == migrate(path)
+
+
+def test_a_database_of_a_newer_edgefleet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    migrate(path)
+    engine = open_engine(path)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(SchemaError, match="9999, newer than this edgefleet"):
+        migrate(path)
+
+
+def test_schema_changes_roll_back_with_their_transaction(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "a.db")
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        connection.execute(text("CREATE TABLE half (i INTEGER)"))
+        transaction.rollback()
+        assert connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar() == 0
+    engine.dispose()
