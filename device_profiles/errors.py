@@ -1,0 +1,47 @@
+"""Errors about device profiles.
+
+ProfileError
+├── UnknownProfileError   no profile of that id; names the nearest
+└── ProfileFormatError    a profile file or value that is not what the format says
+"""
+
+import difflib
+from collections.abc import Sequence
+
+
+class ProfileError(Exception):
+    """A device profile cannot be used."""
+
+
+class UnknownProfileError(ProfileError):
+    """No profile of that id exists.
+
+    Attributes:
+        profile_id: What was asked for.
+        known: The ids that exist.
+    """
+
+    def __init__(self, profile_id: str, known: Sequence[str]) -> None:
+        near = difflib.get_close_matches(profile_id, known, n=1, cutoff=0.5)
+        guess = f"; did you mean {near[0]!r}?" if near else ";"
+        super().__init__(
+            f"no device profile {profile_id[:80]!r}{guess} known: {', '.join(known) or 'none'}"
+        )
+        self.profile_id = profile_id
+        self.known = tuple(known)
+
+
+class ProfileFormatError(ProfileError):
+    """A profile is not written as the format says.
+
+    Attributes:
+        source: File or profile id.
+        field: The key at fault, dotted; empty when the whole file is.
+    """
+
+    def __init__(self, source: str, field: str, problem: str) -> None:
+        where = f"{source}: {field}" if field else source
+        super().__init__(f"{where}: {problem}")
+        self.source = source
+        self.field = field
+        self.problem = problem
