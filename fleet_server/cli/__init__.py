@@ -1,1 +1,27 @@
-"""The edgefleet command."""
+"""The edgefleet command: nouns, then verbs.
+
+The modules mounted here import only typer; what a command needs it imports when it runs, so that
+``--help`` answers at once.
+"""
+
+from collections.abc import Sequence
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, convert, sign and roll out models to a fleet of edge devices, and watch them.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Train, convert, sign and roll out models to a fleet of edge devices, and watch them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code of the table (docs/cli.md)."""
+    app(args=list(arguments) if arguments is not None else None, prog_name="edgefleet")
