@@ -6,17 +6,16 @@ docstring says otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from edge_agent.contract.assignment import Assignment
 from edge_agent.contract.codes import Code
-from edge_agent.contract.package import TargetCustom
 from edge_agent.contract.topics import Channel
 from edge_agent.core.probation import ProbationStats
+from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
 
 Jitter = Callable[[], float]
 """Gives a number in [0, 1) from a source of randomness."""
@@ -43,10 +42,8 @@ class Identity:
         host: Server name or address.
         mqtt_port: TLS port of the broker.
         api_port: HTTPS port of enrolment and renewal.
-        ca_path: Certificate authority that signs server and devices, PEM.
-        certificate_path: The device's certificate, PEM.
-        key_path: The device's private key, PEM, mode 0600.
         root: Bytes of the pinned first TUF root.
+        directory: Where the PEM files lie.
     """
 
     device_id: str
@@ -55,55 +52,33 @@ class Identity:
     host: str
     mqtt_port: int
     api_port: int
-    ca_path: Path
-    certificate_path: Path
-    key_path: Path
     root: bytes
+    directory: Path
+
+    @property
+    def ca_path(self) -> Path:
+        """Certificate authority that signed server and devices, PEM."""
+        return self.directory / "ca.pem"
+
+    @property
+    def certificate_path(self) -> Path:
+        """The device's certificate, PEM."""
+        return self.directory / "device.pem"
+
+    @property
+    def key_path(self) -> Path:
+        """The device's private key, PEM, mode 0600."""
+        return self.directory / "device.key"
 
 
 # Trust ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcceptedState:
-    """What the verifier must remember between assignments; saved with the agent's state.
-
-    Attributes:
-        counter: Of the newest accepted assignment, 0 before the first.
-        scope: Director key ids the counter belongs to.
-        floors: The verifier's own memory (time floors, digest of the envelope), opaque here.
-    """
-
-    counter: int = 0
-    scope: str = ""
-    floors: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedTarget:
-    """A target the approvers signed for this device's profile."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-    custom: TargetCustom
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedAssignment:
-    """An assignment all of whose signatures, hashes, versions and dates hold."""
-
-    assignment: Assignment
-    targets: Mapping[str, VerifiedTarget]
-    state: AcceptedState
-    metadata_versions: Mapping[str, int]
 
 
 class AssignmentVerifier(Protocol):
     """Checks metadata and assignment against what the approvers signed. May be slow (10 ms)."""
 
     def evaluate(
-        self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedState
+        self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedTrust
     ) -> VerifiedAssignment:
         """Verify everything, change nothing of the agent's state.
 
