@@ -1,0 +1,134 @@
+"""The one metric that decides how much a converted model may lose.
+
+A metric takes the true targets and a model's outputs by tensor name. Targets of a classifier are
+class indexes. Other metrics than the named ones: make a ``PrimaryMetric``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InvalidRequestError
+from edge_agent.contract.schema import Task
+
+Array = NDArray[Any]
+Outputs = Mapping[str, Array]
+PROBABILITY_MIN = 1e-15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimaryMetric:
+    """A metric and its direction.
+
+    Attributes:
+        name: As in the spec.
+        is_higher_better: Direction.
+        score: From targets and outputs to a number.
+    """
+
+    name: str
+    is_higher_better: bool
+    score: Callable[[Array, Outputs], float]
+
+    def drop(self, source: float, shipped: float) -> float:
+        """Tell how much worse the shipped score is; negative when it is better.
+
+        >>> find_metric("mae", Task.REGRESSION).drop(2.0, 2.5)
+        0.5
+        """
+        return source - shipped if self.is_higher_better else shipped - source
+
+
+def find_metric(name: str, task: Task) -> PrimaryMetric:
+    """Give a metric by name; an empty name gives ``accuracy`` or ``mae``.
+
+    Raises:
+        InvalidRequestError: Not a metric of this task.
+    """
+    known = _CLASSIFICATION if task is Task.CLASSIFICATION else _REGRESSION
+    metric = known.get(name or next(iter(known)))
+    if metric is None:
+        raise InvalidRequestError(f"no {task} metric {name!r}; known: {', '.join(known)}")
+    return metric
+
+
+def _accuracy(targets: Array, outputs: Outputs) -> float:
+    return float(np.mean(outputs["label"] == targets))
+
+
+def _balanced_accuracy(targets: Array, outputs: Outputs) -> float:
+    hits = outputs["label"] == targets
+    return float(np.mean([hits[targets == label].mean() for label in np.unique(targets)]))
+
+
+def _f1_macro(targets: Array, outputs: Outputs) -> float:
+    labels = outputs["label"]
+    scores = []
+    for label in np.union1d(targets, labels):
+        both = np.sum((labels == label) & (targets == label))
+        either = np.sum(labels == label) + np.sum(targets == label)
+        scores.append(2 * both / either)
+    return float(np.mean(scores))
+
+
+def _log_loss(targets: Array, outputs: Outputs) -> float:
+    probabilities = np.asarray(outputs["probabilities"], np.float64)
+    sums = probabilities.sum(axis=1)
+    of_truth = probabilities[np.arange(len(targets)), targets] / np.where(sums > 0, sums, 1)
+    return float(-np.mean(np.log(np.clip(of_truth, PROBABILITY_MIN, 1))))
+
+
+def _brier(targets: Array, outputs: Outputs) -> float:
+    probabilities = np.asarray(outputs["probabilities"], np.float64)
+    truth = np.eye(probabilities.shape[1])[targets]
+    return float(np.mean(np.sum((probabilities - truth) ** 2, axis=1)))
+
+
+def _errors(targets: Array, outputs: Outputs) -> Array:
+    difference: Array = np.asarray(outputs["value"], np.float64) - targets
+    return difference
+
+
+def _mae(targets: Array, outputs: Outputs) -> float:
+    return float(np.mean(np.abs(_errors(targets, outputs))))
+
+
+def _mse(targets: Array, outputs: Outputs) -> float:
+    return float(np.mean(_errors(targets, outputs) ** 2))
+
+
+def _rmse(targets: Array, outputs: Outputs) -> float:
+    return math.sqrt(_mse(targets, outputs))
+
+
+def _r2(targets: Array, outputs: Outputs) -> float:
+    spread = float(np.mean((targets - np.mean(targets)) ** 2))
+    return 1 - _mse(targets, outputs) / spread if spread > 0 else 0.0
+
+
+def _by_name(
+    *metrics: tuple[str, bool, Callable[[Array, Outputs], float]],
+) -> dict[str, PrimaryMetric]:
+    return {
+        name: PrimaryMetric(name=name, is_higher_better=higher, score=score)
+        for name, higher, score in metrics
+    }
+
+
+_CLASSIFICATION = _by_name(
+    ("accuracy", True, _accuracy),
+    ("balanced_accuracy", True, _balanced_accuracy),
+    ("f1_macro", True, _f1_macro),
+    ("log_loss", False, _log_loss),
+    ("brier", False, _brier),
+)
+_REGRESSION = _by_name(
+    ("mae", False, _mae),
+    ("mse", False, _mse),
+    ("rmse", False, _rmse),
+    ("r2", True, _r2),
+)
