@@ -119,6 +119,7 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         watched: Path,
+        command_of: Callable[[str, Path], list[str]] | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -128,9 +129,11 @@ class Supervisor:
             clock: Monotonic seconds are used.
             say: Takes one sentence for the person.
             watched: Revocation list; the broker reloads when it changes.
+            command_of: Worker name and workspace folder to its command line.
         """
         self._workspace, self._broker, self._clock = workspace, broker, clock
         self._say, self._watched = say, watched
+        self._command_of = command_of or worker_command
         self._watched_stamp = _stamp(watched)
         self._children = [Child(name) for name in WORKERS]
         self._broker_state = Child("broker")
@@ -214,14 +217,7 @@ class Supervisor:
             child.log.close()
         child.log = _open_log(self._workspace.log_dir / f"{child.name}.log")
         child.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [
-                *_die_with_parent(),
-                sys.executable,
-                "-m",
-                f"fleet_server.workers.{child.name}",
-                "--workspace",
-                str(self._workspace.root),
-            ],
+            self._command_of(child.name, self._workspace.root),
             stdin=subprocess.DEVNULL,
             stdout=child.log,
             stderr=subprocess.STDOUT,
@@ -250,6 +246,12 @@ def stop_on_signals(stop: Event) -> None:
 
     signal.signal(signal.SIGINT, _set)
     signal.signal(signal.SIGTERM, _set)
+
+
+def worker_command(name: str, root: Path) -> list[str]:
+    """Build the command line of one worker."""
+    module = f"fleet_server.workers.{name}"
+    return [*_die_with_parent(), sys.executable, "-m", module, "--workspace", str(root)]
 
 
 def _die_with_parent() -> list[str]:
