@@ -71,9 +71,6 @@ class Identity:
         return self.directory / "device.key"
 
 
-# Trust ------------------------------------------------------------------------------------------
-
-
 class AssignmentVerifier(Protocol):
     """Checks metadata and assignment against what the approvers signed. May be slow (10 ms)."""
 
@@ -90,9 +87,6 @@ class AssignmentVerifier(Protocol):
         Raises:
             Refusal: With the code of the first check that failed.
         """
-
-
-# Storage ----------------------------------------------------------------------------------------
 
 
 class StateStore(Protocol):
@@ -169,9 +163,6 @@ class ChunkStore(Protocol):
         """Forget every part whose sha256 is not in ``keep``."""
 
 
-# Serving ----------------------------------------------------------------------------------------
-
-
 class InferenceService(Protocol):
     """Answers predictions, one model per slot. All methods may be called from any thread."""
 
@@ -245,9 +236,6 @@ class TelemetryUplink(Protocol):
 
     def counts(self) -> Mapping[str, int]:
         """Return ``waiting`` and ``dropped`` windows for the report."""
-
-
-# World ------------------------------------------------------------------------------------------
 
 
 class Link(Protocol):

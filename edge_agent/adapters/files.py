@@ -50,7 +50,7 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def move_durable(source: Path, target: Path) -> None:
-    """Rename within one directory and sync it; the source must be synced already."""
+    """Rename a synced file within one file system and sync the directory it comes to."""
     with told_as_storage_error(target, "renaming to"):
         os.replace(source, target)  # noqa: PTH105 - the seam of the power-cut tests is os
         sync_directory(target.parent)
@@ -99,3 +99,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def keep_former(path: Path, former: Path) -> None:
+    """Let ``former`` name what ``path`` names now, so that replacing ``path`` loses nothing."""
+    if not path.exists():
+        return
+    temporary = former.with_name(former.name + TEMPORARY_SUFFIX)
+    with told_as_storage_error(former, "keeping"):
+        remove_file(temporary)
+        os.link(path, temporary)
+        os.replace(temporary, former)  # noqa: PTH105 - the seam of the power-cut tests is os

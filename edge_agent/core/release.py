@@ -1,0 +1,84 @@
+"""What a slot is to run and what a bank holds, by digest."""
+
+from dataclasses import dataclass
+
+from edge_agent.contract.assignment import ProbationPolicy
+from edge_agent.contract.codes import Code
+
+_PROBATION = ProbationPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A signed package whose bytes are on this device.
+
+    Attributes:
+        target: ``MODEL/VERSION/PROFILE.tar``.
+        sha256: Of the package.
+        is_proven: Whether it was confirmed here once; it may serve as a fallback.
+    """
+
+    target: str
+    sha256: str
+    is_proven: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A package that a verified assignment names for a slot.
+
+    Attributes:
+        target: ``MODEL/VERSION/PROFILE.tar``.
+        sha256: Of the package, signed.
+        size_bytes: Of the package, signed.
+        chunks: sha256 over the chunk hashes, signed.
+        schema: sha256 of schema.json, signed.
+        rollout: Rollout that asked for it, 0 when none.
+        retry: Raised by the operator to try a known bad package again.
+        probation: Limits of its probation.
+    """
+
+    target: str
+    sha256: str
+    size_bytes: int
+    chunks: str
+    schema: str
+    rollout: int = 0
+    retry: int = 0
+    probation: ProbationPolicy = _PROBATION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadPackage:
+    """A package that failed on this device.
+
+    Attributes:
+        sha256: Of the package.
+        retry: The offer's ``retry`` when it failed; only a larger one is tried again.
+        code: Why.
+    """
+
+    sha256: str
+    retry: int
+    code: Code
+
+
+BAD_PACKAGES_MAX = 16
+"""A slot remembers this many, the oldest goes first."""
+
+
+def find_bad(bad: tuple[BadPackage, ...], release: Release) -> BadPackage | None:
+    """Return why a release is not to be tried here, None when it may be."""
+    for package in bad:
+        if package.sha256 == release.sha256 and release.retry <= package.retry:
+            return package
+    return None
+
+
+def remember_bad(
+    bad: tuple[BadPackage, ...], release: Release, code: Code
+) -> tuple[BadPackage, ...]:
+    """Add a release that failed; a package appears once."""
+    others = tuple(package for package in bad if package.sha256 != release.sha256)
+    newest = BadPackage(sha256=release.sha256, retry=release.retry, code=code)
+    return (*others, newest)[-BAD_PACKAGES_MAX:]

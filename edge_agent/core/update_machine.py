@@ -1,0 +1,398 @@
+"""The life of one slot: ``step(slot, event) -> (slot, effects)``, a table of small rows.
+
+What it keeps, whatever happens and whenever the power goes:
+
+* The confirmed bank is never written and is left only by confirming another, so a slot that was
+  ever confirmed has a way back. (Bytes the disk itself damaged are dropped and fetched again.)
+* Only a package that was verified and self-tested in this attempt becomes a candidate, and only
+  a candidate that passed its probation becomes confirmed. "Asked to answer", "answers" and
+  "confirmed" are three facts.
+* Every phase ends: it has a deadline, or waits for one of the slots fetched before it.
+* The newest assignment supersedes; completions of an older attempt are ignored.
+
+Left out: clock, randomness, files, messages. ``docs/update_states.md`` shows the table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from edge_agent.contract.codes import Code, FailureClass, class_of
+from edge_agent.contract.messages import SlotState as Phase
+from edge_agent.core import banks as bank_rules
+from edge_agent.core.effects import (
+    CancelFetch,
+    Collect,
+    Deactivate,
+    Effect,
+    Fetch,
+    SelfTest,
+    StartProbation,
+    Verify,
+)
+from edge_agent.core.events import (
+    ActivationFailed,
+    Answering,
+    Assigned,
+    Booted,
+    Event,
+    Fetched,
+    FetchFailed,
+    FetchMoved,
+    FetchStarted,
+    LinkDown,
+    LinkUp,
+    Observed,
+    SelfTested,
+    Stopped,
+    Ticked,
+    Verified,
+    VerifyFailed,
+)
+from edge_agent.core.moves import (
+    ACTIVATE_S,
+    CORRUPT,
+    Outcome,
+    ask_for_candidate,
+    ask_for_confirmed,
+    begin,
+    fail,
+    may_work_later,
+    name_confirmed,
+    release_of,
+    retry_or_fail,
+    roll_back,
+)
+from edge_agent.core.probation import ProbationVerdict, judge_probation
+from edge_agent.core.release import Package, find_bad
+from edge_agent.core.slot import Slot
+
+FETCH_STALL_S = 300.0
+"""Longest time online without a durable piece."""
+VERIFY_S = 600.0
+"""1 GiB at the 2 MB/s of a bad SD card."""
+SELF_TEST_S = 300.0
+"""Above the self-test's own limit: this one is for a child that cannot be waited for."""
+REASK_S = 30.0
+BOOTS_MAX = 3
+COUNTED_BOOTS = frozenset({Phase.PROBATION, Phase.SELF_TESTING})
+"""Phases in which the package itself may be what stops the agent."""
+
+
+def step(slot: Slot, event: Event) -> Outcome:
+    """Return the next state and the effects to carry out in order, after it was committed.
+
+    Raises:
+        LookupError: The event cannot happen in this phase: a mistake in the shell.
+    """
+    attempt = getattr(event, "attempt", None)
+    if attempt is not None and attempt != slot.attempt:
+        return slot, []
+    kind = type(event)
+    handler = TABLE.get((slot.phase, kind)) or ANYWHERE.get(kind)
+    if handler is None:
+        raise LookupError(f"{kind.__name__} cannot happen in phase {slot.phase}")
+    return handler(slot, event)
+
+
+def _assigned(slot: Slot, event: Assigned) -> Outcome:
+    old, new = slot.wanted, event.release
+    slot = replace(slot, wanted=new)
+    is_same = old is not None and old.sha256 == new.sha256 and old.retry == new.retry
+    if not is_same:
+        return begin(slot, event.now)
+    if slot.phase is not Phase.FAILED:
+        return replace(slot, banks=name_confirmed(slot)), []
+    if may_work_later(slot.code) or (old is not None and old.rollout != new.rollout):
+        return begin(slot, event.now)
+    return slot, []
+
+
+def _fetch_started(slot: Slot, event: FetchStarted) -> Outcome:
+    return replace(slot, phase=Phase.FETCHING, due_at=event.now + FETCH_STALL_S), []
+
+
+def _fetch_moved(slot: Slot, event: FetchMoved) -> Outcome:
+    return replace(slot, due_at=event.now + FETCH_STALL_S), []
+
+
+def _fetch_waits_for_link(slot: Slot, _: LinkDown) -> Outcome:
+    return replace(slot, due_at=None), []
+
+
+def _fetch_goes_on(slot: Slot, event: LinkUp) -> Outcome:
+    return replace(slot, due_at=event.now + FETCH_STALL_S), []
+
+
+def _fetched(slot: Slot, event: Fetched) -> Outcome:
+    wanted = release_of(slot)
+    slot = replace(slot, phase=Phase.VERIFYING, due_at=event.now + VERIFY_S)
+    return slot, [Verify(slot.attempt, wanted)]
+
+
+def _fetch_failed(slot: Slot, event: FetchFailed | VerifyFailed) -> Outcome:
+    return retry_or_fail(slot, event.code, event.detail, event.now, event.jitter)
+
+
+def _fetch_stalled(slot: Slot, event: Ticked) -> Outcome:
+    detail = f"no piece arrived in {FETCH_STALL_S:.0f} s of connection"
+    slot, effects = retry_or_fail(slot, Code.FETCH_TIMEOUT, detail, event.now, event.jitter)
+    return slot, [CancelFetch(), *effects]
+
+
+def _verify_late(slot: Slot, event: Ticked) -> Outcome:
+    detail = f"hashing the package did not end in {VERIFY_S:.0f} s"
+    return retry_or_fail(slot, Code.DISK_ERROR, detail, event.now, event.jitter)
+
+
+def _retry(slot: Slot, _: Ticked) -> Outcome:
+    return replace(slot, due_at=None), [Fetch(slot.attempt, release_of(slot))]
+
+
+def _new_round(slot: Slot, event: LinkUp) -> Outcome:
+    return begin(slot, event.now) if may_work_later(slot.code) else (slot, [])
+
+
+def _verified(slot: Slot, event: Verified) -> Outcome:
+    slot = replace(
+        slot,
+        phase=Phase.SELF_TESTING,
+        boots=0,
+        code=None,
+        detail="",
+        due_at=event.now + SELF_TEST_S,
+    )
+    return slot, [SelfTest(slot.attempt, release_of(slot))]
+
+
+def _self_tested(slot: Slot, event: SelfTested) -> Outcome:
+    if event.code is not None:
+        return fail(slot, event.code, event.detail)
+    wanted = release_of(slot)
+    candidate = Package(target=wanted.target, sha256=wanted.sha256)
+    running = slot.running.sha256 if slot.running else None
+    banks, bank = bank_rules.place_candidate(slot.banks, candidate, running=running)
+    slot = replace(slot, phase=Phase.PROBATION, banks=banks, candidate=bank, boots=0)
+    return ask_for_candidate(slot, event.now)
+
+
+def _self_test_late(slot: Slot, _: Ticked) -> Outcome:
+    return fail(slot, Code.SELFTEST_TIMEOUT, f"the self-test did not end in {SELF_TEST_S:.0f} s")
+
+
+def _answering_in_probation(slot: Slot, event: Answering) -> Outcome:
+    slot, _ = _answering(slot, event)
+    candidate = slot.banks.at(slot.candidate)
+    if candidate is None or event.sha256 != candidate.sha256 or slot.since_at is not None:
+        return slot, []
+    return replace(slot, since_at=event.now, due_at=None), [StartProbation()]
+
+
+def _observed(slot: Slot, event: Observed) -> Outcome:
+    wanted = release_of(slot)
+    if slot.since_at is None or slot.candidate is None:
+        return slot, []
+    decision = judge_probation(
+        event.stats,
+        wanted.probation,
+        age_s=event.now - slot.since_at,
+        latency_ms_p95_max=event.latency_ms_p95_max,
+    )
+    bank, slot = slot.candidate, replace(slot, rows=event.stats.rows)
+    if decision.verdict is ProbationVerdict.WAIT:
+        return slot, []
+    if decision.code is not None:
+        return roll_back(slot, decision.code, decision.reason, event.now)
+    return replace(
+        slot,
+        phase=Phase.CONFIRMED,
+        banks=bank_rules.confirm(slot.banks, bank),
+        candidate=None,
+        boots=0,
+        code=None,
+        detail=decision.reason,
+    ), [Collect()]
+
+
+def _candidate_late(slot: Slot, event: Ticked) -> Outcome:
+    if slot.since_at is not None:
+        return replace(slot, due_at=None), []
+    detail = f"the candidate did not begin to answer in {ACTIVATE_S:.0f} s"
+    return roll_back(slot, Code.SELFTEST_LOAD, detail, event.now)
+
+
+def _candidate_failed(slot: Slot, event: ActivationFailed) -> Outcome:
+    candidate = slot.banks.at(slot.candidate)
+    if candidate is None or event.sha256 != candidate.sha256:
+        return _activation_failed(slot, event)
+    code = event.code
+    if class_of(code) is not FailureClass.BROKEN_HERE:
+        code = Code.SELFTEST_LOAD
+    return roll_back(slot, code, event.detail, event.now)
+
+
+def _answering_in_rollback(slot: Slot, event: Answering) -> Outcome:
+    slot, _ = _answering(slot, event)
+    confirmed = slot.banks.confirmed_package
+    if event.sha256 != (confirmed.sha256 if confirmed else None):
+        return slot, []
+    phase = Phase.CONFIRMED if slot.code is None and confirmed else Phase.FAILED
+    return replace(slot, phase=phase, due_at=None), [Collect()]
+
+
+def _rollback_late(slot: Slot, event: Ticked) -> Outcome:
+    slot, effects = ask_for_confirmed(slot)
+    return replace(slot, due_at=event.now + ACTIVATE_S), effects
+
+
+def _answering(slot: Slot, event: Answering) -> Outcome:
+    running = Package(target=event.target, sha256=event.sha256) if event.sha256 else None
+    return replace(slot, running=running), []
+
+
+def _activation_failed(slot: Slot, event: ActivationFailed) -> Outcome:
+    """Keep asking for the confirmed package unless its very bytes are gone."""
+    confirmed = slot.banks.confirmed_package
+    if confirmed is None or confirmed.sha256 != event.sha256:
+        return slot, []
+    if event.code not in CORRUPT:
+        if slot.asked != event.sha256:
+            return slot, []
+        return replace(slot, asked=None, reask_at=event.now + REASK_S), []
+    was_asked = slot.asked == event.sha256
+    slot = replace(slot, banks=bank_rules.lose_confirmed(slot.banks), reask_at=None)
+    slot, effects = ask_for_confirmed(slot) if was_asked else (slot, [])
+    if slot.phase not in (Phase.CONFIRMED, Phase.ROLLING_BACK) or slot.wanted is None:
+        return slot, effects
+    if find_bad(slot.bad, slot.wanted) is not None:
+        return slot, effects
+    slot = replace(
+        slot,
+        phase=Phase.OFFERED,
+        attempt=slot.attempt + 1,
+        tries=0,
+        code=event.code,
+        detail=event.detail,
+        due_at=None,
+    )
+    return slot, [*effects, Fetch(slot.attempt, release_of(slot))]
+
+
+def _ticked(slot: Slot, event: Ticked) -> Outcome:
+    if slot.reask_at is not None and event.now >= slot.reask_at:
+        return ask_for_confirmed(slot)
+    late = DEADLINES.get(slot.phase)
+    if late is None or slot.due_at is None or event.now < slot.due_at:
+        return slot, []
+    return late(slot, event)
+
+
+def _stopped(slot: Slot, _: Stopped) -> Outcome:
+    return replace(slot, is_stopped=slot.phase in COUNTED_BOOTS), []
+
+
+def _ignored(slot: Slot, _: Any) -> Outcome:
+    return slot, []
+
+
+def _booted(slot: Slot, event: Booted) -> Outcome:
+    boots = slot.boots
+    if slot.phase in COUNTED_BOOTS and not slot.is_stopped:
+        boots += 1
+    slot = replace(
+        slot,
+        boots=boots,
+        is_stopped=False,
+        running=None,
+        asked=None,
+        attempt=slot.attempt + 1,
+        tries=0,
+        due_at=None,
+        reask_at=None,
+        since_at=None,
+        rows=0,
+    )
+    if slot.phase is Phase.PROBATION:
+        return _boot_in_probation(slot, event)
+    effects: list[Effect] = []
+    if slot.banks.confirmed is not None:
+        slot, effects = ask_for_confirmed(slot)
+    slot, more = _resume(slot, event)
+    return slot, [*effects, *more]
+
+
+def _boot_in_probation(slot: Slot, event: Booted) -> Outcome:
+    if slot.boots < BOOTS_MAX:
+        return ask_for_candidate(slot, event.now)
+    detail = f"the agent stopped {slot.boots} times while it was in probation"
+    return roll_back(slot, Code.PROBATION_BOOTS, detail, event.now)
+
+
+def _resume(slot: Slot, event: Booted) -> Outcome:
+    """Take up again what the last life left unfinished."""
+    match slot.phase:
+        case Phase.OFFERED | Phase.FETCHING:
+            slot = replace(slot, phase=Phase.OFFERED)
+            return slot, [Fetch(slot.attempt, release_of(slot))]
+        case Phase.VERIFYING:
+            slot = replace(slot, due_at=event.now + VERIFY_S)
+            return slot, [Verify(slot.attempt, release_of(slot))]
+        case Phase.SELF_TESTING if slot.boots >= BOOTS_MAX:
+            detail = f"the agent stopped {slot.boots} times during the self-test"
+            return fail(slot, Code.SELFTEST_CRASH, detail)
+        case Phase.SELF_TESTING:
+            slot = replace(slot, due_at=event.now + SELF_TEST_S)
+            return slot, [SelfTest(slot.attempt, release_of(slot))]
+        case Phase.ROLLING_BACK:
+            slot = replace(slot, due_at=event.now + ACTIVATE_S)
+            return slot, [] if slot.banks.confirmed else [Deactivate()]
+        case _:
+            return slot, []
+
+
+Handler = Callable[[Slot, Any], Outcome]
+
+TABLE: Mapping[tuple[Phase, type], Handler] = {
+    (Phase.OFFERED, FetchStarted): _fetch_started,
+    (Phase.OFFERED, FetchMoved): _ignored,
+    (Phase.OFFERED, Fetched): _fetched,
+    (Phase.OFFERED, FetchFailed): _fetch_failed,
+    (Phase.FETCHING, FetchStarted): _fetch_started,
+    (Phase.FETCHING, FetchMoved): _fetch_moved,
+    (Phase.FETCHING, Fetched): _fetched,
+    (Phase.FETCHING, FetchFailed): _fetch_failed,
+    (Phase.FETCHING, LinkDown): _fetch_waits_for_link,
+    (Phase.FETCHING, LinkUp): _fetch_goes_on,
+    (Phase.VERIFYING, Verified): _verified,
+    (Phase.VERIFYING, VerifyFailed): _fetch_failed,
+    (Phase.SELF_TESTING, SelfTested): _self_tested,
+    (Phase.PROBATION, Answering): _answering_in_probation,
+    (Phase.PROBATION, ActivationFailed): _candidate_failed,
+    (Phase.PROBATION, Observed): _observed,
+    (Phase.ROLLING_BACK, Answering): _answering_in_rollback,
+    (Phase.FAILED, LinkUp): _new_round,
+}
+"""What each phase does with the events that concern it."""
+
+ANYWHERE: Mapping[type, Handler] = {
+    Booted: _booted,
+    Stopped: _stopped,
+    Assigned: _assigned,
+    Answering: _answering,
+    ActivationFailed: _activation_failed,
+    Ticked: _ticked,
+    LinkUp: _ignored,
+    LinkDown: _ignored,
+    Observed: _ignored,
+}
+"""What happens in every phase that has no row of its own for the event."""
+
+DEADLINES: Mapping[Phase, Handler] = {
+    Phase.OFFERED: _retry,
+    Phase.FETCHING: _fetch_stalled,
+    Phase.VERIFYING: _verify_late,
+    Phase.SELF_TESTING: _self_test_late,
+    Phase.PROBATION: _candidate_late,
+    Phase.ROLLING_BACK: _rollback_late,
+}
+"""What happens when a phase has lasted too long, or its next try is due."""
