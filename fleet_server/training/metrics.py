@@ -1,0 +1,211 @@
+"""Metrics as functions of sums over rows, so that one resampling serves them all.
+
+Each metric turns rows into a small matrix of numbers and its value is a function of the column
+sums. A bootstrap then needs only weighted sums; a paired comparison uses the same weights for
+both models. Formulas agree with scikit-learn's (the tests compare them).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.contract.schema import Task
+
+Floats = NDArray[np.float64]
+PROBABILITY_MIN = float(np.finfo(np.float32).eps)
+"""Smallest probability the logarithm is taken of: what float32 can tell from 0 beside 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What one model answered on held-out rows.
+
+    Attributes:
+        labels: int64 [rows], index of the class; empty for a regression.
+        probabilities: float64 [rows, classes]; empty for a regression.
+        values: float64 [rows]; empty for a classification.
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: Floats
+    values: Floats
+
+    @classmethod
+    def of_classes(cls, labels: NDArray[Any], probabilities: NDArray[Any]) -> "Answers":
+        """Take the answers of a classification."""
+        return cls(
+            labels=np.asarray(labels, np.int64).reshape(-1),
+            probabilities=np.asarray(probabilities, np.float64),
+            values=np.empty(0),
+        )
+
+    @classmethod
+    def of_values(cls, values: NDArray[Any]) -> "Answers":
+        """Take the answers of a regression."""
+        return cls(
+            labels=np.empty(0, np.int64),
+            probabilities=np.empty((0, 0)),
+            values=np.asarray(values, np.float64).reshape(-1),
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number is finite; nothing else can be judged."""
+        return bool(np.isfinite(self.probabilities).all() and np.isfinite(self.values).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: As in the spec.
+        task: The task it belongs to.
+        is_larger_better: Direction.
+        is_share: A share of right rows, so bounds come from counts.
+        rows: (truth, answers) to float64 [rows, k].
+        value: float64 [..., k] of sums to float64 [...].
+    """
+
+    name: str
+    task: Task
+    is_larger_better: bool
+    rows: Callable[[NDArray[Any], Answers], Floats]
+    value: Callable[[Floats], Floats]
+    is_share: bool = False
+
+    def of(self, truth: NDArray[Any], answers: Answers) -> float:
+        """Give the metric's value on these rows."""
+        return float(self.value(self.rows(truth, answers).sum(axis=0)))
+
+
+def confusion_matrix(truth: NDArray[Any], answers: Answers, classes: int) -> list[list[int]]:
+    """Count rows by truth (outer) and answer (inner)."""
+    cells = np.bincount(truth * classes + answers.labels, minlength=classes * classes)
+    return [[int(n) for n in row] for row in cells.reshape(classes, classes)]
+
+
+def _with_count(scores: Floats) -> Floats:
+    return np.column_stack([np.ones(len(scores)), scores])
+
+
+def _mean(sums: Floats) -> Floats:
+    return np.asarray(sums[..., 1] / sums[..., 0])
+
+
+def _root_mean(sums: Floats) -> Floats:
+    return np.asarray(np.sqrt(sums[..., 1] / sums[..., 0]))
+
+
+def _right(truth: NDArray[Any], answers: Answers) -> Floats:
+    return _with_count((truth == answers.labels).astype(np.float64))
+
+
+def _surprise(truth: NDArray[Any], answers: Answers) -> Floats:
+    given = answers.probabilities[np.arange(len(truth)), truth]
+    return _with_count(-np.log(np.clip(given, PROBABILITY_MIN, 1.0)))
+
+
+def _squared_probability_error(truth: NDArray[Any], answers: Answers) -> Floats:
+    error = answers.probabilities.copy()
+    error[np.arange(len(truth)), truth] -= 1.0
+    scale = 0.5 if error.shape[1] == 2 else 1.0
+    return _with_count(scale * (error**2).sum(axis=1))
+
+
+def _cells(truth: NDArray[Any], answers: Answers) -> Floats:
+    """Give one-hot columns: right, answered, true, each by class."""
+    every = np.eye(answers.probabilities.shape[1])
+    true, answered = every[truth], every[answers.labels]
+    return np.concatenate([true * answered, answered, true], axis=1)
+
+
+def _macro(sums: Floats, score: Callable[[Floats, Floats, Floats], Floats]) -> Floats:
+    """Average over the classes that occur as truth or as answer; 0 where undefined."""
+    right, answered, true = np.split(sums, 3, axis=-1)
+    present = (answered + true) > 0
+    by_class = np.where(present, score(right, answered, true), 0.0)
+    return np.asarray(by_class.sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
+
+
+def _precision(sums: Floats) -> Floats:
+    return _macro(sums, lambda right, answered, _: right / np.maximum(answered, 1e-300))
+
+
+def _recall(sums: Floats) -> Floats:
+    return _macro(sums, lambda right, _, true: right / np.maximum(true, 1e-300))
+
+
+def _f1(sums: Floats) -> Floats:
+    return _macro(
+        sums, lambda right, answered, true: 2 * right / np.maximum(answered + true, 1e-300)
+    )
+
+
+def _absolute_error(truth: NDArray[Any], answers: Answers) -> Floats:
+    return _with_count(np.abs(answers.values - truth))
+
+
+def _squared_error(truth: NDArray[Any], answers: Answers) -> Floats:
+    return _with_count((answers.values - truth) ** 2)
+
+
+def _squared_error_and_spread(truth: NDArray[Any], answers: Answers) -> Floats:
+    centred = truth - truth.mean()  # the spread would drown in a large mean otherwise
+    return np.column_stack(
+        [np.ones(len(truth)), (answers.values - truth) ** 2, centred, centred**2]
+    )
+
+
+def _explained(sums: Floats) -> Floats:
+    spread = sums[..., 3] - sums[..., 2] ** 2 / sums[..., 0]
+    return np.asarray(1.0 - sums[..., 1] / np.maximum(spread, 1e-300))
+
+
+_CLASS, _VALUE = Task.CLASSIFICATION, Task.REGRESSION
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="accuracy",
+            task=_CLASS,
+            is_larger_better=True,
+            rows=_right,
+            value=_mean,
+            is_share=True,
+        ),
+        Metric(name="log_loss", task=_CLASS, is_larger_better=False, rows=_surprise, value=_mean),
+        Metric(name="f1_macro", task=_CLASS, is_larger_better=True, rows=_cells, value=_f1),
+        Metric(name="precision", task=_CLASS, is_larger_better=True, rows=_cells, value=_precision),
+        Metric(name="recall", task=_CLASS, is_larger_better=True, rows=_cells, value=_recall),
+        Metric(
+            name="brier",
+            task=_CLASS,
+            is_larger_better=False,
+            rows=_squared_probability_error,
+            value=_mean,
+        ),
+        Metric(name="mae", task=_VALUE, is_larger_better=False, rows=_absolute_error, value=_mean),
+        Metric(
+            name="rmse", task=_VALUE, is_larger_better=False, rows=_squared_error, value=_root_mean
+        ),
+        Metric(
+            name="r2",
+            task=_VALUE,
+            is_larger_better=True,
+            rows=_squared_error_and_spread,
+            value=_explained,
+        ),
+    )
+}
+"""Metrics by name; precision and recall are means over the classes."""
+
+
+def measure_all(task: Task, truth: NDArray[Any], answers: Answers) -> dict[str, float]:
+    """Give every metric of the task."""
+    return {
+        metric.name: metric.of(truth, answers) for metric in METRICS.values() if metric.task is task
+    }

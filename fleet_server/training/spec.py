@@ -1,0 +1,160 @@
+"""A model spec as values: what is trained, from what, how it is judged and for which devices.
+
+``spec_parser`` makes it from the TOML text; a ``Spec`` in hand is sound in itself. What only the
+data can tell (a column that does not exist, one class only) is found by ``ingest``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+
+TEST_SHARE_DEFAULT = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusinessGoal:
+    """What the model is for, in the owner's own figure."""
+
+    metric: str
+    baseline: float
+    target: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSection:
+    """``[model]``: what it is and whose."""
+
+    name: str
+    task: Task
+    problem: str
+    owner: str = ""
+    business: BusinessGoal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSection:
+    """``[data]``: the table.
+
+    Attributes:
+        path: Of the CSV or Parquet file, as written; relative to the spec's folder.
+        target: Column with the answer.
+        features: In the order of the packed tensor.
+    """
+
+    path: str
+    target: str
+    features: tuple[Feature, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the features, in the order of the packed tensor."""
+        return tuple(column for feature in self.features for column in feature.columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSection:
+    """``[split]``: which rows are held out.
+
+    Attributes:
+        test: Share of the rows held out, between 0 and 1.
+        seed: Part of the row hash that decides the side.
+        is_frozen: A row keeps its side in every later version of the model.
+    """
+
+    test: float = TEST_SHARE_DEFAULT
+    seed: int = 0
+    is_frozen: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """One preprocessing step by its dotted name."""
+
+    use: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSection:
+    """``[train]``: the estimator, what runs before it, and the seed of both."""
+
+    estimator: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[StepSpec, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricLimit:
+    """Limits of one metric; None where not set.
+
+    Attributes:
+        name: A metric of ``metrics.METRICS``.
+        floor: Smallest value, for metrics where larger is better.
+        ceiling: Largest value, for metrics where smaller is better.
+        regression_max: Non-inferiority margin against the champion, in the metric's own unit.
+    """
+
+    name: str
+    floor: float | None = None
+    ceiling: float | None = None
+    regression_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileLimit:
+    """Limits of one profile beside the profile's own; None where not set."""
+
+    profile: str
+    latency_ms_p95_max: float | None = None
+    package_bytes_max: int | None = None
+    metric_drop_max: float | None = None
+    label_flips_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One model spec.
+
+    Attributes:
+        text: The file as read, kept with every version.
+        primary: The metric the model is named by.
+        metrics: In the order of the file.
+        profiles: In the order of the file.
+        signatures: Approvals needed.
+    """
+
+    text: str
+    model: ModelSection
+    data: DataSection
+    split: SplitSection
+    train: TrainSection
+    primary: str
+    metrics: tuple[MetricLimit, ...]
+    profiles: tuple[ProfileLimit, ...]
+    signatures: int = 1
+
+
+def make_schema(spec: Spec, classes: tuple[str, ...]) -> ModelSchema:
+    """Give the schema of every package of this spec.
+
+    Args:
+        spec: The spec.
+        classes: Names by label index; empty for a regression.
+    """
+    if spec.model.task is Task.CLASSIFICATION:
+        outputs: tuple[Output, ...] = (
+            Output(name="label", role=Role.LABEL),
+            Output(name="probabilities", role=Role.PROBABILITIES),
+        )
+    else:
+        outputs = (Output(name="value", role=Role.VALUE),)
+    return ModelSchema(
+        model=spec.model.name,
+        task=spec.model.task,
+        features=spec.data.features,
+        outputs=outputs,
+        classes=classes,
+    )

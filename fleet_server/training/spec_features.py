@@ -1,0 +1,134 @@
+"""Read ``[data.features]``: name, type, shape and allowed range of each input."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edge_agent.contract.schema import FEATURES_MAX, WIDTH_MAX, Feature
+from fleet_server.training.spec_keys import LATER_TYPES, say_later
+from fleet_server.training.spec_problems import Section, is_number, show
+
+DTYPES = ("float32", "int64")
+DIMENSIONS_MAX = 4
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+INTEGER_EXACT_MAX = 2**24
+"""Largest whole number up to which float32 holds every one exactly."""
+
+
+def read_features(data: Section) -> tuple[Feature, ...]:
+    """Read the features in the order of the file; problems go where the section says."""
+    table = data.section("features")
+    if "features" not in data or (not table.values and data.values.get("features") == {}):
+        data.add("features", 'missing; declare each input, for example x = { type = "float32" }')
+        return ()
+    if len(table.values) > FEATURES_MAX:
+        data.add("features", f"declares {len(table.values)} features, at most {FEATURES_MAX}")
+        return ()
+    features = []
+    for name, value in table.values.items():
+        section = Section(table.problems, (*table.path, name), value)
+        if _is_usable_type(table, name, section):
+            checked = Section(table.problems, section.path, value, kind="data.features.*")
+            features.append(_read_feature(checked, name))
+    _check_columns(table, features)
+    return tuple(features)
+
+
+def _is_usable_type(table: Section, name: str, section: Section) -> bool:
+    """Look at the type first: the other keys of a type that does not work yet say nothing."""
+    word = section.values.get("type")
+    if not name.strip() or len(name) > 120:
+        table.add(name, "a feature's name has 1 to 120 characters")
+    if word is None:
+        if isinstance(table.values[name], dict):
+            section.add("type", f"missing; give {' or '.join(DTYPES)}")
+    elif isinstance(word, str) and word in LATER_TYPES:
+        table.add(name, f"type {show(word)} is {say_later(LATER_TYPES[word])}")
+        return False
+    elif word not in DTYPES:
+        near = "; float64 travels as float32" if word == "float64" else ""
+        table.add(name, f"type {show(word)} is not one of {list(DTYPES)}{near}")
+    return isinstance(table.values[name], dict)
+
+
+def _read_feature(section: Section, name: str) -> Feature:
+    dtype = section.values.get("type")
+    low, high = _read_range(section)
+    if dtype == "int64":
+        _check_whole(section, low, high)
+    return Feature(
+        name=name,
+        dtype=dtype if dtype in DTYPES else DTYPES[0],
+        shape=_read_shape(section),
+        low=None if low is None else _round_outward(low, -math.inf),
+        high=None if high is None else _round_outward(high, math.inf),
+        unit=section.text("unit", chars_max=40),
+    )
+
+
+def _read_shape(section: Section) -> tuple[int, ...]:
+    shape = section.items("shape", items_max=DIMENSIONS_MAX)
+    for size in shape:
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= WIDTH_MAX:
+            section.add("shape", f"{show(size)} is not a whole number from 1 to {WIDTH_MAX}")
+            return ()
+    if math.prod(shape) > WIDTH_MAX:
+        section.add("shape", f"{shape} has {math.prod(shape)} values, at most {WIDTH_MAX}")
+        return ()
+    return tuple(shape)
+
+
+def _read_range(section: Section) -> tuple[float | None, float | None]:
+    if "range" not in section:
+        low = section.number("min", low=-FLOAT32_MAX, high=FLOAT32_MAX)
+        high = section.number("max", low=-FLOAT32_MAX, high=FLOAT32_MAX)
+        if low is not None and high is not None and low >= high:
+            section.problems.add(section.path, f"min {low:g} is not below max {high:g}")
+        return low, high
+    if "min" in section or "max" in section:
+        section.problems.add(section.path, "says range and min or max; choose one")
+    pair: list[Any] = section.items("range", items_max=2)
+    if len(pair) != 2 or not all(is_number(bound) for bound in pair):
+        section.add("range", f"must be [smallest, largest], got {show(section.values['range'])}")
+        return None, None
+    if max(abs(bound) for bound in pair) > FLOAT32_MAX:
+        section.add("range", f"{show(pair)} is beyond what float32 holds")
+        return None, None
+    if pair[0] >= pair[1]:
+        section.problems.add(section.path, f"range {pair} is empty")
+    return float(pair[0]), float(pair[1])
+
+
+def _check_whole(section: Section, *bounds: float | None) -> None:
+    for bound in bounds:
+        if bound is not None and abs(bound) > INTEGER_EXACT_MAX:
+            section.problems.add(
+                section.path,
+                f"bound {bound:.0f} is beyond {INTEGER_EXACT_MAX}: inputs travel as float32,"
+                " which holds no larger whole number exactly",
+            )
+
+
+def _round_outward(bound: float, toward: float) -> float:
+    """Give the nearest float32 that does not narrow the range: devices compare in float32."""
+    rounded = np.float32(bound)
+    held = float(rounded)  # numpy would compare in float32, where the two are equal
+    narrows = held > bound if toward < 0 else held < bound
+    return float(np.nextafter(rounded, np.float32(toward))) if narrows else held
+
+
+def _check_columns(table: Section, features: list[Feature]) -> None:
+    width = sum(feature.width for feature in features)
+    if width > WIDTH_MAX:
+        table.problems.add(table.path, f"{width} columns in all, at most {WIDTH_MAX}")
+        return
+    owner: dict[str, str] = {}
+    for feature in features:
+        for column in feature.columns:
+            if column in owner:
+                table.add(
+                    feature.name, f"column {column!r} also belongs to feature {owner[column]!r}"
+                )
+                break
+            owner[column] = feature.name

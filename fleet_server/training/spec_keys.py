@@ -1,0 +1,103 @@
+"""Every key of the spec format: those that work, and those of later versions, refused by name.
+
+A key that is silently ignored is a promise silently broken: what is in neither list is a typing
+error, what is in the second is named as not supported.
+"""
+
+from collections.abc import Mapping
+
+KNOWN: Mapping[str, tuple[str, ...]] = {
+    "": ("model", "data", "split", "train", "metrics", "profiles", "approval"),
+    "model": ("name", "task", "problem", "owner", "business"),
+    "model.business": ("metric", "baseline", "target"),
+    "data": ("source", "target", "features"),
+    "data.features.*": ("type", "shape", "range", "min", "max", "unit"),
+    "split": ("test", "seed", "freeze"),
+    "train": ("estimator", "params", "steps", "seed"),
+    "train.steps.*": ("use", "params"),
+    "metrics.*": ("floor", "ceiling", "regression_max"),
+    "profiles.*": (
+        "latency_ms_p95_max",
+        "package_bytes_max",
+        "metric_drop_max",
+        "label_flips_max",
+    ),
+    "approval": ("signatures",),
+}
+"""Keys by table; ``*`` stands for a name of the user's."""
+
+LATER: Mapping[str, Mapping[str, str]] = {
+    "": {
+        "segments": "",
+        "explain": "",
+        "retrain": "start `edgefleet train` yourself when an alarm opens",
+        "family": "write one spec for each member",
+        "rollout": "give the stages to `edgefleet rollout plan`",
+    },
+    "model": {
+        "intended_use": "say it in model.problem",
+        "out_of_scope": "say it in model.problem",
+        "code": "use the estimators and steps of scikit-learn",
+    },
+    "data": {
+        "id": "remove the column from the features; it is then left aside",
+        "time": "rows are split at random by their own hash",
+        "group": "rows are split at random by their own hash",
+        "drop": "columns that are not features are left aside",
+        "rules": "",
+        "label_noise": "",
+        "weight": "",
+    },
+    "data.features.*": {
+        "missing": "fill or drop the rows before training",
+        "nulls_max": "missing values are refused",
+        "values": "give categories as 0/1 columns",
+        "values_max": "give categories as 0/1 columns",
+        "unknown": "give categories as 0/1 columns",
+        "tokens_max": "",
+    },
+    "split": {
+        "by": "rows are split at random by their own hash",
+        "stratify": "class shares of both sides are reported",
+        "gap_days": "",
+        "cv": "",
+        "leakage": "equal rows always fall on the same side",
+        "column": "",
+    },
+    "train": {
+        "columns": "name a step, it reads every column",
+        "threshold": "",
+        "baselines": "",
+        "search": "give the values in train.params",
+    },
+    "train.steps.*": {"columns": "a step reads every column"},
+    "metrics.*": {
+        "of": "precision and recall are means over the classes",
+        "direction": "",
+        "function": "",
+    },
+    "metrics": {"cost": "", "family": ""},
+    "approval": {"auto": "", "card_required": "", "scope": ""},
+}
+"""Keys of the format that do not work yet, with what to do instead where there is something."""
+
+LATER_SOURCES: Mapping[str, str] = {
+    "dataset": "name the file: file:PATH",
+    "sql": "export the query to a CSV or Parquet file: file:PATH",
+    "captured": "export the rows to a CSV or Parquet file: file:PATH",
+    "sklearn": "write the table to a file first, as examples/digits/export_digits.py does",
+}
+LATER_TYPES: Mapping[str, str] = {
+    "category": "give each category as a 0/1 column of type int64",
+    "text": "turn the text into numbers before training",
+}
+LATER_TASKS = ("anomaly",)
+
+
+def say_later(instead: str) -> str:
+    """Give the words for a key of a later version.
+
+    >>> say_later("use train.params")
+    'not supported by this version; use train.params'
+    """
+    return "not supported by this version" + (f"; {instead}" if instead else "")
