@@ -1,0 +1,126 @@
+"""What signing and approving need from the world.
+
+The server holds online keys only. Whatever makes a package runnable passes through ``Approver``,
+whose key belongs to a person; ``SignedPackages`` stores only what it can verify.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from edge_agent.contract.assignment import Assignment
+from edge_agent.contract.package import TargetCustom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedTarget:
+    """One package as the approvers sign it.
+
+    Attributes:
+        path: ``MODEL/VERSION/PROFILE.tar``.
+        sha256: Of the package, 64 hex digits.
+        size_bytes: Of the package.
+        custom: What is signed beside the hash.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int
+    custom: TargetCustom
+
+
+class SignedPackages(Protocol):
+    """The signed metadata of the fleet; several processes may use it at once."""
+
+    def approved(self) -> Mapping[str, SignedTarget]:
+        """Return what the approvers' signatures allow now, by path."""
+        ...
+
+    def current_targets(self) -> bytes:
+        """Return the newest ``targets`` as stored."""
+        ...
+
+    def store_targets(self, data: bytes) -> int:
+        """Make ``targets`` current and return its version.
+
+        Raises:
+            RefusedError: Not signed by the approvers, or not the successor of what is stored.
+        """
+        ...
+
+    def refresh_online(self) -> bool:
+        """Sign snapshot and timestamp anew when due; tell whether anything changed."""
+        ...
+
+    def bundle(self) -> dict[str, bytes]:
+        """Return the metadata files one device needs, by name."""
+        ...
+
+
+class Approver(Protocol):
+    """A person's key; may ask for its passphrase when it signs."""
+
+    def sign_targets(
+        self, current: bytes, *, add: Sequence[SignedTarget], withdraw: Sequence[str]
+    ) -> bytes:
+        """Sign the successor of ``current``.
+
+        Raises:
+            RefusedError: ``current`` is not what the approvers signed last.
+        """
+        ...
+
+    def remember(self, version: int) -> None:
+        """Note the newest version that was stored; an older one is never extended again."""
+        ...
+
+    @property
+    def keyid(self) -> str:
+        """Id of the key."""
+        ...
+
+
+class AssignmentSigner(Protocol):
+    """The director's key."""
+
+    def seal(self, assignment: Assignment) -> bytes:
+        """Sign an assignment and return its envelope."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedCertificate:
+    """A device's certificate.
+
+    Attributes:
+        pem: The certificate.
+        serial: Hex, as the revocation list names it.
+        expires_at: Aware UTC.
+    """
+
+    pem: bytes
+    serial: str
+    expires_at: datetime
+
+
+class CertificateIssuer(Protocol):
+    """The fleet's certificate authority."""
+
+    def issue_device(self, csr_pem: bytes, device_id: str) -> IssuedCertificate:
+        """Issue a client certificate; the name is ``device_id``, whatever the request says.
+
+        Raises:
+            RefusedError: The request is malformed, not signed by its key, or of another kind of
+                key.
+        """
+        ...
+
+    def revoke(self, serials: Sequence[str]) -> None:
+        """Add serials to the revocation list the broker reads."""
+        ...
+
+    @property
+    def ca_pem(self) -> bytes:
+        """Certificate of the authority."""
+        ...
