@@ -254,6 +254,26 @@ class Link(Protocol):
         """Spread the first reconnect over this many seconds from now on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The link has a session and its subscriptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The link lost its session."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived:
+    """The broker delivered a message; size is bounded by the session, nothing else is checked."""
+
+    topic: str
+    payload: bytes
+
+
 class Lane(StrEnum):
     """Jobs of one lane run one after another; lanes do not wait for each other."""
 

@@ -1,0 +1,361 @@
+"""The shell of the agent: takes an input, steps the pure core, commits, carries out effects.
+
+Order is the promise: the new state is committed in one atomic file before any effect of it, so
+after a power cut the agent knows at least as much as it had done. A disk that refuses the commit
+stops the step, not the agent: what runs keeps answering and the step is tried again.
+
+No threads, no sleeping: the owner calls ``handle`` for each input and ``tick`` when time passed,
+from one thread or one event loop, never from inside ``Jobs.submit``. Slow work goes through
+``Jobs`` and comes back as an input. So one process runs a real agent, or a thousand simulated.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edge_agent.agent_jobs import AgentJobs, CapabilitiesFound, SlotEvent
+from edge_agent.contract.codes import Code
+from edge_agent.contract.errors import ContractError, UnsupportedVersionError
+from edge_agent.contract.messages import SLOTS_MAX, SlotState
+from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
+from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
+from edge_agent.core.changes import apply_change, is_durably_different, releases_of
+from edge_agent.core.effects import (
+    Activate,
+    CancelFetch,
+    Collect,
+    Deactivate,
+    Effect,
+    Fetch,
+    SelfTest,
+    StartProbation,
+    Verify,
+)
+from edge_agent.core.events import (
+    Assigned,
+    Booted,
+    Event,
+    LinkDown,
+    LinkUp,
+    Observed,
+    Stopped,
+    Ticked,
+)
+from edge_agent.core.slot import find_needed_digests
+from edge_agent.core.verified import VerifiedAssignment
+from edge_agent.downloads import Downloads, PartOpened, PartSaved
+from edge_agent.errors import Refusal, SettingsError, StorageError
+from edge_agent.ports import (
+    AssignmentVerifier,
+    BlobStore,
+    CapabilityProbe,
+    ChunkStore,
+    Clock,
+    Connected,
+    Disconnected,
+    InferenceService,
+    Jitter,
+    Jobs,
+    Lane,
+    Link,
+    MessageArrived,
+    SelfTester,
+    StateStore,
+    TelemetryUplink,
+)
+from edge_agent.reporter import Reporter
+from edge_agent.trust_inbox import GRACE_S, Judged, TrustInbox
+
+COMMIT_RETRY_S = 5.0
+CHANGES_MAX = 1_000
+"""Of these may wait for a disk that refuses; a flapping link adds none beyond."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPorts:
+    """The world of one agent."""
+
+    clock: Clock
+    jitter: Jitter
+    verifier: AssignmentVerifier
+    state_store: StateStore
+    blobs: BlobStore
+    chunks: ChunkStore
+    inference: InferenceService
+    self_tester: SelfTester
+    telemetry: TelemetryUplink
+    link: Link
+    jobs: Jobs
+    probe: CapabilityProbe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """What one agent is told at its start.
+
+    Attributes:
+        device_id: Of its certificate.
+        boot: Random id of this start, 63 bits.
+        latency_ms_p95_max: Of its profile, for probations.
+        grace_s: How long a refusal that a missing half would cure stays unreported.
+        tick_s: Longest time between two ticks.
+    """
+
+    device_id: str
+    boot: int
+    latency_ms_p95_max: float
+    grace_s: float = GRACE_S
+    tick_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One step to commit: events by slot, and the trust that came with them."""
+
+    events: tuple[tuple[str, Event], ...]
+    verified: VerifiedAssignment | None = None
+
+
+def restore_state(store: StateStore) -> AgentState:
+    """Read what was committed; begin anew when the file says nothing that can be understood.
+
+    Raises:
+        SettingsError: A newer agent wrote it.
+        StorageError: The disk cannot read it.
+    """
+    value = store.load()
+    if value is None:
+        return AgentState()
+    try:
+        return state_from_json(value)
+    except UnsupportedVersionError as error:
+        raise SettingsError(f"the agent's state was written by a newer agent: {error}") from error
+    except ContractError:
+        _LOG.exception("the agent's state cannot be understood; beginning anew")
+        return AgentState()
+
+
+class Agent:
+    """One device's agent."""
+
+    def __init__(self, options: AgentOptions, ports: AgentPorts, state: AgentState) -> None:
+        self._options, self._ports, self.state = options, ports, state
+        self._changes: deque[_Change] = deque()
+        self._commit_error: StorageError | None = None
+        self._commit_at = 0.0
+        self._pump_at = 0.0
+        self._overflow: Refusal | None = None
+        self._inbox = TrustInbox(ports.verifier, grace_s=options.grace_s)
+        self._make_job = AgentJobs(
+            clock=ports.clock,
+            jitter=ports.jitter,
+            blobs=ports.blobs,
+            chunks=ports.chunks,
+            inference=ports.inference,
+            self_tester=ports.self_tester,
+            probe=ports.probe,
+        )
+        self._downloads = Downloads(
+            clock=ports.clock,
+            jitter=ports.jitter,
+            blobs=ports.blobs,
+            chunks=ports.chunks,
+            jobs=ports.jobs,
+            link=ports.link,
+            emit=self._post,
+        )
+        self._reporter = Reporter(
+            boot=options.boot,
+            clock=ports.clock,
+            jitter=ports.jitter,
+            count_windows=ports.telemetry.counts,
+        )
+        self._on_topic = self._subscribe()
+        self.ignored_messages = 0
+
+    def start(self) -> None:
+        """Take up what the last life left; to be called once, first."""
+        now = self._ports.clock.monotonic()
+        self._ports.link.spread_reconnects(self.state.spread_s)
+        self._ports.jobs.submit(Lane.TEST, self._make_job.find_capabilities())
+        self._post_to_all(Booted(now))
+        self._settle()
+
+    def handle(self, item: object) -> None:
+        """Take one input: of the link, or the result of a job."""
+        match item:
+            case MessageArrived(topic=topic, payload=payload):
+                self._on_message(topic, payload)
+            case SlotEvent(slot=slot, event=event):
+                self._post(slot, event)
+            case PartOpened() | PartSaved():
+                self._downloads.handle(item)
+            case Judged():
+                self._on_judged(item)
+            case Connected():
+                self._on_connected()
+            case Disconnected():
+                self._post_to_all(LinkDown())
+                self._downloads.on_link(is_up=False)
+            case CapabilitiesFound(capabilities=capabilities):
+                self._reporter.capabilities = capabilities
+            case None:
+                pass
+            case _:
+                raise TypeError(f"no input of the agent: {type(item).__name__}")
+        self._settle()
+
+    def tick(self) -> float:
+        """Do what is due by now; return seconds until the next tick, at most ``tick_s``."""
+        now = self._ports.clock.monotonic()
+        if not self._changes:
+            self._tick_slots(now)
+        self._downloads.tick()
+        if now >= self._pump_at:
+            self._pump_at = now + self._options.tick_s
+            self._ports.telemetry.pump()
+        self._settle()
+        return self._next_wait_s()
+
+    def stop(self) -> None:
+        """Commit that this life ends in good order."""
+        self._post_to_all(Stopped())
+        self._settle()
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the newest assignment, or the disk, stops updates now; None when nothing does."""
+        if self._commit_error is not None:
+            return Refusal(self._commit_error.code, self._commit_error.detail)
+        return self._overflow or self._inbox.refusal(now=self._ports.clock.monotonic())
+
+    def _subscribe(self) -> Mapping[str, Callable[[bytes], None]]:
+        device_id = self._options.device_id
+        return {
+            META_TOPIC: self._inbox.put_metadata,
+            device_topic(device_id, Channel.DESIRED): self._inbox.put_envelope,
+            device_topic(device_id, Channel.CHUNK): self._downloads.on_frame,
+            device_topic(device_id, Channel.TELEMETRY_ACK): self._ports.telemetry.on_ack,
+        }
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        take = self._on_topic.get(topic)
+        if take is None:
+            self.ignored_messages += 1
+            _LOG.warning("message on %s ignored: this agent does not know it", topic[:200])
+            return
+        take(payload)
+
+    def _on_connected(self) -> None:
+        self._post_to_all(LinkUp(self._ports.clock.monotonic()))
+        self._downloads.on_link(is_up=True)
+        self._ports.telemetry.on_connected()
+        self._pump_at = 0.0
+        self._reporter.hurry()
+
+    def _on_judged(self, judged: Judged) -> None:
+        now = self._ports.clock.monotonic()
+        verified = self._inbox.take(judged, now=now)
+        if verified is None:
+            if isinstance(judged.result, Refusal):
+                _LOG.warning("assignment refused: %s", judged.result)
+            return
+        names = set(self.state.slots) | set(verified.targets)
+        if len(names) > SLOTS_MAX:
+            self._overflow = Refusal(Code.WRONG_SLOT, f"{len(names)} slots, {SLOTS_MAX} are most")
+            return
+        self._overflow = None
+        events = tuple(
+            (slot, Assigned(release, now)) for slot, release in releases_of(verified).items()
+        )
+        self._changes.append(_Change(events, verified))
+
+    def _post(self, slot: str, event: Event) -> None:
+        self._changes.append(_Change(((slot, event),)))
+
+    def _post_to_all(self, event: Event) -> None:
+        if self.state.slots and len(self._changes) < CHANGES_MAX:
+            self._changes.append(_Change(tuple((slot, event) for slot in self.state.slots)))
+
+    def _tick_slots(self, now: float) -> None:
+        jitter = self._ports.jitter
+        for name, slot in self.state.slots.items():
+            if slot.next_at is not None and now >= slot.next_at:
+                self._post(name, Ticked(now, jitter()))
+            if slot.phase is SlotState.PROBATION and slot.since_at is not None:
+                stats = self._ports.inference.probation_stats(name)
+                limit = self._options.latency_ms_p95_max
+                self._post(name, Observed(stats, limit, now))
+
+    def _settle(self) -> None:
+        """Commit and carry out everything that waits; then judge and report what is news."""
+        now = self._ports.clock.monotonic()
+        while self._changes and now >= self._commit_at:
+            if not self._commit(self._changes[0], now):
+                break
+        judge = self._inbox.next_job(self.state.accepted, now=now)
+        if judge is not None:
+            self._ports.jobs.submit(Lane.TRUST, judge)
+        refusal = self.refusal
+        self._reporter.note(self.state, refusal)
+        if self._ports.link.is_connected:
+            report = self._reporter.take_due(self.state, refusal)
+            if report is not None and not self._ports.link.publish(Channel.REPORTED, report, qos=1):
+                self._reporter.hurry()
+
+    def _commit(self, change: _Change, now: float) -> bool:
+        state, effects = apply_change(self.state, change.events, change.verified)
+        if is_durably_different(self.state, state):
+            try:
+                self._ports.state_store.save(state_to_json(state))
+            except StorageError as error:
+                if self._commit_error is None:
+                    _LOG.error("the state cannot be committed, updates wait: %s", error)
+                self._commit_error, self._commit_at = error, now + COMMIT_RETRY_S
+                return False
+        self._changes.popleft()
+        self._commit_error = None
+        if state.spread_s != self.state.spread_s:
+            self._ports.link.spread_reconnects(state.spread_s)
+        self.state = state
+        for slot, effect in effects:
+            self._carry_out(slot, effect)
+        return True
+
+    def _carry_out(self, slot: str, effect: Effect) -> None:
+        jobs, make = self._ports.jobs, self._make_job
+        match effect:
+            case Fetch(attempt=attempt, release=release):
+                self._downloads.fetch(slot, attempt, release)
+            case CancelFetch():
+                self._downloads.cancel(slot)
+            case Verify(attempt=attempt, release=release):
+                jobs.submit(Lane.DISK, make.verify(slot, attempt, release))
+            case SelfTest(attempt=attempt, release=release):
+                jobs.submit(Lane.TEST, make.self_test(slot, attempt, release))
+            case Activate(package=package):
+                jobs.submit(Lane.SERVE, make.activate(slot, package))
+            case Deactivate():
+                jobs.submit(Lane.SERVE, make.deactivate(slot))
+            case StartProbation():
+                self._ports.inference.reset_stats(slot)
+            case Collect():
+                jobs.submit(Lane.DISK, make.collect(self._find_needed))
+
+    def _find_needed(self) -> frozenset[str]:
+        """Called from a worker thread: reads one reference to an immutable state."""
+        needed: frozenset[str] = frozenset()
+        return needed.union(*(find_needed_digests(slot) for slot in self.state.slots.values()))
+
+    def _next_wait_s(self) -> float:
+        now, soonest = self._ports.clock.monotonic(), self._options.tick_s
+        instants = [slot.next_at for slot in self.state.slots.values()]
+        instants += [self._downloads.next_at, self._pump_at]
+        if self._ports.link.is_connected:
+            instants.append(self._reporter.due_at)
+        for instant in instants:
+            if instant is not None:
+                soonest = min(soonest, max(0.0, instant - now))
+        return soonest

@@ -1,0 +1,98 @@
+"""Decides when to say what truly runs, and says it: at every connect and every change.
+
+Changes that follow each other within a moment go out as one report. A report is said again now
+and then, because the broker is a cache and may lose one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from edge_agent import __version__
+from edge_agent.contract.messages import REPORTED_BYTES_MAX, Reported, SlotReport
+from edge_agent.core.agent_state import AgentState
+from edge_agent.core.slot import report_slot
+from edge_agent.errors import Refusal
+from edge_agent.ports import Clock, Jitter
+
+GATHER_S = 0.2
+"""Changes within this time share a report."""
+REPEAT_S = 900.0
+DETAIL_CHARS_MAX = 512
+
+
+class Reporter:
+    """Remembers what was last said."""
+
+    def __init__(
+        self,
+        *,
+        boot: int,
+        clock: Clock,
+        jitter: Jitter,
+        count_windows: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Begin with nothing said; ``count_windows`` gives the outbox counts of a report."""
+        self._boot, self._clock, self._jitter = boot, clock, jitter
+        self._count_windows = count_windows
+        self._sequence = 0
+        self._said: tuple[object, ...] = ()
+        self.due_at: float | None = None
+        self.capabilities: Mapping[str, Any] = {}
+
+    def note(self, state: AgentState, refusal: Refusal | None) -> None:
+        """Look at the present facts; a change makes a report due shortly."""
+        facts = self._facts(state, refusal)
+        if facts != self._said:
+            self._said = facts
+            soon = self._clock.monotonic() + GATHER_S
+            self.due_at = soon if self.due_at is None else min(soon, self.due_at)
+
+    def hurry(self) -> None:
+        """Make a report due now."""
+        self.due_at = self._clock.monotonic()
+
+    def take_due(self, state: AgentState, refusal: Refusal | None) -> bytes | None:
+        """Return the report if it is due; it counts as said."""
+        now = self._clock.monotonic()
+        if self.due_at is None or now < self.due_at:
+            return None
+        self.due_at = now + REPEAT_S * (1 + self._jitter() / 5)
+        self._sequence += 1
+        report = Reported(
+            boot=self._boot,
+            sequence=self._sequence,
+            at_ms=int(self._clock.now().timestamp() * 1000),
+            agent=__version__,
+            slots={name: report_slot(slot) for name, slot in state.slots.items()},
+            assignment_counter=state.accepted.counter,
+            metadata=state.metadata,
+            refusal=_refusal_fields(refusal),
+            capabilities=self.capabilities,
+            outbox=self._count_windows(),
+        )
+        encoded = report.encode()
+        if len(encoded) > REPORTED_BYTES_MAX:
+            encoded = _shortened(report).encode()
+        return encoded
+
+    def _facts(self, state: AgentState, refusal: Refusal | None) -> tuple[object, ...]:
+        # The rows of a probation change with every request; they travel with the next report.
+        slots = tuple((name, _without_rows(report_slot(s))) for name, s in state.slots.items())
+        said = (refusal.code, refusal.detail) if refusal else None
+        return slots, state.accepted.counter, dict(state.metadata), said, self.capabilities
+
+
+def _without_rows(report: SlotReport) -> SlotReport:
+    return replace(report, rows=0)
+
+
+def _refusal_fields(refusal: Refusal | None) -> dict[str, str] | None:
+    if refusal is None:
+        return None
+    return {"code": str(refusal.code), "detail": refusal.detail[:DETAIL_CHARS_MAX]}
+
+
+def _shortened(report: Reported) -> Reported:
+    slots = {name: replace(slot, detail=slot.detail[:80]) for name, slot in report.slots.items()}
+    return replace(report, slots=slots, capabilities={})
