@@ -1,0 +1,230 @@
+"""The limits a rollout is held to, checked where they are made. Pure.
+
+``goal`` is the failure rate that a good release keeps, ``never_above`` the one that must stop it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from edge_agent.contract.assignment import ProbationPolicy
+from fleet_server.core.rollout_words import say_share
+
+SHARE_ERROR_MIN = 1e-6
+SHARE_ERROR_MAX = 0.5
+WATCH_ALPHA_SHARE = 0.2
+"""Part of alpha that each watching test may spend: it starts anew again and again."""
+SOAK_S_MAX = 2_592_000.0
+FAILURES_MIN_MAX = 1_000
+FINISHED_MIN_MAX = 1_000_000
+IN_FLIGHT_MAX = 1_000_000
+AUTO_IN_FLIGHT = 5
+"""Devices in flight before a stage has passed its test: what a bad release can reach beyond those
+that stopped it."""
+DEADLINE_S_MAX = 2_592_000.0
+TRIES_MAX = 20
+RETRY_DELAY_S_MAX = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequentialTest:
+    """Limits of the sequential test.
+
+    Attributes:
+        goal: Failure rate a good release keeps, above 0.
+        never_above: Failure rate that must stop it, above goal and below 1.
+        alpha: Chance of stopping a release that keeps the goal.
+        beta: Chance of passing one that fails at ``never_above``.
+    """
+
+    goal: float = 0.02
+    never_above: float = 0.10
+    alpha: float = 0.05
+    beta: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.goal < self.never_above < 1:
+            raise ValueError(
+                f"0 < goal < never above < 1 must hold, got goal {say_share(self.goal)} and"
+                f" never above {say_share(self.never_above)}"
+            )
+        for name in ("alpha", "beta"):
+            if not SHARE_ERROR_MIN <= getattr(self, name) < SHARE_ERROR_MAX:
+                raise ValueError(
+                    f"{name} must be {SHARE_ERROR_MIN:g} to below {SHARE_ERROR_MAX:g},"
+                    f" got {getattr(self, name)}"
+                )
+
+    @property
+    def halt_at(self) -> float:
+        """Evidence at which the release is stopped."""
+        return math.log((1 - self.beta) / self.alpha)
+
+    @property
+    def watch_halt_at(self) -> float:
+        """Evidence at which a stage that has passed is stopped after all."""
+        return math.log((1 - self.beta) / (self.alpha * WATCH_ALPHA_SHARE))
+
+    @property
+    def advance_at(self) -> float:
+        """Evidence, negative, at which the stage is found good."""
+        return math.log(self.beta / (1 - self.alpha))
+
+    def weigh(self, finished: int, failed: int) -> float:
+        """Give the log likelihood ratio of *never above* to *goal*; grows with every failure.
+
+        >>> round(SequentialTest().weigh(finished=49, failed=0) / SequentialTest().advance_at, 2)
+        1.42
+        """
+        bad = math.log(self.never_above / self.goal)
+        good = math.log((1 - self.never_above) / (1 - self.goal))
+        return failed * bad + (finished - failed) * good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedThreshold:
+    """A plain share instead of the test: halts above it, once enough devices have finished.
+
+    Attributes:
+        failure_share_max: Share of finished devices that may fail, 0 to below 1.
+        finished_min: Devices that must have finished before it is looked at, 1 or more.
+    """
+
+    failure_share_max: float
+    finished_min: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.failure_share_max < 1:
+            raise ValueError(
+                f"failure_share_max must be 0 to below 1, got {self.failure_share_max}"
+            )
+        if not 1 <= self.finished_min <= FINISHED_MIN_MAX:
+            raise ValueError(
+                f"finished_min must be 1 to {FINISHED_MIN_MAX}, got {self.finished_min}"
+            )
+
+
+class OnInconclusive(StrEnum):
+    """What happens when a complete stage decided neither."""
+
+    PAUSE = "pause"
+    ADVANCE = "advance"
+    HALT = "halt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePolicy:
+    """What a stage must show.
+
+    Attributes:
+        test: The rule for install outcomes.
+        soak_s: Seconds between a stage's decision and the next stage, 0 to 30 days.
+        failures_min: Failures needed to halt a stage that finished undecided, 1 or more.
+        on_inconclusive: What happens when a complete stage decided neither.
+    """
+
+    test: SequentialTest | FixedThreshold = SequentialTest()
+    soak_s: float = 0.0
+    failures_min: int = 2
+    on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.soak_s <= SOAK_S_MAX:  # written so that NaN is refused too
+            raise ValueError(f"soak_s must be 0 to {SOAK_S_MAX:g}, got {self.soak_s}")
+        if not 1 <= self.failures_min <= FAILURES_MIN_MAX:
+            raise ValueError(
+                f"failures_min must be 1 to {FAILURES_MIN_MAX}, got {self.failures_min}"
+            )
+
+
+class OnHalt(StrEnum):
+    """Who returns to the version before when the gate halts."""
+
+    ROLL_BACK = "rollback"
+    """Every device this rollout offered the version to."""
+    ROLL_BACK_STAGE = "rollback-stage"
+    """The devices of the stage that was halted."""
+    STAY = "stay"
+    """Nobody; the operator decides."""
+
+
+_PROBATION = ProbationPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPolicy:
+    """Everything a rollout is held to besides who gets it.
+
+    Attributes:
+        gate: What each stage must show.
+        on_halt: Who goes back when the gate halts.
+        in_flight_max: Devices offered and not finished at once; 0 chooses: AUTO_IN_FLIGHT until
+            the open stage has passed its test, then as many as the rollout has confirmed.
+        deadline_s: Seconds from an offer, or from the start of its probation plus the
+            probation's own time-out, after which a device without an outcome counts as silent.
+        tries_max: Offers to one device, 1 to 20; only failures that a retry can help are retried.
+        retry_delay_s: Seconds before the second try; doubled for each further one.
+        probation: What a candidate must show on a device.
+    """
+
+    gate: GatePolicy = GatePolicy()
+    on_halt: OnHalt = OnHalt.ROLL_BACK
+    in_flight_max: int = 0
+    deadline_s: float = 3_600.0
+    tries_max: int = 3
+    retry_delay_s: float = 60.0
+    probation: ProbationPolicy = _PROBATION
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("in_flight_max", 0, IN_FLIGHT_MAX),
+            ("deadline_s", 1, DEADLINE_S_MAX),
+            ("tries_max", 1, TRIES_MAX),
+            ("retry_delay_s", 0, RETRY_DELAY_S_MAX),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:  # written so that NaN is refused too
+                raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        gate = self.gate
+        test = {"kind": "fixed" if isinstance(gate.test, FixedThreshold) else "sequential"}
+        return {
+            "gate": {
+                "test": {**test, **asdict(gate.test)},
+                "soak_s": gate.soak_s,
+                "failures_min": gate.failures_min,
+                "on_inconclusive": str(gate.on_inconclusive),
+            },
+            "on_halt": str(self.on_halt),
+            "in_flight_max": self.in_flight_max,
+            "deadline_s": self.deadline_s,
+            "tries_max": self.tries_max,
+            "retry_delay_s": self.retry_delay_s,
+            "probation": self.probation.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
+        """Read the JSON form that ``to_json`` gave."""
+        known = {f.name for f in fields(cls)} - {"gate", "on_halt", "probation"}
+        return cls(
+            gate=_gate_from_json(value["gate"]),
+            on_halt=OnHalt(value["on_halt"]),
+            probation=ProbationPolicy.from_json(value["probation"]),
+            **{name: value[name] for name in known},
+        )
+
+
+def _gate_from_json(value: Mapping[str, Any]) -> GatePolicy:
+    limits = {name: number for name, number in value["test"].items() if name != "kind"}
+    is_fixed = value["test"]["kind"] == "fixed"
+    return GatePolicy(
+        test=FixedThreshold(**limits) if is_fixed else SequentialTest(**limits),
+        soak_s=value["soak_s"],
+        failures_min=value["failures_min"],
+        on_inconclusive=OnInconclusive(value["on_inconclusive"]),
+    )

@@ -1,0 +1,137 @@
+"""Find who of a group can be given a version, and why the others cannot. Pure.
+
+Nothing is guessed: a capability that a device did not report never makes it unfit.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from device_profiles.compatibility import DeviceCapabilities, PackageNeeds, find_misfits
+from device_profiles.profile import DeviceProfile
+from fleet_server.core.label_query import LabelQuery, device_facts
+
+
+class Unfit(StrEnum):
+    """Why a device of the group gets nothing; none of these counts against the release."""
+
+    NEVER_ENROLLED = "never-enrolled"
+    REVOKED = "revoked"
+    NO_ARTIFACT = "no-artifact"
+    MISFIT = "misfit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A device as targeting sees it.
+
+    Attributes:
+        number: Of the database.
+        id: Device id.
+        profile: Profile id it was added with.
+        labels: As the operator gave them.
+        is_enrolled: Has a certificate.
+        is_revoked: Its certificate was taken back.
+        is_online: Connected when looked at.
+        capabilities: As in its newest report; None before the first.
+    """
+
+    number: int
+    id: str
+    profile: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_enrolled: bool = True
+    is_revoked: bool = False
+    is_online: bool = True
+    capabilities: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """The version built for one profile.
+
+    Attributes:
+        profile: Profile id.
+        target: Name it is signed under, ``MODEL/VERSION/PROFILE.tar``.
+        sha256: Of the package, hex.
+        needs: What it asks of a device; None when unknown.
+    """
+
+    profile: str
+    target: str
+    sha256: str
+    needs: PackageNeeds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A device of the group that gets nothing, with the reason and one sentence."""
+
+    device: Candidate
+    reason: Unfit
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """A group split into who can be given a version and who cannot, each in the order given."""
+
+    fit: tuple[Candidate, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_targets(
+    devices: Iterable[Candidate],
+    query: LabelQuery,
+    packages: Mapping[str, Package],
+    profiles: Mapping[str, DeviceProfile],
+) -> Targets:
+    """Split the devices that a query means.
+
+    Args:
+        devices: Every device of the fleet.
+        query: The group.
+        packages: The version's packages by profile id.
+        profiles: Known profiles by id; a device of an unknown one is judged by package alone.
+    """
+    fit: list[Candidate] = []
+    left_out: list[LeftOut] = []
+    for device in devices:
+        if not query.is_match(device_facts(device.id, device.profile, device.labels)):
+            continue
+        found = find_unfitness(device, packages, profiles)
+        if found is None:
+            fit.append(device)
+        else:
+            left_out.append(found)
+    return Targets(fit=tuple(fit), left_out=tuple(left_out))
+
+
+def find_unfitness(
+    device: Candidate, packages: Mapping[str, Package], profiles: Mapping[str, DeviceProfile]
+) -> LeftOut | None:
+    """Say why one device cannot be given a version; None when it can.
+
+    >>> find_unfitness(Candidate(number=1, id="c", profile="camera"), {}, {}).detail
+    'no package was built for profile camera'
+    """
+    if device.is_revoked:
+        return LeftOut(device=device, reason=Unfit.REVOKED, detail="its certificate is revoked")
+    if not device.is_enrolled:
+        return LeftOut(
+            device=device, reason=Unfit.NEVER_ENROLLED, detail="it was added but never joined"
+        )
+    package = packages.get(device.profile)
+    if package is None:
+        detail = f"no package was built for profile {device.profile}"
+        return LeftOut(device=device, reason=Unfit.NO_ARTIFACT, detail=detail)
+    profile = profiles.get(device.profile)
+    if profile is None or device.capabilities is None:
+        return None
+    capabilities = DeviceCapabilities.from_report(device.capabilities)
+    misfits = find_misfits(package.needs, profile, capabilities)
+    if not misfits:
+        return None
+    detail = "; ".join(str(misfit) for misfit in misfits)
+    return LeftOut(device=device, reason=Unfit.MISFIT, detail=detail)
