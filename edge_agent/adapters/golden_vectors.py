@@ -1,0 +1,160 @@
+"""``golden.npz``: a few raw inputs and the answers the package must give on every device.
+
+They find a wrong runtime, kernel, preprocessing or model; corruption only the hash finds. Inputs
+are shipped as exact float32 and never recomputed: a tree that sees 0.1 more than 1e-7 beside a
+threshold answers something else.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.contract.codes import Code
+from edge_agent.contract.package import (
+    GOLDEN_INPUT,
+    GOLDEN_OUTPUT_PREFIX,
+    GOLDEN_ROWS_MAX,
+    GOLDEN_TOLERANCE_PREFIX,
+)
+from edge_agent.contract.schema import ModelSchema, Role
+from edge_agent.errors import PackageError
+
+GOLDEN_BYTES_MAX = 268_435_456
+GOLDEN_ARRAYS_MAX = 32
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenVectors:
+    """Inputs, expected outputs and tolerances.
+
+    Attributes:
+        features: float32 [rows, width].
+        expected: One array an output tensor, [rows, ...].
+        tolerances: Of each floating-point output, relative to ``1 + |expected|``.
+    """
+
+    features: NDArray[np.float32]
+    expected: Outputs
+    tolerances: Mapping[str, float]
+
+    @classmethod
+    def decode(cls, payload: bytes, schema: ModelSchema) -> "GoldenVectors":
+        """Read ``golden.npz`` and check it against the schema.
+
+        Raises:
+            PackageError: ``PACKAGE_FORMAT``: not such a file, or an array is missing or misshapen.
+        """
+        try:
+            arrays = _read_arrays(payload)
+        except Exception as error:  # damaged archives raise a dozen kinds
+            raise _wrong(f"cannot be read: {type(error).__name__}: {error}") from error
+        features = arrays.get(GOLDEN_INPUT)
+        if (
+            features is None
+            or features.dtype != np.float32
+            or features.ndim != 2
+            or features.shape[1] != schema.width
+            or not 1 <= features.shape[0] <= GOLDEN_ROWS_MAX
+        ):
+            shape = None if features is None else (features.dtype.name, features.shape)
+            raise _wrong(
+                f"{GOLDEN_INPUT!r} must be float32 [1..{GOLDEN_ROWS_MAX}, {schema.width}],"
+                f" got {shape}"
+            )
+        expected: dict[str, NDArray[Any]] = {}
+        tolerances: dict[str, float] = {}
+        for output in schema.outputs:
+            expected[output.name] = _take_expected(arrays, output.name, len(features))
+            if output.role is not Role.LABEL:
+                tolerances[output.name] = _take_tolerance(arrays, output.name)
+        return cls(features=features, expected=expected, tolerances=tolerances)
+
+    def find_mismatch(self, schema: ModelSchema, outputs: Outputs) -> str | None:
+        """Compare answers with the expected ones; a sentence about the worst, None when all fit.
+
+        A label may differ only where the two best probabilities are so close that both being
+        within tolerance could turn them round.
+        """
+        for output in schema.outputs:
+            got, want = outputs[output.name], self.expected[output.name]
+            if got.shape != want.shape:
+                return f"{output.name} has shape {got.shape}, expected {want.shape}"
+            wrong = (
+                self._find_wrong_label(schema, got, want)
+                if output.role is Role.LABEL
+                else _find_wrong_number(got, want, self.tolerances[output.name])
+            )
+            if wrong is not None:
+                return f"{output.name}: {wrong}"
+        return None
+
+    def _find_wrong_label(
+        self, schema: ModelSchema, got: NDArray[Any], want: NDArray[Any]
+    ) -> str | None:
+        differs = got != want
+        for output in schema.outputs:
+            if output.role is Role.PROBABILITIES and self.expected[output.name].shape[1] > 1:
+                ordered = np.sort(self.expected[output.name].astype(np.float64), axis=1)
+                slack = self.tolerances[output.name] * (2 + np.abs(ordered[:, -2:]).sum(axis=1))
+                differs &= ordered[:, -1] - ordered[:, -2] > slack
+        rows = np.flatnonzero(differs)
+        if not len(rows):
+            return None
+        row = int(rows[0])
+        return (
+            f"{len(rows)} of {len(want)} golden rows answered wrongly,"
+            f" row {row} {got[row]} instead of {want[row]}"
+        )
+
+
+def _find_wrong_number(got: NDArray[Any], want: NDArray[Any], tolerance: float) -> str | None:
+    wanted = want.astype(np.float64)
+    error = np.abs(got.astype(np.float64) - wanted) / (1 + np.abs(wanted))
+    error = np.where(np.isnan(error), np.inf, error)
+    if not error.size or error.max() <= tolerance:
+        return None
+    at = np.unravel_index(int(error.argmax()), error.shape)
+    return (
+        f"golden row {at[0]} gave {got[at]:.6g} instead of {want[at]:.6g},"
+        f" relative error {error[at]:.2g} above {tolerance:.2g}"
+    )
+
+
+def _read_arrays(payload: bytes) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if len(members) > GOLDEN_ARRAYS_MAX or size > GOLDEN_BYTES_MAX:
+            raise ValueError(
+                f"{len(members)} arrays of {size} bytes, at most {GOLDEN_ARRAYS_MAX}"
+                f" of {GOLDEN_BYTES_MAX} are read"
+            )
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _take_expected(arrays: Mapping[str, NDArray[Any]], name: str, rows: int) -> NDArray[Any]:
+    array = arrays.get(GOLDEN_OUTPUT_PREFIX + name)
+    if array is None or array.ndim < 1 or len(array) != rows or array.dtype.kind not in "if":
+        raise _wrong(f"expected output {name!r} is missing or not {rows} rows of numbers")
+    if not np.isfinite(array).all():
+        raise _wrong(f"expected output {name!r} is not finite")
+    return array
+
+
+def _take_tolerance(arrays: Mapping[str, NDArray[Any]], name: str) -> float:
+    array = arrays.get(GOLDEN_TOLERANCE_PREFIX + name)
+    if array is None or array.size != 1 or array.dtype.kind != "f" or not 0 <= float(array) < 1:
+        raise _wrong(f"tolerance of {name!r} is missing or not a number from 0 to 1")
+    return float(array)
+
+
+def _wrong(what: str) -> PackageError:
+    return PackageError(Code.PACKAGE_FORMAT, f"golden.npz: {what}")

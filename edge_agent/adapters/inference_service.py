@@ -1,0 +1,331 @@
+"""Answer predictions, one model per slot, and let a new model take over without a failed request.
+
+A slot is one reference to a served model. ``activate`` builds the successor completely, then
+replaces the reference; a request that already holds the old one finishes on it. The way of a
+request takes no lock but the recorder's.
+
+Left out: HTTP (``http_inference_server.py``) and deciding what runs (``edge_agent/agent.py``).
+Invariants: a failed ``activate`` changes nothing; at most ROWS_PER_REQUEST_MAX rows a request;
+closed windows wait here, bounded, until ``close_due`` has put them into the outbox.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.telemetry_recorder import TelemetryRecorder, WindowLimits
+from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
+from edge_agent.contract.codes import Code
+from edge_agent.contract.errors import MalformedError
+from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.windows import Window
+from edge_agent.core.probation import ProbationStats
+from edge_agent.errors import (
+    InferenceError,
+    InputError,
+    OutboxError,
+    PackageError,
+    UnknownModelError,
+)
+from edge_agent.ports import Clock
+
+ROWS_PER_REQUEST_MAX = 4_096
+WINDOWS_WAITING_MAX = 256
+"""Closed windows kept in memory while the disk refuses them."""
+_FLOAT32 = np.dtype(np.float32)
+_LOG = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """One answer; a named tuple, because it is built in a fraction of a microsecond.
+
+    Attributes:
+        outputs: One array an output tensor.
+        served: What answered.
+        number: Counts the predictions of the slot within this boot from 0.
+    """
+
+    outputs: dict[str, NDArray[Any]]
+    served: "ServedModel"
+    number: int
+
+    @property
+    def target(self) -> str:
+        """Target path of the package that answered."""
+        return self.served.target
+
+    @property
+    def prediction_id(self) -> str:
+        """Unique name of this answer, for a label that becomes known later."""
+        return f"{self.served.id_prefix}-{self.number:x}"
+
+
+class ServedModel:
+    """One package answering in one slot."""
+
+    def __init__(
+        self,
+        slot: str,
+        target: str,
+        model: LoadedModel,
+        recorder: TelemetryRecorder,
+        numbers: Iterator[int],
+        id_prefix: str,
+    ) -> None:
+        self.slot, self.target = slot, target
+        self.model_name, self.version = target.split("/")[:2]
+        self.sha256, self.schema = model.sha256, model.schema
+        self.id_prefix = id_prefix
+        self.latency_ms_last = model.warm_up_ms
+        self.recorder = recorder
+        self._infer, self._width, self._numbers = model.infer, model.width, numbers
+        self._low, self._high = _find_ranges(model.schema)
+
+    def predict(self, features: NDArray[np.float32]) -> Prediction:
+        """Answer rows; see ``InferenceService.predict``."""
+        if features.dtype != _FLOAT32 or features.ndim != 2 or features.shape[1] != self._width:
+            raise InputError(
+                f"features must be float32 [rows, {self._width}],"
+                f" got {features.dtype} {list(features.shape)}"
+            )
+        if not 1 <= len(features) <= ROWS_PER_REQUEST_MAX:
+            raise InputError(f"{len(features)} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
+        began = time.perf_counter()
+        try:
+            outputs = self._infer(features)
+        except Exception as error:
+            self.recorder.record_error((time.perf_counter() - began) * 1e3)
+            raise InferenceError(
+                f"{self.target} failed on {len(features)} rows: {type(error).__name__}: {error}"
+            ) from error
+        self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
+        self.recorder.record(features, outputs, latency_ms)
+        return Prediction(outputs, self, next(self._numbers))
+
+    def check_ranges(self, features: NDArray[np.float32]) -> None:
+        """Refuse rows outside the ranges the schema declares, and count them as rejected.
+
+        Raises:
+            InputError: Names the first such row, its feature, value and range.
+        """
+        if self._low is None or self._high is None:
+            return
+        is_outside = (features < self._low) | (features > self._high)
+        if is_outside.any():
+            self.recorder.record_rejected(len(features))
+            row, column = (int(index[0]) for index in np.nonzero(is_outside))
+            raise InputError(
+                f"row {row}: {self.schema.columns[column]} is {features[row, column]:g},"
+                f" allowed is {self._low[column]:g} to {self._high[column]:g}"
+            )
+
+
+class InferenceService:
+    """The slots of one agent; safe to call from any thread."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        outbox: Outbox,
+        boot: int,
+        windows: WindowLimits,
+        options: RuntimeOptions,
+    ) -> None:
+        """Begin with no model.
+
+        Args:
+            clock: For the times of windows.
+            outbox: Takes closed windows.
+            boot: Random id of this start of the agent.
+            windows: When a window is full.
+            options: Of the runtime, from the device profile.
+        """
+        self._clock, self._outbox, self._boot = clock, outbox, boot
+        self._windows, self._options = windows, options
+        self._served: Mapping[str, ServedModel] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._change = threading.Lock()
+        self._waiting = _WaitingWindows()
+        self._is_disk_refusing = False
+
+    def activate(self, slot: str, *, blob: bytes, target: str, sha256: str) -> None:
+        """Load a package and let it answer; the former one answers until this one is ready.
+
+        Raises:
+            PackageError: It cannot be loaded; what answered before still answers.
+        """
+        try:
+            check_target_path(target)
+        except MalformedError as error:
+            raise PackageError(Code.PACKAGE_FORMAT, str(error)) from error
+        model = LoadedModel.from_package(blob, sha256, self._options)
+        with self._change:
+            if slot not in self._served and len(self._served) >= SLOTS_MAX:
+                raise PackageError(
+                    Code.WRONG_SLOT, f"{SLOTS_MAX} slots answer already, {slot!r} is one more"
+                )
+            stream = self._streams.setdefault(slot, _Stream(len(self._streams)))
+            recorder = TelemetryRecorder(
+                model,
+                stream=stream.number,
+                sequence=stream.windows,
+                limits=self._windows,
+                clock=self._clock,
+                emit=self._waiting.add,
+            )
+            prefix = f"{self._boot:016x}-{stream.number:x}"
+            served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
+            former = self._served.get(slot)
+            self._served = {**self._served, slot: served}
+        if former is not None:
+            former.recorder.retire()
+
+    def deactivate(self, slot: str) -> None:
+        """Stop answering on a slot; without effect when nothing answers."""
+        with self._change:
+            former = self._served.get(slot)
+            self._served = {name: s for name, s in self._served.items() if name != slot}
+        if former is not None:
+            former.recorder.retire()
+
+    def slots(self) -> Mapping[str, ServedModel]:
+        """Return what answers now, by slot."""
+        return self._served
+
+    def find(self, name: str) -> ServedModel:
+        """Find a slot by its name, or by the name of a model that only one slot runs.
+
+        Raises:
+            UnknownModelError: Neither; says which there are.
+        """
+        served = self._served.get(name)
+        if served is not None:
+            return served
+        slots = self._served
+        matches = [s for s in slots.values() if s.model_name == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UnknownModelError(
+                f"model {name!r} runs in slots {', '.join(sorted(s.slot for s in matches))};"
+                " name the slot"
+            )
+        known = ", ".join(sorted(f"{s.slot} ({s.target})" for s in slots.values())) or "none"
+        raise UnknownModelError(f"no slot or model {name[:80]!r}; answering now: {known}")
+
+    def predict(self, slot: str, features: NDArray[np.float32]) -> Prediction:
+        """Answer rows.
+
+        Args:
+            slot: Slot name.
+            features: float32 [1 to ROWS_PER_REQUEST_MAX rows, width], raw features in the order
+                of the schema; NaN is a missing value, and the model's to deal with. Declared
+                ranges are not checked here (``ServedModel.check_ranges``).
+
+        Raises:
+            UnknownModelError: Nothing answers in that slot.
+            InputError: The tensor is not of that type or shape.
+            InferenceError: The runtime failed.
+        """
+        served = self._served.get(slot)
+        return (served or self.find(slot)).predict(features)
+
+    def probation_stats(self, slot: str) -> ProbationStats:
+        """Return what the slot answered since ``reset_stats`` or its activation."""
+        served = self._served.get(slot)
+        return served.recorder.stats() if served else ProbationStats()
+
+    def reset_stats(self, slot: str) -> None:
+        """Begin counting anew."""
+        served = self._served.get(slot)
+        if served is not None:
+            served.recorder.reset_stats()
+
+    def close_due(self) -> None:
+        """Close windows whose time is over and put all closed ones into the outbox.
+
+        To be called about once a second. A disk that refuses is logged once and tried again.
+        """
+        for served in self._served.values():
+            served.recorder.close_due()
+        lost, windows = self._waiting.take()
+        try:
+            self._outbox.append([(self._boot, window) for window in windows])
+            windows = []
+            if lost:
+                self._outbox.count_dropped(lost)
+        except OutboxError as error:
+            self._waiting.put_back(lost, windows)
+            if not self._is_disk_refusing:
+                _LOG.warning("telemetry stays in memory: %s", error)
+            self._is_disk_refusing = True
+        else:
+            self._is_disk_refusing = False
+
+    def close(self) -> None:
+        """Stop answering; what was counted goes into the outbox."""
+        for slot in tuple(self._served):
+            self.deactivate(slot)
+        self.close_due()
+
+
+class _Stream:
+    """What outlives the packages of a slot: its number and its counts."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.windows = itertools.count()
+        self.predictions = itertools.count()
+
+
+class _WaitingWindows:
+    """Closed windows on their way to the disk; bounded, what does not fit is counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._windows: deque[Window] = deque()
+        self._lost = 0
+
+    def add(self, window: Window) -> None:
+        with self._lock:
+            self._windows.append(window)
+            self._trim()
+
+    def take(self) -> tuple[int, list[Window]]:
+        with self._lock:
+            lost, windows = self._lost, list(self._windows)
+            self._lost = 0
+            self._windows.clear()
+        return lost, windows
+
+    def put_back(self, lost: int, windows: list[Window]) -> None:
+        with self._lock:
+            self._lost += lost
+            self._windows.extendleft(reversed(windows))
+            self._trim()
+
+    def _trim(self) -> None:
+        while len(self._windows) > WINDOWS_WAITING_MAX:
+            self._windows.popleft()
+            self._lost += 1
+
+
+def _find_ranges(
+    schema: ModelSchema,
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Spread the features' declared ranges over the columns; None when there are none."""
+    if all(f.low is None and f.high is None for f in schema.features):
+        return None, None
+    low = [-np.inf if f.low is None else f.low for f in schema.features for _ in range(f.width)]
+    high = [np.inf if f.high is None else f.high for f in schema.features for _ in range(f.width)]
+    return np.array(low, np.float32), np.array(high, np.float32)

@@ -1,0 +1,236 @@
+"""Run one package's graph with onnxruntime: the only importer of that library in serving.
+
+The session is made from bytes, never from a path: a graph with external data has nothing to read
+and is refused by the runtime; custom-op libraries are never registered, so their operators are
+unknown. Threads are explicit and do not spin: the default burns a core between two requests.
+
+Left out: execution providers other than the CPU's.
+Invariants: bytes were hashed here; the graph's inputs and outputs are the schema's; one golden
+row was answered in the right shape before anyone asks.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edge_agent.adapters.golden_vectors import GoldenVectors
+from edge_agent.contract import package
+from edge_agent.contract.codes import Code
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
+from edge_agent.errors import PackageError
+from edge_agent.statistics.reference import ClassOutputReference, Reference, reference_hash
+
+_TYPE_OF_ROLE = {
+    Role.LABEL: "tensor(int64)",
+    Role.PROBABILITIES: "tensor(float)",
+    Role.VALUE: "tensor(float)",
+}
+_ROLES_OF_TASK = {
+    Task.CLASSIFICATION: {Role.LABEL, Role.PROBABILITIES},
+    Task.REGRESSION: {Role.VALUE},
+}
+_LOG_FATAL = 4
+_MEMORY_WORDS = ("bad_alloc", "allocate memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """How the runtime may use the device; values of the device profile.
+
+    Attributes:
+        intra_op_threads: Threads of one request, 1 and up.
+        allow_spinning: Whether idle threads burn their core to answer sooner.
+        arena: Whether freed tensors stay with the process.
+    """
+
+    intra_op_threads: int = 1
+    allow_spinning: bool = False
+    arena: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedPackage:
+    """The checked members of a package."""
+
+    sha256: str
+    model: bytes
+    schema: ModelSchema
+    golden: GoldenVectors
+    reference: Reference
+    reference_hash: bytes
+
+
+def open_package(blob: bytes, sha256: str) -> OpenedPackage:
+    """Hash the blob and read its members.
+
+    Raises:
+        PackageError: ``BLOB_HASH`` or ``PACKAGE_FORMAT``.
+    """
+    actual = hashlib.sha256(blob).hexdigest()
+    if actual != sha256:
+        raise PackageError(Code.BLOB_HASH, f"sha256 is {actual}, signed was {sha256}")
+    try:
+        members = package.unpack_members(blob)
+        schema = ModelSchema.decode(members[package.SCHEMA])
+        reference = Reference.decode(members[package.REFERENCE])
+    except ContractError as error:
+        raise PackageError(Code.PACKAGE_FORMAT, str(error)) from error
+    _check_agreement(schema, reference)
+    return OpenedPackage(
+        sha256=sha256,
+        model=members[package.MODEL],
+        schema=schema,
+        golden=GoldenVectors.decode(members[package.GOLDEN], schema),
+        reference=reference,
+        reference_hash=reference_hash(members[package.REFERENCE]),
+    )
+
+
+class LoadedModel:
+    """A session ready to answer; ``infer`` may be called from any thread."""
+
+    def __init__(self, opened: OpenedPackage, session: onnxruntime.InferenceSession) -> None:
+        self.sha256 = opened.sha256
+        self.schema = opened.schema
+        self.reference = opened.reference
+        self.reference_hash = opened.reference_hash
+        self.width = opened.schema.width
+        self.warm_up_ms = 0.0
+        self._names = [output.name for output in opened.schema.outputs]
+        self._session = session
+        # InferenceSession.run validates its arguments anew at every call, a tenth of a small
+        # model's time; they were checked once when the model was loaded. Where a runtime hides
+        # its inner session otherwise, the public call serves.
+        self._run = getattr(getattr(session, "_sess", None), "run", session.run)
+
+    @classmethod
+    def from_package(
+        cls, blob: bytes, sha256: str, options: RuntimeOptions = RuntimeOptions()
+    ) -> "LoadedModel":
+        """Open a package and load it; see ``open_package`` and ``load``."""
+        return cls.load(open_package(blob, sha256), options)
+
+    @classmethod
+    def load(cls, opened: OpenedPackage, options: RuntimeOptions) -> "LoadedModel":
+        """Build the session, check its signature and answer one golden row.
+
+        Raises:
+            PackageError: ``SELFTEST_LOAD``, or ``SELFTEST_MEMORY`` when memory ran out.
+        """
+        try:
+            session = onnxruntime.InferenceSession(
+                opened.model, _session_options(options), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # damaged graphs raise even UnicodeDecodeError
+            raise _load_error(error) from error
+        _check_signature(opened.schema, session)
+        model = cls(opened, session)
+        began = time.perf_counter()
+        try:
+            outputs = model.infer(opened.golden.features[:1])
+        except Exception as error:
+            raise _load_error(error) from error
+        model.warm_up_ms = (time.perf_counter() - began) * 1e3
+        _check_shapes(opened.schema, outputs)
+        return model
+
+    def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Answer rows.
+
+        Args:
+            features: float32 [rows, width].
+
+        Returns:
+            One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
+            [rows, classes], or ``value`` float32 [rows].
+
+        Raises:
+            Exception: Whatever the runtime raises.
+        """
+        names = self._names
+        return dict(zip(names, self._run(names, {INPUT_NAME: features}, None), strict=True))
+
+
+def _session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = max(1, options.intra_op_threads)
+    session_options.inter_op_num_threads = 1
+    session_options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session_options.enable_cpu_mem_arena = options.arena
+    session_options.log_severity_level = _LOG_FATAL  # what goes wrong is raised, not printed
+    spinning = "1" if options.allow_spinning else "0"
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    return session_options
+
+
+def _load_error(error: Exception) -> PackageError:
+    text = f"{type(error).__name__}: {error}"[:400]
+    if isinstance(error, MemoryError) or any(word in text for word in _MEMORY_WORDS):
+        return PackageError(Code.SELFTEST_MEMORY, f"memory ran out while loading: {text}")
+    return PackageError(Code.SELFTEST_LOAD, f"the runtime does not load the graph: {text}")
+
+
+def _check_agreement(schema: ModelSchema, reference: Reference) -> None:
+    roles = [output.role for output in schema.outputs]
+    if set(roles) != _ROLES_OF_TASK[schema.task] or len(roles) != len(set(roles)):
+        raise PackageError(
+            Code.PACKAGE_FORMAT,
+            f"schema.json: a {schema.task} answers"
+            f" {sorted(_ROLES_OF_TASK[schema.task])}, not {roles}",
+        )
+    names = [(output.name, str(output.role)) for output in schema.outputs]
+    if any(name != role for name, role in names):
+        raise PackageError(
+            Code.PACKAGE_FORMAT, f"schema.json: outputs are named as their roles, not {names}"
+        )
+    is_class = isinstance(reference.output, ClassOutputReference)
+    if is_class != (schema.task is Task.CLASSIFICATION):
+        raise PackageError(Code.PACKAGE_FORMAT, f"reference.json is not of a {schema.task}")
+    if (
+        isinstance(reference.output, ClassOutputReference)
+        and reference.output.classes != schema.classes
+    ):
+        raise PackageError(Code.PACKAGE_FORMAT, "reference.json: classes differ from schema.json")
+    if reference.features and reference.features[-1].column >= schema.width:
+        raise PackageError(
+            Code.PACKAGE_FORMAT,
+            f"reference.json: column {reference.features[-1].column} of {schema.width}",
+        )
+
+
+def _check_signature(schema: ModelSchema, session: onnxruntime.InferenceSession) -> None:
+    """Compare the graph's declared inputs and outputs with the schema."""
+    inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
+    if (
+        len(inputs) != 1
+        or inputs[0][:2] != (INPUT_NAME, "tensor(float)")
+        or len(inputs[0][2]) != 2
+        or isinstance(inputs[0][2][0], int)
+        or (isinstance(inputs[0][2][1], int) and inputs[0][2][1] != schema.width)
+    ):
+        raise PackageError(
+            Code.SELFTEST_LOAD,
+            f"the graph must take {INPUT_NAME!r} float32 [rows, {schema.width}], it takes {inputs}",
+        )
+    outputs = {o.name: o.type for o in session.get_outputs()}
+    wanted = {o.name: _TYPE_OF_ROLE[o.role] for o in schema.outputs}
+    if outputs != wanted:
+        raise PackageError(Code.SELFTEST_LOAD, f"the graph gives {outputs}, not {wanted}")
+
+
+def _check_shapes(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> None:
+    for output in schema.outputs:
+        wanted = (1, len(schema.classes)) if output.role is Role.PROBABILITIES else (1,)
+        if outputs[output.name].shape != wanted:
+            raise PackageError(
+                Code.SELFTEST_LOAD,
+                f"{output.name} of one row has shape {outputs[output.name].shape}, not {wanted}",
+            )

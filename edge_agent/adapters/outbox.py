@@ -1,0 +1,237 @@
+"""Telemetry windows kept on disk until the server says they are committed.
+
+SQLite in WAL mode with FULL synchronisation: a commit survives SIGKILL and, where the storage
+honours a sync, a power cut. One commit per batch, because a commit costs flash far more than a
+row. Bounded in bytes: the oldest windows make room and are counted, durably.
+
+Left out: merging old windows instead of dropping them; closing windows
+(``telemetry_recorder.py``); sending (``telemetry_uplink.py``).
+Invariants: what ``append`` returned from is there after a kill; a window is given out until it is
+acknowledged or dropped; order is the order of appending.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_agent.contract.messages import AckRange
+from edge_agent.contract.windows import Window, encoded_size
+from edge_agent.errors import OutboxError
+
+OUTBOX_BYTES_MAX = 8_388_608
+_WAL_BYTES_KEPT = 1_048_576
+_LOG = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS window (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  boot INTEGER NOT NULL, stream INTEGER NOT NULL, sequence INTEGER NOT NULL,
+  t0_ms INTEGER NOT NULL, t1_ms INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, reference BLOB NOT NULL, artifact BLOB NOT NULL,
+  rows INTEGER NOT NULL, counters BLOB NOT NULL,
+  UNIQUE (boot, stream, sequence)
+);
+CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT OR IGNORE INTO counter VALUES ('dropped', 0);
+"""
+# A window's number is never used twice: a second row can only be the retry of a commit whose
+# answer was lost.
+_INSERT = """
+INSERT OR IGNORE INTO window
+  (boot, stream, sequence, t0_ms, t1_ms, bytes, reference, artifact, rows, counters)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_COUNT_DROPPED = "UPDATE counter SET value = value + ? WHERE name = 'dropped'"
+_OLDEST = """
+SELECT boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters
+FROM window ORDER BY id LIMIT ?
+"""
+
+
+class Outbox:
+    """A bounded queue of windows in one SQLite file; safe to call from any thread."""
+
+    def __init__(self, path: Path | None, *, bytes_max: int = OUTBOX_BYTES_MAX) -> None:
+        """Open or create.
+
+        Args:
+            path: File; None keeps the windows in memory (simulated devices).
+            bytes_max: Encoded size of all windows together.
+
+        Raises:
+            OutboxError: The file can be neither opened nor replaced.
+        """
+        self._path, self._bytes_max = path, bytes_max
+        self._lock = threading.Lock()
+        self._appended = 0
+        self._db = self._open()
+        with self._translated():
+            (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
+            (dropped,) = self._db.execute(
+                "SELECT value FROM counter WHERE name = 'dropped'"
+            ).fetchone()
+        self._waiting, self._dropped = int(waiting), int(dropped)
+
+    @property
+    def appended(self) -> int:
+        """Batches appended since opening: changes whenever there is something new to send."""
+        return self._appended
+
+    def append(self, windows: Sequence[tuple[int, Window]]) -> None:
+        """Keep windows durably, each with its boot id, in one commit.
+
+        Raises:
+            OutboxError: Nothing of the batch was kept; trying again later is safe.
+        """
+        if not windows:
+            return
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(_INSERT, [_to_row(boot, w) for boot, w in windows])
+                dropped = self._make_room()
+                (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
+            self._waiting = int(waiting)
+            self._dropped += dropped
+            self._appended += 1
+
+    def count_dropped(self, windows: int) -> None:
+        """Count windows that were lost before they could be appended.
+
+        Raises:
+            OutboxError: The count was not kept.
+        """
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute(_COUNT_DROPPED, (windows,))
+            self._dropped += windows
+
+    def pending(self, limit: int) -> list[tuple[int, Window]]:
+        """Return the oldest windows, each with the boot id it was recorded under.
+
+        Raises:
+            OutboxError: The file cannot be read.
+        """
+        with self._lock, self._translated():
+            rows = self._db.execute(_OLDEST, (limit,)).fetchall()
+        return [_from_row(row) for row in rows]
+
+    def acknowledge(self, ranges: Sequence[AckRange]) -> int:
+        """Forget what the server has committed, in one commit; return how many windows went.
+
+        Raises:
+            OutboxError: Nothing was forgotten; the windows will be sent again.
+        """
+        with self._lock:
+            removed = 0
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for r in ranges:
+                    removed += self._db.execute(
+                        "DELETE FROM window WHERE boot = ? AND stream = ?"
+                        " AND sequence BETWEEN ? AND ?",
+                        (r.boot, r.stream, r.first, r.last),
+                    ).rowcount
+            self._waiting -= removed
+        return removed
+
+    def counts(self) -> Mapping[str, int]:
+        """Return ``waiting`` and ``dropped`` windows; the latter over the life of the file."""
+        return {"waiting": self._waiting, "dropped": self._dropped}
+
+    def close(self) -> None:
+        """Close the file; what was appended stays."""
+        with self._lock:
+            self._db.close()
+
+    def _make_room(self) -> int:
+        """Drop the oldest windows until the rest fits; inside a transaction."""
+        (size,) = self._db.execute("SELECT coalesce(sum(bytes), 0) FROM window").fetchone()
+        last, dropped = None, 0
+        for window_id, size_bytes in self._db.execute("SELECT id, bytes FROM window ORDER BY id"):
+            if size <= self._bytes_max:
+                break
+            last, dropped, size = window_id, dropped + 1, size - size_bytes
+        if last is not None:
+            self._db.execute("DELETE FROM window WHERE id <= ?", (last,))
+            self._db.execute(_COUNT_DROPPED, (dropped,))
+        return dropped
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _connect(self._path)
+        except sqlite3.DatabaseError as error:
+            if self._path is None or isinstance(error, sqlite3.OperationalError):
+                raise OutboxError(f"outbox {self._path} cannot be opened: {error}") from error
+            # A torn file must not keep the device from serving: set it aside and begin anew.
+            aside = self._path.with_suffix(".damaged")
+            _LOG.warning("outbox %s is damaged (%s); moved to %s", self._path, error, aside)
+            return self._replace(aside)
+
+    def _replace(self, aside: Path) -> sqlite3.Connection:
+        if self._path is None:
+            raise OutboxError("an outbox in memory cannot be replaced")
+        try:
+            self._path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return _connect(self._path)
+        except (OSError, sqlite3.Error) as error:
+            raise OutboxError(f"outbox {self._path} cannot be replaced: {error}") from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutboxError(f"outbox {self._path or 'in memory'}: {error}") from error
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
+    )
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        db.executescript(_SCHEMA)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _to_row(boot: int, w: Window) -> tuple[object, ...]:
+    return (
+        boot,
+        w.stream,
+        w.sequence,
+        w.t0_ms,
+        w.t1_ms,
+        encoded_size(w),
+        w.reference,
+        w.artifact,
+        w.rows,
+        w.counters,
+    )
+
+
+def _from_row(row: tuple[int, int, int, int, int, bytes, bytes, int, bytes]) -> tuple[int, Window]:
+    boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters = row
+    return boot, Window(
+        stream=stream,
+        sequence=sequence,
+        t0_ms=t0_ms,
+        t1_ms=t1_ms,
+        reference=reference,
+        artifact=artifact,
+        rows=rows,
+        counters=counters,
+    )

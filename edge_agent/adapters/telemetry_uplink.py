@@ -1,0 +1,148 @@
+"""Send windows from the outbox and forget what the server has committed.
+
+At least once: a window is sent again after a reconnect, and when no acknowledgement came in
+time, each time a little later; its bytes never change, so the server's unique key counts it once.
+No thread and no timer of its own: the owner calls ``pump`` about once a second, which is what
+lets one process drive a thousand simulated devices.
+
+Invariants: at most IN_FLIGHT_WINDOWS_MAX windows are unacknowledged; one frame carries windows of
+one boot.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from itertools import groupby
+
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.messages import TelemetryAck
+from edge_agent.contract.windows import (
+    FRAME_BYTES_MAX,
+    Window,
+    encode_windows,
+    encoded_size,
+)
+from edge_agent.errors import OutboxError
+from edge_agent.ports import Clock, Jitter
+
+WINDOWS_PER_SEND = 50
+IN_FLIGHT_WINDOWS_MAX = 200
+ACK_TIMEOUT_S = 3.0
+ACK_TIMEOUT_S_MAX = 60.0
+_PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 64
+_LOG = logging.getLogger(__name__)
+
+_Key = tuple[int, int, int]
+
+
+class TelemetryUplink:
+    """Moves one device's windows; called from one thread."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        publish: Callable[[bytes], bool],
+        clock: Clock,
+        jitter: Jitter,
+        *,
+        close_due: Callable[[], None] | None = None,
+    ) -> None:
+        """Wire the uplink.
+
+        Args:
+            outbox: Where windows wait.
+            publish: Hands one frame to the session; False when it was not taken.
+            clock: For deadlines.
+            jitter: Numbers in [0, 1).
+            close_due: Closes windows that are due into the outbox; called first by ``pump``.
+        """
+        self._outbox, self._publish = outbox, publish
+        self._clock, self._jitter, self._close_due = clock, jitter, close_due
+        self._in_flight: dict[_Key, float] = {}
+        self._timeout_s = ACK_TIMEOUT_S
+        self._seen_appended = -1
+        self.malformed_acks = 0
+
+    def pump(self) -> None:
+        """Close due windows and send what may be sent now."""
+        if self._close_due is not None:
+            self._close_due()
+        self._expire()
+        if self._seen_appended == self._outbox.appended:
+            return
+        try:
+            self._send_pending()
+        except OutboxError as error:
+            _LOG.warning("telemetry waits: %s", error)
+
+    def on_connected(self) -> None:
+        """Send again at the next ``pump`` what was sent but never acknowledged."""
+        self._in_flight.clear()
+        self._seen_appended = -1
+        self._timeout_s = ACK_TIMEOUT_S
+
+    def on_ack(self, payload: bytes) -> None:
+        """Take a ``down/telack`` message; a malformed one is counted and ignored."""
+        try:
+            ack = TelemetryAck.decode(payload)
+            self._outbox.acknowledge(ack.ranges)
+        except ContractError as error:
+            self.malformed_acks += 1
+            _LOG.warning("acknowledgement ignored: %s", error)
+            return
+        except OutboxError as error:
+            _LOG.warning("acknowledgement not kept, its windows will be sent again: %s", error)
+            return
+        done = {
+            key
+            for key in self._in_flight
+            for r in ack.ranges
+            if key[:2] == (r.boot, r.stream) and r.first <= key[2] <= r.last
+        }
+        if done:
+            for key in done:
+                del self._in_flight[key]
+            self._timeout_s = ACK_TIMEOUT_S
+            self._seen_appended = -1
+
+    def counts(self) -> Mapping[str, int]:
+        """Return ``waiting`` and ``dropped`` windows for the report."""
+        return self._outbox.counts()
+
+    def _expire(self) -> None:
+        """Give up waiting for late acknowledgements; wait longer for the next ones."""
+        now = self._clock.monotonic()
+        late = [key for key, resend_at in self._in_flight.items() if now >= resend_at]
+        if late:
+            for key in late:
+                del self._in_flight[key]
+            self._seen_appended = -1
+            self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)
+
+    def _send_pending(self) -> None:
+        appended = self._outbox.appended
+        fresh = [
+            (boot, window)
+            for boot, window in self._outbox.pending(IN_FLIGHT_WINDOWS_MAX)
+            if (boot, window.stream, window.sequence) not in self._in_flight
+        ][: max(0, IN_FLIGHT_WINDOWS_MAX - len(self._in_flight))]
+        for boot, windows in _split_into_frames(fresh):
+            if not self._publish(encode_windows(boot, windows)):
+                return
+            resend_at = self._clock.monotonic() + self._timeout_s * (1 + self._jitter())
+            self._in_flight.update(((boot, w.stream, w.sequence), resend_at) for w in windows)
+        self._seen_appended = appended
+
+
+def _split_into_frames(pending: list[tuple[int, Window]]) -> list[tuple[int, list[Window]]]:
+    """Cut the queue into runs of one boot, within the bounds of a frame, in order."""
+    frames: list[tuple[int, list[Window]]] = []
+    for boot, run in groupby(pending, key=lambda item: item[0]):
+        size = _PAYLOAD_BYTES_MAX
+        for _, window in run:
+            size += encoded_size(window)
+            if size > _PAYLOAD_BYTES_MAX or len(frames[-1][1]) == WINDOWS_PER_SEND:
+                frames.append((boot, []))
+                size = encoded_size(window)
+            frames[-1][1].append(window)
+    return frames
