@@ -20,20 +20,23 @@ class ProfileLimits:
     """What a spec asks of the build for one profile; the profile's own limits hold as well.
 
     Attributes:
-        latency_ms_p95_max: 95th percentile of one row, measured on the building machine.
-        package_bytes_max: Size of the package.
+        latency_ms_p95_max: 95th percentile of one row, measured on the building machine; None
+            leaves the profile's.
+        package_bytes_max: Size of the package; None leaves the profile's.
         metric_drop_max: How much worse the primary metric of the shipped graph may be on the
-            held-out rows, in the metric's own unit; None asks for nothing.
-        label_flips_max: Share of held-out rows whose label may differ from the source model.
+            held-out rows, in the metric's own unit; None allows 1 % of the source's score.
+        label_flips_max: Share of held-out rows whose label may differ from the source model;
+            None allows 0.02.
         rows_off_max: Share of held-out rows on which the fp32 graph may differ from the source
-            model by more than the tolerance: fp32 has to be the same function.
+            model by more than the tolerance, fp32 having to be the same function; None allows
+            0.01.
     """
 
     latency_ms_p95_max: float | None = None
     package_bytes_max: int | None = None
-    metric_drop_max: float | None = 0.01
-    label_flips_max: float | None = 0.02
-    rows_off_max: float | None = 0.01
+    metric_drop_max: float | None = None
+    label_flips_max: float | None = None
+    rows_off_max: float | None = None
 
     def __post_init__(self) -> None:
         """Check that each limit can be kept at all."""

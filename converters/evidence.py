@@ -1,0 +1,131 @@
+"""``evidence.json``: how a package came to be, with every number that decided.
+
+Numbers only from held-out rows. Latencies are measured, so they alone differ between two builds of
+the same inputs; nothing else here depends on time. Non-finite numbers are written as text, which
+JSON has no other way for.
+"""
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InvalidRequestError
+from converters.ladder import Choice, LadderLimits, Rung
+from converters.parity import Parity
+from edge_agent.contract.fields import dump_object
+from edge_agent.contract.schema import ModelSchema, Role, Task
+
+Array = NDArray[Any]
+EVIDENCE_FORMAT = 1
+EVIDENCE_BYTES_MAX = 4_194_304
+CONFUSION_CLASSES_MAX = 64
+_LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
+
+
+def encode_evidence(evidence: Mapping[str, Any]) -> bytes:
+    """Encode; the same evidence always gives the same bytes.
+
+    Raises:
+        InvalidRequestError: Not JSON values, or larger than a package may carry.
+    """
+    try:
+        content = dump_object(_finite(evidence))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"evidence_context holds more than JSON values: {error}"
+        ) from error
+    if len(content) > EVIDENCE_BYTES_MAX:
+        raise InvalidRequestError(
+            f"evidence has {len(content)} bytes, the limit is {EVIDENCE_BYTES_MAX}"
+        )
+    return content
+
+
+def describe_rungs(
+    rungs: Sequence[Rung], choice: Choice, hashes: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Give every rung with its numbers and the reasons against it."""
+    described = []
+    for rung in rungs:
+        entry: dict[str, Any] = {"precision": str(rung.precision), "is_built": rung.is_built}
+        if rung.is_built:
+            entry |= {k: v for k, v in asdict(rung).items() if k not in ("precision", "note")}
+            entry["sha256"] = hashes[rung.precision]
+            entry["reasons_against"] = list(choice.refusals.get(rung.precision, ()))
+        else:
+            entry["note"] = rung.note
+        described.append(entry)
+    return described
+
+
+def describe_parity(parity: Parity, tolerance: float) -> dict[str, Any]:
+    """Give the comparison with the source, worst rows included."""
+    return {
+        "tolerance": tolerance,
+        "rows": parity.rows,
+        "flips": parity.flips,
+        "rows_off": parity.rows_off,
+        "max_abs_error": parity.max_abs_error,
+        "worst": [asdict(row) for row in parity.worst],
+    }
+
+
+def describe_answers(
+    schema: ModelSchema, targets: Array, outputs: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Give the confusion matrix of a classification or the residuals of a regression."""
+    if schema.task is Task.REGRESSION:
+        residuals = np.asarray(outputs[Role.VALUE], np.float64) - targets
+        shares = (0, 5, 25, 50, 75, 95, 100)
+        return {
+            "residual_percentiles": {
+                str(share): float(np.percentile(residuals, share)) for share in shares
+            }
+        }
+    classes = len(schema.classes)
+    if classes > CONFUSION_CLASSES_MAX:
+        return {}
+    places = np.asarray(targets, np.int64) * classes + outputs[Role.LABEL]
+    counts = np.bincount(places, minlength=classes * classes).reshape(classes, classes)
+    return {"confusion": {"rows": "truth", "columns": "prediction", "counts": counts.tolist()}}
+
+
+def describe_limits(limits: LadderLimits) -> dict[str, Any]:
+    """Give the limits that were in force."""
+    return asdict(limits)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Name what the figures were measured with."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return {"arch": platform.machine(), "versions": versions}
+
+
+def read_evidence(content: bytes) -> dict[str, Any]:
+    """Read what ``encode_evidence`` wrote."""
+    evidence: dict[str, Any] = json.loads(content)
+    return evidence
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return _finite(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,104 @@
+"""Take a foreign ONNX graph as the source: its own fp32 answers are the truth.
+
+Accepted are graphs of one float32 input [N, width] and, for a classification, either labels
+(int64 [N]) with probabilities, or probabilities alone [N, classes]; for a regression one output
+[N] or [N, 1]. Labels must already be class indexes.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from converters.errors import InvalidRequestError
+from converters.graph import parse_model, tensor_shape, tensor_type
+from converters.interface import (
+    add_label_from_probabilities,
+    finish_classifier,
+    finish_regressor,
+    set_input,
+)
+from converters.normalise import normalise
+from converters.runtime import GraphRunner
+from converters.source import Conversion, check_indexes
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.schema import ModelSchema, Task
+
+Array = NDArray[Any]
+
+
+class OnnxSource:
+    """A graph from elsewhere.
+
+    Args:
+        content: The ``.onnx`` bytes.
+        schema: What it takes and answers.
+        profile: Its threads and limits are used to run the source.
+
+    Raises:
+        InvalidRequestError: Not such a graph.
+        ProfileMisfitError: Newer than the profile allows.
+        RuntimeRefusedError: onnxruntime does not load it.
+    """
+
+    def __init__(self, content: bytes, schema: ModelSchema, profile: DeviceProfile) -> None:
+        self._schema = schema
+        self._model = _adapt(parse_model(content, what="the source"), schema)
+        self._runner = GraphRunner(normalise(self._model, profile), profile)
+
+    @property
+    def name(self) -> str:
+        """The kind."""
+        return "onnx"
+
+    def convert(self, schema: ModelSchema, profile: DeviceProfile) -> Conversion:  # noqa: ARG002 - of the protocol; known since __init__
+        """Give the graph with the contract's input and outputs."""
+        return Conversion(model=self._model)
+
+    def answer(self, rows: Array) -> dict[str, Array]:
+        """Answer rows, rounded to float32, by output name."""
+        return self._runner.run(np.asarray(rows, np.float32))
+
+    def index_targets(self, targets: Array) -> Array:
+        """Check that targets are class indexes; values of a regression stay."""
+        if self._schema.task is Task.REGRESSION:
+            return np.asarray(targets, np.float64)
+        return check_indexes(targets, len(self._schema.classes))
+
+
+def _adapt(model: ModelProto, schema: ModelSchema) -> ModelProto:
+    set_input(model, schema.width)
+    graph = model.graph
+    names = [output.name for output in graph.output]
+    types = {name: tensor_type(graph, name) for name in names}
+    floats = [name for name in names if types[name] == TensorProto.FLOAT]
+    integers = [name for name in names if types[name] == TensorProto.INT64]
+    if schema.task is Task.REGRESSION:
+        if len(names) != 1 or len(floats) != 1:
+            raise InvalidRequestError(
+                f"a regression graph has one float32 output, this one {_list(types)}"
+            )
+        finish_regressor(model, names[0])
+        return model
+    if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
+        raise InvalidRequestError(
+            "a classification graph has probabilities (float32) and, if it wants, labels (int64);"
+            f" this one has {_list(types)}. Convert without ZipMap."
+        )
+    shape = tensor_shape(graph, floats[0])
+    if len(shape) != 2 or shape[1] not in (None, len(schema.classes)):
+        raise InvalidRequestError(
+            f"output {floats[0]!r} has shape {list(shape)}, needs a column for each of the"
+            f" {len(schema.classes)} classes"
+        )
+    label = integers[0] if integers else add_label_from_probabilities(model, floats[0])
+    finish_classifier(model, label, floats[0], range(len(schema.classes)))
+    return model
+
+
+def _list(types: dict[str, int]) -> str:
+    return ", ".join(
+        f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
+        for name, kind in types.items()
+    )

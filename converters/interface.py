@@ -1,0 +1,152 @@
+"""Give a graph the input and outputs of the package contract.
+
+One float32 input ``features`` [N, width]. A classification answers ``label`` int64 [N], an index
+from 0, and ``probabilities`` float32 [N, classes]; a regression answers ``value`` float32 [N].
+Whatever labels the source had are mapped to their index inside the graph.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto
+
+from converters.errors import InvalidRequestError
+from converters.graph import (
+    ML_DOMAIN,
+    list_input_names,
+    rename_tensor,
+    set_opset,
+    set_outputs,
+    tensor_shape,
+    tensor_type,
+)
+from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
+
+LABEL, PROBABILITIES, VALUE = str(Role.LABEL), str(Role.PROBABILITIES), str(Role.VALUE)
+_LABEL_ENCODER_OPSET_ML = 2
+
+
+def check_schema(schema: ModelSchema) -> None:
+    """Check that a schema declares exactly the outputs of its task.
+
+    Raises:
+        InvalidRequestError: Other outputs, or classes that do not fit the task.
+    """
+    named = [(output.name, output.role) for output in schema.outputs]
+    wanted = [
+        (str(role), role)
+        for role in (
+            (Role.LABEL, Role.PROBABILITIES)
+            if schema.task is Task.CLASSIFICATION
+            else (Role.VALUE,)
+        )
+    ]
+    if named != wanted:
+        names = ", ".join(name for name, _ in wanted)
+        raise InvalidRequestError(f"a {schema.task} schema has the outputs {names}, in this order")
+    if (schema.task is Task.CLASSIFICATION) != (len(schema.classes) >= 2):
+        raise InvalidRequestError(
+            f"a {schema.task} schema has {len(schema.classes)} classes:"
+            " a classification needs 2 or more, a regression none"
+        )
+
+
+def set_input(model: ModelProto, width: int) -> None:
+    """Name the only input ``features`` and declare it float32 [N, width].
+
+    Raises:
+        InvalidRequestError: Several inputs, another type or another width.
+    """
+    names = list_input_names(model.graph)
+    if len(names) != 1:
+        raise InvalidRequestError(f"the graph has {len(names)} inputs, needs one packed tensor")
+    name = names[0]
+    if tensor_type(model.graph, name) != TensorProto.FLOAT:
+        raise InvalidRequestError(f"input {name!r} of the graph is not float32")
+    shape = tensor_shape(model.graph, name)
+    if len(shape) != 2 or shape[0] is not None or shape[1] not in (None, width):
+        declared = [size if size is not None else "N" for size in shape]
+        raise InvalidRequestError(
+            f"input {name!r} of the graph has shape {declared}, the schema needs ['N', {width}]"
+        )
+    rename_tensor(model, name, INPUT_NAME)
+    del model.graph.input[:]
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", width])
+    )
+
+
+def prepend_cast_to_double(model: ModelProto) -> None:
+    """Feed a float64 graph from float32: the widening is exact."""
+    name = list_input_names(model.graph)[0]
+    rename_tensor(model, name, "features_f64")
+    cast = onnx.helper.make_node("Cast", [INPUT_NAME], ["features_f64"], to=TensorProto.DOUBLE)
+    nodes = [cast, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.input[:]
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", None])
+    )
+
+
+def finish_classifier(
+    model: ModelProto, label: str, probabilities: str, classes: Sequence[Any]
+) -> None:
+    """Name the outputs of a classifier and turn its labels into indexes.
+
+    Args:
+        model: Changed in place.
+        label: Output that holds the source's labels, [N].
+        probabilities: Output that holds a column a class.
+        classes: The source's labels in the order of the columns: integers, booleans or texts.
+    """
+    values = np.asarray(classes)
+    if values.dtype == np.bool_ or np.issubdtype(values.dtype, np.number):
+        keys: list[Any] = [int(value) for value in values]
+        key_attribute: dict[str, Any] = {"keys_int64s": keys}
+    else:
+        keys = [str(value) for value in values]
+        key_attribute = {"keys_strings": keys}
+    rename_tensor(model, probabilities, PROBABILITIES)
+    if keys == list(range(len(keys))):
+        rename_tensor(model, label, LABEL)
+    else:
+        rename_tensor(model, label, "source_label")
+        model.graph.node.append(
+            onnx.helper.make_node(
+                "LabelEncoder",
+                ["source_label"],
+                [LABEL],
+                domain=ML_DOMAIN,
+                values_int64s=list(range(len(keys))),
+                default_int64=-1,
+                **key_attribute,
+            )
+        )
+        set_opset(model, ML_DOMAIN, _LABEL_ENCODER_OPSET_ML)
+    set_outputs(
+        model,
+        [(LABEL, TensorProto.INT64, ["N"]), (PROBABILITIES, TensorProto.FLOAT, ["N", len(keys)])],
+    )
+
+
+def add_label_from_probabilities(model: ModelProto, probabilities: str) -> str:
+    """Append the index of the largest probability; returns the new tensor's name."""
+    model.graph.node.append(
+        onnx.helper.make_node("ArgMax", [probabilities], ["argmax_label"], axis=1, keepdims=0)
+    )
+    return "argmax_label"
+
+
+def finish_regressor(model: ModelProto, value: str) -> None:
+    """Flatten the only output of a regressor to [N] and name it ``value``."""
+    rename_tensor(model, value, "source_value")
+    shape = onnx.numpy_helper.from_array(np.array([-1], np.int64), "value_shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.append(
+        onnx.helper.make_node("Reshape", ["source_value", "value_shape"], [VALUE])
+    )
+    set_outputs(model, [(VALUE, TensorProto.FLOAT, ["N"])])

@@ -1,0 +1,125 @@
+"""Compare the source's answers with a graph's on the same rows. Pure.
+
+A conversion goes wrong on few rows by large jumps, never everywhere by a little: so rows and labels
+are counted and the worst rows named, beside the largest error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.contract.schema import Role, Task
+
+Array = NDArray[Any]
+WORST_ROWS_MAX = 10
+TOLERANCE_FP32 = 1e-4
+"""Of a row that counts as off, relative to ``1 + |expected|``: float32 arithmetic stays below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstRow:
+    """One row on which source and graph differ most.
+
+    Attributes:
+        row: Position among the compared rows.
+        expected: The source's label index or value.
+        got: The graph's.
+        error: Largest absolute difference of its probabilities, or of its value.
+    """
+
+    row: int
+    expected: float
+    got: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far a graph is from its source.
+
+    Attributes:
+        rows: Rows compared.
+        flips: Rows with another label; 0 in a regression.
+        rows_off: Rows with an error beyond the tolerance, relative to ``1 + |expected|``.
+        max_abs_error: Largest absolute error; infinite where only one side is finite.
+        worst: The rows with a flip, then those with the largest error.
+    """
+
+    rows: int
+    flips: int
+    rows_off: int
+    max_abs_error: float
+    worst: tuple[WorstRow, ...]
+
+    @property
+    def flip_share(self) -> float:
+        """Flips as a share of the rows."""
+        return self.flips / self.rows if self.rows else 0.0
+
+    @property
+    def rows_off_share(self) -> float:
+        """Rows off as a share of the rows."""
+        return self.rows_off / self.rows if self.rows else 0.0
+
+
+def compare_outputs(
+    task: Task,
+    source: Mapping[str, Array],
+    shipped: Mapping[str, Array],
+    tolerance: float = TOLERANCE_FP32,
+) -> Parity:
+    """Compare two sets of outputs by tensor name.
+
+    >>> ones = {"value": np.array([1.0, 2.0])}
+    >>> compare_outputs(Task.REGRESSION, ones, {"value": np.array([1.0, 2.5])}).rows_off
+    1
+    """
+    numbers = str(Role.PROBABILITIES if task is Task.CLASSIFICATION else Role.VALUE)
+    expected = np.asarray(source[numbers], np.float64)
+    got = np.asarray(shipped[numbers], np.float64)
+    errors = _row_wise_max(_absolute_errors(expected, got))
+    relative = _row_wise_max(_absolute_errors(expected, got) / (1 + _magnitude(expected)))
+    if task is Task.CLASSIFICATION:
+        labels = np.asarray(source[Role.LABEL]), np.asarray(shipped[Role.LABEL])
+    else:
+        labels = expected, got
+    flipped = labels[0] != labels[1] if task is Task.CLASSIFICATION else np.zeros(len(errors), bool)
+    order = np.lexsort((np.arange(len(errors)), -errors, ~flipped))[:WORST_ROWS_MAX]
+    return Parity(
+        rows=len(errors),
+        flips=int(np.sum(flipped)),
+        rows_off=int(np.sum(relative > tolerance)),
+        max_abs_error=float(np.max(errors, initial=0.0)),
+        worst=tuple(
+            WorstRow(
+                row=int(row),
+                expected=float(labels[0][row]),
+                got=float(labels[1][row]),
+                error=float(errors[row]),
+            )
+            for row in order
+            if flipped[row] or errors[row] > 0
+        ),
+    )
+
+
+def _absolute_errors(expected: Array, got: Array) -> Array:
+    """Differences; equal non-finite numbers do not differ, others infinitely."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.abs(expected - got)
+    same = (expected == got) | (np.isnan(expected) & np.isnan(got))
+    clean: Array = np.where(same, 0.0, np.where(np.isfinite(errors), errors, np.inf))
+    return clean
+
+
+def _magnitude(expected: Array) -> Array:
+    finite: Array = np.where(np.isfinite(expected), np.abs(expected), 0.0)
+    return finite
+
+
+def _row_wise_max(values: Array) -> Array:
+    flat: Array = values.reshape(len(values), -1).max(axis=1, initial=0.0)
+    return flat

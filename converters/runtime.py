@@ -1,0 +1,79 @@
+"""Run a graph with onnxruntime as a device of a profile would. The home of onnxruntime here.
+
+Threads, spinning and arena are the profile's; the log level is raised so that a refused graph
+speaks through its exception only.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from converters.errors import RuntimeRefusedError
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.schema import INPUT_NAME
+
+Array = NDArray[Any]
+BATCH_ROWS = 4_096
+_LOG_FATAL = 4
+
+
+class GraphRunner:
+    """One loaded graph.
+
+    Raises:
+        RuntimeRefusedError: onnxruntime does not load it.
+    """
+
+    def __init__(self, model: bytes, profile: DeviceProfile, *, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _LOG_FATAL
+        options.intra_op_num_threads = threads or profile.intra_op_threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = profile.arena
+        spinning = "1" if profile.allow_spinning else "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its binding raises undeclared classes
+            raise RuntimeRefusedError(f"onnxruntime does not load the graph: {error}") from error
+        self.output_names = [output.name for output in self._session.get_outputs()]
+
+    def run(self, rows: Array) -> dict[str, Array]:
+        """Answer rows [N, width] float32, in batches; outputs by tensor name.
+
+        Raises:
+            RuntimeRefusedError: The graph fails on these rows.
+        """
+        packed = np.ascontiguousarray(rows, np.float32)
+        parts = [
+            self._run_batch(packed[start : start + BATCH_ROWS])
+            for start in range(0, max(1, len(packed)), BATCH_ROWS)
+        ]
+        return {
+            name: np.concatenate([part[position] for part in parts])
+            for position, name in enumerate(self.output_names)
+        }
+
+    def bind(self, rows: Array) -> list[Callable[[], object]]:
+        """Give one call a row, each answering that row alone: what latency is measured on."""
+        run = self._session.run
+        feeds = [{INPUT_NAME: np.ascontiguousarray(row, np.float32)[None, :]} for row in rows]
+        return [partial(run, None, feed) for feed in feeds]
+
+    def _run_batch(self, packed: Array) -> list[Array]:
+        try:
+            outputs: list[Array] = self._session.run(None, {INPUT_NAME: packed})
+        except Exception as error:  # its binding raises undeclared classes
+            raise RuntimeRefusedError(f"onnxruntime fails on these rows: {error}") from error
+        return outputs
+
+
+def runtime_version() -> str:
+    """Name the release of onnxruntime."""
+    return str(onnxruntime.__version__)

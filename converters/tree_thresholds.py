@@ -1,0 +1,158 @@
+"""Rewrite the thresholds of tree models so that a float32 graph takes the very same branches.
+
+scikit-learn compares float64 (or float32 of a float64 scaler's result) with float64 thresholds; a
+graph compares float32 with float32. A rounding on either side sends a row down another branch and
+its answer jumps. For each node the largest float32 ``x`` with ``g(x) <= threshold`` is found, where
+``g`` is everything before the comparison; ``x <= that`` is then the same question, exactly. So a
+scaler before trees also disappears: it changes nothing for them.
+
+Works on a copy of the estimator the caller made. Needs ``g`` to be non-decreasing in its own
+column and blind to the others: the four scalers of ``FOLDABLE_SCALERS`` are.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+FOLDABLE_SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
+TREES_OF_FLOAT32 = frozenset(
+    {
+        f"{kind}{task}"
+        for kind in ("DecisionTree", "ExtraTree", "ExtraTrees", "RandomForest", "GradientBoosting")
+        for task in ("Classifier", "Regressor")
+    }
+)
+"""They round their input to float32 themselves before they compare."""
+TREES_OF_FLOAT64 = frozenset({"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"})
+_KEY_LOW, _KEY_HIGH = -0x7F800000, 0x7F7FFFFF
+"""Order-preserving integers of float32 -inf and of the largest finite float32."""
+
+
+def fold_into_thresholds(
+    estimator: Any, width: int, transform: Callable[[Array], Array] | None
+) -> int | None:
+    """Fold ``transform`` and the rounding of the input into the thresholds of fitted trees.
+
+    Args:
+        estimator: Fitted tree model; changed in place.
+        width: Columns of the input.
+        transform: The scalers before it, [N, width] float64 to the same; None when there is none.
+
+    Returns:
+        How many thresholds changed; None when these trees cannot be rewritten (categorical
+        splits, or a boosting that starts from another estimator), and nothing was changed.
+    """
+    nodes = list(_iterate_nodes(estimator))
+    if not nodes:
+        return None
+    columns = np.concatenate([columns for columns, _, _ in nodes])
+    thresholds = np.concatenate([thresholds for _, thresholds, _ in nodes])
+    if len(columns) == 0:
+        return 0
+    if np.any((columns < 0) | (columns >= width)):
+        return None
+    rounds_to_float32 = type(estimator).__name__ in TREES_OF_FLOAT32
+
+    def before_comparison(rows: Array) -> Array:
+        wide = rows.astype(np.float64)
+        ready = wide if transform is None else transform(wide)
+        with np.errstate(over="ignore"):
+            return ready.astype(np.float32) if rounds_to_float32 else ready
+
+    exact = _largest_float32_below(columns, thresholds, width, before_comparison)
+    start, changed = 0, 0
+    for _, old, write in nodes:
+        part = exact[start : start + len(old)]
+        changed += int(np.sum(part != old))
+        write(part)
+        start += len(old)
+    return changed
+
+
+def _largest_float32_below(
+    columns: Array, thresholds: Array, width: int, before: Callable[[Array], Array]
+) -> Array:
+    """Find for each threshold the largest finite float32 ``x`` of its column with g(x) <= t.
+
+    -inf where even the smallest is above. All columns are searched at once: row ``k`` of the
+    probe holds the k-th distinct threshold of every column.
+    """
+    distinct = [np.unique(thresholds[columns == column]) for column in range(width)]
+    depth = max(len(values) for values in distinct)
+    wanted = np.zeros((depth, width))
+    for column, values in enumerate(distinct):
+        wanted[: len(values), column] = values
+    low = np.full((depth, width), _KEY_LOW, np.int64)
+    high = np.full((depth, width), _KEY_HIGH, np.int64)
+    for _ in range(33):
+        middle = np.maximum((low + high + 1) // 2, _KEY_LOW + 1)
+        fits = before(_float32_of_key(middle)) <= wanted
+        low = np.where(fits, middle, low)
+        high = np.where(fits, high, middle - 1)
+        high = np.maximum(high, low)
+    found = _float32_of_key(low).astype(np.float64)
+    ranks = np.empty(len(thresholds), np.int64)
+    for column, values in enumerate(distinct):
+        mine = columns == column
+        ranks[mine] = np.searchsorted(values, thresholds[mine])
+    exact: Array = np.where(np.isposinf(thresholds), np.inf, found[ranks, columns])
+    return exact
+
+
+def _float32_of_key(keys: Array) -> Array:
+    """Give the float32 at a place of the number line; -0 and 0 share key 0.
+
+    >>> _float32_of_key(np.array([1, 0, -1])).tolist()
+    [1.401298464324817e-45, 0.0, -1.401298464324817e-45]
+    """
+    magnitude = np.abs(keys).astype(np.uint32).view(np.float32)
+    signed: Array = np.where(keys < 0, -magnitude, magnitude)
+    return signed
+
+
+_Nodes = tuple[Array, Array, Callable[[Array], None]]
+
+
+def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
+    """Give columns and thresholds of the splits of each tree, and a way to write new ones.
+
+    The attributes of fitted trees are the ones skl2onnx itself reads.
+    """
+    name = type(estimator).__name__
+    if name in TREES_OF_FLOAT64:
+        predictors = [p for stage in estimator._predictors for p in stage]  # noqa: SLF001
+        if any(np.any(p.nodes["is_categorical"]) for p in predictors):
+            return
+        for predictor in predictors:
+            yield _hist_gradient_nodes(predictor.nodes)
+    elif name.startswith("GradientBoosting"):
+        if estimator.init not in (None, "zero"):
+            return
+        for tree in estimator.estimators_.ravel():
+            yield _tree_nodes(tree.tree_)
+    elif hasattr(estimator, "estimators_"):
+        for tree in estimator.estimators_:
+            yield _tree_nodes(tree.tree_)
+    elif hasattr(estimator, "tree_"):
+        yield _tree_nodes(estimator.tree_)
+
+
+def _hist_gradient_nodes(nodes: Array) -> _Nodes:
+    splits = ~nodes["is_leaf"].astype(bool)
+
+    def write(thresholds: Array) -> None:
+        nodes["num_threshold"][splits] = thresholds
+
+    return nodes["feature_idx"][splits], nodes["num_threshold"][splits], write
+
+
+def _tree_nodes(tree: Any) -> _Nodes:
+    splits = tree.children_left != -1
+
+    def write(thresholds: Array) -> None:
+        tree.threshold[splits] = thresholds
+
+    return tree.feature[splits], tree.threshold[splits], write
