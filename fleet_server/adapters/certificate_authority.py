@@ -1,0 +1,355 @@
+"""The fleet's own certificate authority: who may talk to the broker and the API.
+
+A certificate never makes a package runnable; only approvers' signatures do. P-256 keys
+throughout. The name in a device's certificate comes from the enrolment record, never from the
+request. The revocation list is the record of revoked certificates: entries leave it once the
+certificates they name have expired; an expired list makes brokers refuse everybody, so it is
+written anew every day.
+"""
+
+import fcntl
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from edge_agent.contract.topics import check_device_id
+from fleet_server.durable_files import write_durable
+from fleet_server.errors import FleetError, NotFoundError, RefusedError
+from fleet_server.ports.clock import Clock
+from fleet_server.ports.trust import IssuedCertificate
+
+CA_DAYS = 3_650
+SERVER_DAYS, SERVER_RENEW_DAYS = 397, 30
+DEVICE_DAYS = 90
+CRL_DAYS = 30
+CRL_RENEW_AFTER = timedelta(days=1)
+CRL_ENTRY_KEPT = timedelta(days=DEVICE_DAYS + 10)
+BACKDATE = timedelta(days=1)
+"""Certificates hold from a day ago, for devices whose clock is late."""
+CSR_BYTES_MAX = 8_192
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+SERVER_CLIENT = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where the authority keeps what the broker, the API and the workers open."""
+
+    directory: Path
+
+    @property
+    def ca(self) -> Path:
+        """Certificate of the authority."""
+        return self.directory / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """Key of the authority, 0600."""
+        return self.directory / "ca.key"
+
+    @property
+    def crl(self) -> Path:
+        """Revocation list; the broker reloads when it changes."""
+        return self.directory / "crl.pem"
+
+    def certificate(self, name: str) -> Path:
+        """Certificate of ``broker``, ``api`` or ``server``, the authority's behind it."""
+        return self.directory / f"{name}.pem"
+
+    def key(self, name: str) -> Path:
+        """Key of ``broker``, ``api`` or ``server``, 0600."""
+        return self.directory / f"{name}.key"
+
+
+class CertificateAuthority:
+    """The ``CertificateIssuer`` of a workspace."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self.files = CertificateFiles(directory)
+        self._clock = clock
+        self._loaded: tuple[EllipticCurvePrivateKey, x509.Certificate] | None = None
+
+    def create(self, hosts: Iterable[str]) -> None:
+        """Make the authority, the server's certificates and a revocation list of today.
+
+        What is there stays, except server certificates for other hosts or about to expire.
+
+        Args:
+            hosts: Names and addresses under which devices reach the server.
+
+        Raises:
+            RefusedError: A host is neither a name nor an address.
+        """
+        if not (self.files.ca.exists() and self.files.ca_key.exists()):
+            self._create_authority()
+        for name in ("broker", "api"):
+            self._ensure(name, hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+        self._ensure(SERVER_CLIENT, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+        self.refresh_crl()
+
+    @property
+    def ca_pem(self) -> bytes:
+        """Certificate of the authority, PEM."""
+        return self._authority()[1].public_bytes(Encoding.PEM)
+
+    @property
+    def ca_sha256(self) -> str:
+        """Fingerprint that join strings pin: sha256 of the DER form, hex."""
+        return self._authority()[1].fingerprint(SHA256()).hex()
+
+    def issue_device(self, csr_pem: bytes, device_id: str) -> IssuedCertificate:
+        """Issue a client certificate for the key of a request.
+
+        Raises:
+            RefusedError: Too large, malformed, not signed by its own key, or not a P-256 key.
+        """
+        check_device_id(device_id)
+        public_key = _read_request(csr_pem)
+        certificate = self._issue(
+            device_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, days=DEVICE_DAYS
+        )
+        return IssuedCertificate(
+            pem=certificate.public_bytes(Encoding.PEM),
+            serial=f"{certificate.serial_number:x}",
+            expires_at=certificate.not_valid_after_utc,
+        )
+
+    def revoke(self, serials: Sequence[str]) -> None:
+        """Write the revocation list anew with these serials added."""
+        now_at = self._clock.now()
+        with self._lock():
+            entries = {
+                number: at for number, at in self._revoked().items() if at > now_at - CRL_ENTRY_KEPT
+            }
+            for serial in serials:
+                entries.setdefault(int(serial, 16), now_at)
+            self._write_crl(entries, now_at)
+
+    def is_revoked(self, serial: str) -> bool:
+        """Tell whether the list names a serial."""
+        return int(serial, 16) in self._revoked()
+
+    def refresh_crl(self) -> bool:
+        """Write the list anew when it is a day old; tell whether it was."""
+        crl = self._crl()
+        if crl is not None:
+            written_at = crl.last_update_utc + BACKDATE
+            if written_at <= self._clock.now() < written_at + CRL_RENEW_AFTER:
+                return False
+        self.revoke(())
+        return True
+
+    # Issuing ------------------------------------------------------------------------------------
+
+    def _create_authority(self) -> None:
+        key = generate_private_key(SECP256R1())
+        name = _name("edgefleet CA")
+        now_at = self._clock.now()
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now_at - BACKDATE)
+            .not_valid_after(now_at + timedelta(days=CA_DAYS))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(is_ca=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .sign(key, SHA256())
+        )
+        write_durable(self.files.ca_key, _key_pem(key), mode=0o600)
+        write_durable(self.files.ca, certificate.public_bytes(Encoding.PEM))
+        self._loaded = None
+
+    def _ensure(self, name: str, hosts: Iterable[str], usage: x509.ObjectIdentifier) -> None:
+        """Issue a certificate to the server itself unless the one there still serves."""
+        wanted = sorted({*hosts, *LOCAL_HOSTS}) if usage == ExtendedKeyUsageOID.SERVER_AUTH else []
+        if self._serves(name, wanted):
+            return
+        key = generate_private_key(SECP256R1())
+        certificate = self._issue(
+            name, key.public_key(), usage, days=SERVER_DAYS, hosts=[_host(h) for h in wanted]
+        )
+        write_durable(self.files.key(name), _key_pem(key), mode=0o600)
+        chain = certificate.public_bytes(Encoding.PEM) + self.ca_pem
+        write_durable(self.files.certificate(name), chain)
+
+    def _serves(self, name: str, hosts: Sequence[str]) -> bool:
+        try:
+            key = load_pem_private_key(self.files.key(name).read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate(self.files.certificate(name).read_bytes())
+        except (OSError, ValueError):
+            return False
+        is_pair = key.public_key() == certificate.public_key()
+        is_ours = certificate.issuer == self._authority()[1].subject
+        lasts = certificate.not_valid_after_utc > self._clock.now() + timedelta(
+            days=SERVER_RENEW_DAYS
+        )
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            covered = {str(name.value) for name in names.value}
+        except x509.ExtensionNotFound:
+            covered = set()
+        return is_pair and is_ours and lasts and set(hosts) <= covered
+
+    def _issue(
+        self,
+        name: str,
+        public_key: EllipticCurvePublicKey,
+        usage: x509.ObjectIdentifier,
+        *,
+        days: float,
+        hosts: Sequence[x509.GeneralName] = (),
+    ) -> x509.Certificate:
+        ca_key, ca = self._authority()
+        now_at = self._clock.now()
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_name(name))
+            .issuer_name(ca.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now_at - BACKDATE)
+            .not_valid_after(now_at + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(is_ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
+                critical=False,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        )
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        return builder.sign(ca_key, SHA256())
+
+    def _authority(self) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
+        if self._loaded is None:
+            try:
+                key = load_pem_private_key(self.files.ca_key.read_bytes(), None)
+                certificate = x509.load_pem_x509_certificate(self.files.ca.read_bytes())
+            except FileNotFoundError as error:
+                raise NotFoundError(
+                    f"{error.filename} is missing: run `edgefleet init`, or restore the folder"
+                    " from a backup"
+                ) from error
+            except (OSError, ValueError) as error:
+                raise FleetError(f"{self.files.ca_key} cannot be read: {error}") from error
+            if not isinstance(key, EllipticCurvePrivateKey):
+                raise FleetError(f"{self.files.ca_key} is not a P-256 key")
+            self._loaded = key, certificate
+        return self._loaded
+
+    # Revocation list ----------------------------------------------------------------------------
+
+    def _crl(self) -> x509.CertificateRevocationList | None:
+        try:
+            return x509.load_pem_x509_crl(self.files.crl.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise FleetError(f"{self.files.crl} cannot be read: {error}") from error
+
+    def _revoked(self) -> dict[int, datetime]:
+        crl = self._crl()
+        return {e.serial_number: e.revocation_date_utc for e in crl} if crl is not None else {}
+
+    def _write_crl(self, entries: dict[int, datetime], now_at: datetime) -> None:
+        key, ca = self._authority()
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(ca.subject)
+            .last_update(now_at - BACKDATE)
+            .next_update(now_at + timedelta(days=CRL_DAYS))
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
+                critical=False,
+            )
+            .add_extension(x509.CRLNumber(int(now_at.timestamp() * 1_000)), critical=False)
+        )
+        for number, at in sorted(entries.items()):
+            entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(at)
+            builder = builder.add_revoked_certificate(entry.build())
+        write_durable(self.files.crl, builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.files.directory.mkdir(parents=True, exist_ok=True)
+        with (self.files.directory / "crl.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _read_request(csr_pem: bytes) -> EllipticCurvePublicKey:
+    if len(csr_pem) > CSR_BYTES_MAX:
+        raise RefusedError(
+            f"certificate request has {len(csr_pem)} bytes, the limit is {CSR_BYTES_MAX}"
+        )
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+        key = request.public_key()
+        is_signed = request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise RefusedError(f"certificate request cannot be read: {error}") from error
+    if not is_signed:
+        raise RefusedError("certificate request is not signed by its own key")
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise RefusedError("certificate request has another kind of key; make a P-256 key")
+    return key
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise RefusedError(f"host {host[:80]!r} is neither a name nor an address") from error
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,182 @@
+"""Devices and join tokens in the control database."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import insert, update
+from sqlmodel import Session, col, select
+
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.messages import Reported
+from fleet_server.adapters.database.tables import DeviceRow, JoinTokenRow, SlotRow
+from fleet_server.ports.devices import DeviceRecord, JoinToken, NewDevice, SlotRecord
+
+IDS_PER_QUERY = 500
+
+
+class DeviceRepository:
+    """The ``DeviceStore`` over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, device_id: str) -> DeviceRecord | None:
+        """Return a device, None when there is none of that id."""
+        return self.find_many([device_id]).get(device_id)
+
+    def get(self, number: int) -> DeviceRecord:
+        """Return the device of a number that exists."""
+        return _record(self._session.get_one(DeviceRow, number))
+
+    def find_many(self, device_ids: Sequence[str]) -> dict[str, DeviceRecord]:
+        """Return the devices there are among these ids."""
+        found: dict[str, DeviceRecord] = {}
+        for start in range(0, len(device_ids), IDS_PER_QUERY):
+            ids = device_ids[start : start + IDS_PER_QUERY]
+            rows = self._session.exec(select(DeviceRow).where(col(DeviceRow.id).in_(ids)))
+            found.update({row.id: _record(row) for row in rows})
+        return found
+
+    def list_all(self) -> list[DeviceRecord]:
+        """Return every device by id."""
+        rows = self._session.exec(select(DeviceRow).order_by(col(DeviceRow.id)))
+        return [_record(row) for row in rows]
+
+    def add_many(self, devices: Sequence[NewDevice], *, at: datetime, until: datetime) -> None:
+        """Add devices that do not exist, each with a join token that holds ``until``."""
+        if not devices:
+            return
+        self._session.execute(
+            insert(DeviceRow),
+            [
+                {
+                    "id": device.id,
+                    "profile": device.profile,
+                    "labels": json.dumps(dict(device.labels), sort_keys=True),
+                    "created_at": at,
+                }
+                for device in devices
+            ],
+        )
+        numbers: dict[str, int] = {}
+        ids = [device.id for device in devices]
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            part = ids[start : start + IDS_PER_QUERY]
+            query = select(DeviceRow.id, DeviceRow.number).where(col(DeviceRow.id).in_(part))
+            numbers.update({name: number or 0 for name, number in self._session.exec(query)})
+        self._session.execute(
+            insert(JoinTokenRow),
+            [
+                {
+                    "secret_sha256": device.secret_sha256,
+                    "device": numbers[device.id],
+                    "created_at": at,
+                    "expires_at": until,
+                }
+                for device in devices
+            ],
+        )
+
+    def replace_token(
+        self, number: int, secret_sha256: str, *, at: datetime, until: datetime
+    ) -> None:
+        """Give a device a new join token; unused older ones stop working."""
+        self._expire_tokens(number, at)
+        self._session.add(
+            JoinTokenRow(
+                secret_sha256=secret_sha256, device=number, created_at=at, expires_at=until
+            )
+        )
+
+    def find_token(self, secret_sha256: str) -> JoinToken | None:
+        """Return a join token."""
+        row = self._session.get(JoinTokenRow, secret_sha256)
+        if row is None:
+            return None
+        return JoinToken(
+            device=row.device,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            used_at=row.used_at,
+        )
+
+    def mark_enrolled(
+        self, number: int, secret_sha256: str, *, serial: str, expires_at: datetime, at: datetime
+    ) -> None:
+        """Note a device's certificate and that its token is used."""
+        device = self._session.get_one(DeviceRow, number)
+        device.enrolled_at, device.revoked_at = at, None
+        device.certificate_serial, device.certificate_expires_at = serial, expires_at
+        self._session.get_one(JoinTokenRow, secret_sha256).used_at = at
+
+    def set_labels(self, number: int, labels: Mapping[str, str]) -> None:
+        """Replace a device's labels."""
+        device = self._session.get_one(DeviceRow, number)
+        device.labels = json.dumps(dict(labels), sort_keys=True)
+
+    def mark_revoked(self, number: int, *, at: datetime) -> None:
+        """Note that a device may no longer take part; its join tokens stop working."""
+        self._session.get_one(DeviceRow, number).revoked_at = at
+        self._expire_tokens(number, at)
+
+    def slots(self, numbers: Sequence[int]) -> dict[int, list[SlotRecord]]:
+        """Return what the slots of these devices run."""
+        found: dict[int, list[SlotRecord]] = {}
+        for start in range(0, len(numbers), IDS_PER_QUERY):
+            part = numbers[start : start + IDS_PER_QUERY]
+            query = select(SlotRow).where(col(SlotRow.device).in_(part))
+            for row in self._session.exec(query.order_by(col(SlotRow.slot))):
+                found.setdefault(row.device, []).append(_slot(row))
+        return found
+
+    def _expire_tokens(self, number: int, at: datetime) -> None:
+        self._session.execute(
+            update(JoinTokenRow)
+            .where(
+                col(JoinTokenRow.device) == number,
+                col(JoinTokenRow.used_at).is_(None),
+                col(JoinTokenRow.expires_at) > at,
+            )
+            .values(expires_at=at)
+        )
+
+
+def _record(row: DeviceRow) -> DeviceRecord:
+    assert row.number is not None  # noqa: S101 - the primary key of a stored row
+    return DeviceRecord(
+        number=row.number,
+        id=row.id,
+        profile=row.profile,
+        created_at=row.created_at,
+        labels=json.loads(row.labels),
+        enrolled_at=row.enrolled_at,
+        revoked_at=row.revoked_at,
+        certificate_serial=row.certificate_serial,
+        certificate_expires_at=row.certificate_expires_at,
+        is_online=row.is_online,
+        last_seen_at=row.last_seen_at,
+        capabilities=_capabilities(row.reported),
+    )
+
+
+def _capabilities(reported: str) -> Mapping[str, object]:
+    """Read what a device said it is; nothing when it said nothing readable."""
+    if not reported:
+        return {}
+    try:
+        return Reported.decode(reported.encode()).capabilities
+    except ContractError:
+        return {}
+
+
+def _slot(row: SlotRow) -> SlotRecord:
+    return SlotRecord(
+        slot=row.slot,
+        state=row.state,
+        running_target=row.running_target,
+        desired_target=row.desired_target,
+        code=row.code,
+        detail=row.detail,
+        changed_at=row.changed_at,
+    )
