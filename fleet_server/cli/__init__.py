@@ -8,6 +8,11 @@ from collections.abc import Sequence
 
 import typer
 
+from fleet_server.cli import audit
+from fleet_server.cli.doctor import doctor
+from fleet_server.cli.init import init
+from fleet_server.cli.up import up
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -20,6 +25,12 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Train, convert, sign and roll out models to a fleet of edge devices, and watch them."""
+
+
+for _verb in (init, up, doctor):
+    app.command()(_verb)
+for _noun, _app in (("audit", audit.app),):
+    app.add_typer(_app, name=_noun)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

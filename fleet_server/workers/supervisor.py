@@ -150,9 +150,13 @@ class Supervisor:
     def run(self) -> None:
         """Watch until ``stop`` is set."""
         while not self.stop.wait(POLL_S):
-            self._watch_broker()
-            for child in self._children:
-                self._watch(child)
+            self.look()
+
+    def look(self) -> None:
+        """Look at every process once and start again what ended."""
+        self._watch_broker()
+        for child in self._children:
+            self._watch(child)
 
     def shut_down(self) -> None:
         """Stop workers first, so that they say their last words to a living broker."""

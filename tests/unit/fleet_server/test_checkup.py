@@ -1,0 +1,73 @@
+"""What doctor concludes, at each limit and one past it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fleet_server.core.checkup import (
+    DISK_FREE_BYTES_MIN,
+    JOURNAL_BYTES_WARN,
+    Grade,
+    judge_disk,
+    judge_expiry,
+    judge_journal,
+    judge_key_mode,
+    judge_operator_keys,
+    judge_worker,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "grade"),
+    [
+        (None, Grade.BAD),
+        (NOW, Grade.BAD),
+        (NOW + timedelta(seconds=1), Grade.WARNING),
+        (NOW + timedelta(days=7) - timedelta(seconds=1), Grade.WARNING),
+        (NOW + timedelta(days=7), Grade.GOOD),
+    ],
+)
+def test_what_expires_is_judged_by_the_time_left(expires_at: datetime | None, grade: Grade) -> None:
+    assert judge_expiry("CRL", expires_at, NOW, "sign").grade is grade
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_up", "grade"),
+    [
+        (30, True, Grade.GOOD),
+        (31, True, Grade.BAD),
+        (None, True, Grade.BAD),
+        (None, False, Grade.GOOD),
+    ],
+)
+def test_a_worker_is_judged_by_its_heartbeat_while_the_server_is_up(
+    age_s: int | None, is_up: bool, grade: Grade
+) -> None:
+    seen = None if age_s is None else NOW - timedelta(seconds=age_s)
+    assert judge_worker("gateway", seen, NOW, is_up=is_up).grade is grade
+
+
+def test_limits_of_disk_journal_and_keys() -> None:
+    assert judge_disk(DISK_FREE_BYTES_MIN).grade is Grade.GOOD
+    assert judge_disk(DISK_FREE_BYTES_MIN - 1).grade is Grade.BAD
+    assert judge_journal(JOURNAL_BYTES_WARN).grade is Grade.GOOD
+    assert judge_journal(JOURNAL_BYTES_WARN + 1).grade is Grade.WARNING
+    assert judge_key_mode("ca.key", 0o600).grade is Grade.GOOD
+    assert judge_key_mode("ca.key", 0o640).grade is Grade.BAD
+    assert judge_key_mode("ca.key", None).grade is Grade.BAD
+    assert judge_operator_keys(is_readable_by_server=True).grade is Grade.WARNING
+    assert judge_operator_keys(is_readable_by_server=False).grade is Grade.GOOD
+
+
+def test_each_finding_that_is_not_good_names_the_next_step() -> None:
+    findings = [
+        judge_expiry("CRL", NOW, NOW, "run up"),
+        judge_disk(0),
+        judge_worker("api", None, NOW, is_up=True),
+        judge_journal(2**40),
+        judge_key_mode("ca.key", None),
+        judge_operator_keys(is_readable_by_server=True),
+    ]
+    assert all(f.next_step for f in findings)
