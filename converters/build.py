@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from converters.errors import NoRungFitsError
@@ -82,7 +83,8 @@ def _open_source(request: BuildRequest) -> SourceModel:
         return request.estimator
     from converters.from_sklearn import SklearnSource
 
-    return SklearnSource(request.estimator, request.schema.task)
+    is_fed_float32 = np.asarray(request.holdout).dtype == np.float32
+    return SklearnSource(request.estimator, request.schema.task, is_fed_float32=is_fed_float32)
 
 
 def _shrunk(model: ModelProto, request: BuildRequest) -> bytes:

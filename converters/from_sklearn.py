@@ -44,17 +44,24 @@ OPSET_ML_TARGET = 3
 class SklearnSource:
     """A fitted estimator or pipeline.
 
+    Args:
+        estimator: Fitted on rows of numbers.
+        task: What it answers.
+        is_fed_float32: Whether its rows come as float32, in which scikit-learn then computes;
+            as float64 otherwise.
+
     Raises:
         InvalidRequestError: Not a fitted estimator.
     """
 
-    def __init__(self, estimator: Any, task: Task) -> None:
+    def __init__(self, estimator: Any, task: Task, *, is_fed_float32: bool = False) -> None:
         try:
             check_is_fitted(estimator)
         except (NotFittedError, TypeError) as error:
             raise InvalidRequestError(f"needs a fitted scikit-learn estimator: {error}") from error
         self._estimator = estimator
         self._task = task
+        self._dtype = np.float32 if is_fed_float32 else np.float64
 
     @property
     def name(self) -> str:
@@ -71,7 +78,7 @@ class SklearnSource:
         check_convertible(self._estimator, schema.task)
         self._check_schema(schema)
         with _quiet():
-            prepared = prepare(self._estimator, schema.width)
+            prepared = prepare(self._estimator, schema.width, self._dtype)
         if prepared.is_double:
             wide = _try_double(prepared, schema, profile)
             if wide is not None:
@@ -81,18 +88,18 @@ class SklearnSource:
         return Conversion(model=model, repairs=prepared.repairs)
 
     def answer(self, rows: Array) -> dict[str, Array]:
-        """Answer rows in float64; labels as class indexes.
+        """Answer rows in the type the model is fed; labels as class indexes.
 
         Raises:
             InvalidRequestError: The estimator refuses these rows.
         """
-        wide = np.asarray(rows, np.float64)
+        fed = np.asarray(rows, self._dtype)
         try:
             with _quiet():
-                predicted = np.asarray(self._estimator.predict(wide))
+                predicted = np.asarray(self._estimator.predict(fed))
                 if self._task is Task.REGRESSION:
-                    return {VALUE: predicted.reshape(len(wide))}
-                probabilities = np.asarray(self._estimator.predict_proba(wide))
+                    return {VALUE: predicted.reshape(len(fed))}
+                probabilities = np.asarray(self._estimator.predict_proba(fed))
         except ValueError as error:
             raise InvalidRequestError(f"{self.name} refuses the rows: {error}") from error
         return {LABEL: self.index_targets(predicted), PROBABILITIES: probabilities}
@@ -131,7 +138,12 @@ class SklearnSource:
             raise InvalidRequestError(
                 f"the model has {len(classes)} classes, the schema {len(schema.classes)}"
             )
-        if classes != list(schema.classes) and sorted(classes) == sorted(schema.classes):
+        is_indexed = classes == [str(index) for index in range(len(classes))]
+        if (
+            not is_indexed
+            and classes != list(schema.classes)
+            and sorted(classes) == sorted(schema.classes)
+        ):
             raise InvalidRequestError(
                 f"the schema names the classes in another order than the model: {classes[:10]}"
             )

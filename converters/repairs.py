@@ -104,8 +104,14 @@ def check_convertible(estimator: Any, task: Task) -> None:
         )
 
 
-def prepare(estimator: Any, width: int) -> Prepared:
-    """Copy an estimator and repair what is known to convert falsely."""
+def prepare(estimator: Any, width: int, dtype: type[np.floating[Any]] = np.float64) -> Prepared:
+    """Copy an estimator and repair what is known to convert falsely.
+
+    Args:
+        estimator: Fitted.
+        width: Columns of the input.
+        dtype: What the source model is fed.
+    """
     last_name = type(find_last_step(estimator)).__name__
     repairs: list[str] = []
     clone = copy.deepcopy(estimator)
@@ -116,10 +122,12 @@ def prepare(estimator: Any, width: int) -> Prepared:
     if last_name == "LinearDiscriminantAnalysis":
         clone = _replace_binary_discriminant(clone, repairs)
     if last_name in TREES_OF_FLOAT32 | TREES_OF_FLOAT64:
-        folded = _fold_scalers(clone, width, repairs)
+        folded = _fold_scalers(clone, width, dtype, repairs)
         if folded is not None:
             return Prepared(estimator=folded, is_double=False, repairs=tuple(repairs))
-    is_double = isinstance(clone, Pipeline) and last_name in TREES_OF_FLOAT32
+    is_double = (
+        isinstance(clone, Pipeline) and last_name in TREES_OF_FLOAT32 and dtype is np.float64
+    )
     return Prepared(estimator=clone, is_double=is_double, repairs=tuple(repairs))
 
 
@@ -143,7 +151,9 @@ def _iterate_estimators(estimator: Any, depth: int) -> Iterator[Any]:
             yield from _iterate_estimators(value, depth + 1)
 
 
-def _fold_scalers(estimator: Any, width: int, repairs: list[str]) -> Any | None:
+def _fold_scalers(
+    estimator: Any, width: int, dtype: type[np.floating[Any]], repairs: list[str]
+) -> Any | None:
     """Give the bare trees with every scaler folded in; None when something else comes first."""
     steps, trees = _flatten_steps(estimator)
     if any(type(step).__name__ not in FOLDABLE_SCALERS for step in steps):
@@ -151,7 +161,7 @@ def _fold_scalers(estimator: Any, width: int, repairs: list[str]) -> Any | None:
     transform = _chain(steps) if steps else None
     if transform is None and type(trees).__name__ in TREES_OF_FLOAT32:
         return trees
-    changed = fold_into_thresholds(trees, width, transform)
+    changed = fold_into_thresholds(trees, width, transform, dtype)
     if changed is None:
         return None
     names = ", ".join(type(step).__name__ for step in steps) or "the rounding to float32"

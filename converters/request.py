@@ -79,7 +79,9 @@ class BuildRequest:
         schema: Names and bounds; ``classes`` in the order of the estimator's ``classes_``.
         profile: What it is built for.
         calibration: Training rows [rows, width]; give int8 its ranges and drift its reference.
-        holdout: Held-out rows [rows, width]; every figure of the evidence is from these.
+        holdout: Held-out rows [rows, width] in the type the model was trained on (float32 or
+            float64, which scikit-learn then computes in); every figure of the evidence is from
+            these.
         holdout_targets: True answers of the held-out rows, as the estimator was trained on them
             (values of its ``classes_``) or class indexes for an ``OnnxSource``.
         limits: What must hold.

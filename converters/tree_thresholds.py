@@ -32,14 +32,18 @@ _KEY_LOW, _KEY_HIGH = -0x7F800000, 0x7F7FFFFF
 
 
 def fold_into_thresholds(
-    estimator: Any, width: int, transform: Callable[[Array], Array] | None
+    estimator: Any,
+    width: int,
+    transform: Callable[[Array], Array] | None,
+    dtype: type[np.floating[Any]] = np.float64,
 ) -> int | None:
     """Fold ``transform`` and the rounding of the input into the thresholds of fitted trees.
 
     Args:
         estimator: Fitted tree model; changed in place.
         width: Columns of the input.
-        transform: The scalers before it, [N, width] float64 to the same; None when there is none.
+        transform: The scalers before it, [N, width] to the same; None when there is none.
+        dtype: What the source model is fed; its scalers compute in it.
 
     Returns:
         How many thresholds changed; None when these trees cannot be rewritten (categorical
@@ -57,9 +61,9 @@ def fold_into_thresholds(
     rounds_to_float32 = type(estimator).__name__ in TREES_OF_FLOAT32
 
     def before_comparison(rows: Array) -> Array:
-        wide = rows.astype(np.float64)
-        ready = wide if transform is None else transform(wide)
+        fed = rows.astype(dtype)
         with np.errstate(over="ignore"):
+            ready = fed if transform is None else transform(fed)
             return ready.astype(np.float32) if rounds_to_float32 else ready
 
     exact = _largest_float32_below(columns, thresholds, width, before_comparison)
