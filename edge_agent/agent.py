@@ -306,7 +306,11 @@ class Agent:
                 self._reporter.hurry()
 
     def _commit(self, change: _Change, now: float) -> bool:
-        state, effects = apply_change(self.state, change.events, change.verified)
+        try:
+            state, effects = apply_change(self.state, change.events, change.verified)
+        except LookupError:
+            self._changes.popleft()
+            raise
         if is_durably_different(self.state, state):
             try:
                 self._ports.state_store.save(state_to_json(state))

@@ -1,0 +1,186 @@
+"""One device's MQTT session over paho: what is said at connect, what arrives, what may be sent.
+
+Shared by the agent's threaded link and by simulators that drive many sessions from one loop.
+Nothing here waits, reconnects or starts a thread. paho's callbacks are wrapped, because an
+exception in one would kill its network thread unseen; they only hand items over.
+
+MQTT 5 with QoS 0 and 1, one subscription below ``down/``: overlapping ones deliver copies.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent.contract.messages import Status
+from edge_agent.contract.metadata import BUNDLE_BYTES_MAX
+from edge_agent.contract.topics import META_TOPIC, Channel, device_filter, device_topic
+from edge_agent.ports import Connected, Disconnected, Identity, MessageArrived
+
+KEEPALIVE_S = 60
+SESSION_EXPIRY_S = 604_800
+PACKET_BYTES_MAX = BUNDLE_BYTES_MAX + 8_192
+RECEIVE_MAX = 20
+QUEUED_MESSAGES_MAX = 1_000
+CONNECT_TIMEOUT_S = 10.0
+UNWELCOME = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9D})
+"""Reason codes after which coming back quickly only does harm: identity refused, or taken over."""
+_LOG = logging.getLogger(__name__)
+
+
+def tls_context(identity: Identity) -> ssl.SSLContext:
+    """Trust the fleet's own authority alone and show the device's certificate.
+
+    Raises:
+        OSError: A PEM file is missing or damaged (``ssl.SSLError`` is one).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(identity.ca_path)
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    return context
+
+
+class MqttSession:
+    """Protocol of one device over one paho client."""
+
+    def __init__(
+        self,
+        device_id: str,
+        boot: int,
+        take: Callable[[object], None],
+        *,
+        tls: ssl.SSLContext | None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare a client; nothing connects yet.
+
+        Args:
+            device_id: Also the client id.
+            boot: Random id of this start of the agent.
+            take: Gets Connected, Disconnected and MessageArrived, in paho's thread.
+            tls: None for plain TCP.
+            on_end: Called when a session, or an attempt at one, is over.
+        """
+        self.device_id, self._boot, self._take, self._on_end = device_id, boot, take, on_end
+        self.is_connected = False
+        self.is_unwelcome = False
+        self.client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=device_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        self.client.suppress_exceptions = True
+        self.client.connect_timeout = CONNECT_TIMEOUT_S
+        self.client.max_queued_messages_set(QUEUED_MESSAGES_MAX)
+        self.client.enable_logger(_LOG)
+        if tls is not None:
+            self.client.tls_set_context(tls)
+        self.client.will_set(
+            self._topic(Channel.STATUS), self._status(is_online=False), 1, retain=True
+        )
+        self.client.on_connect = self._on_connect
+        self.client.on_subscribe = self._on_subscribe
+        self.client.on_disconnect = self._on_disconnect
+        self.client.on_message = self._on_message
+
+    def connect(self, host: str, port: int, *, jitter: float) -> None:
+        """Open the connection; blocks on name, TCP and TLS. Raises OSError.
+
+        Args:
+            host: Broker.
+            port: Broker.
+            jitter: In [0, 1); spreads the keep-alives of a fleet by a fifth.
+        """
+        self.is_unwelcome = False
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's own
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.ReceiveMaximum = RECEIVE_MAX
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
+        self.client.connect(
+            host,
+            port,
+            keepalive=int(KEEPALIVE_S * (0.8 + 0.4 * jitter)),
+            clean_start=False,
+            properties=properties,
+        )
+
+    def publish(
+        self, channel: Channel, payload: bytes, *, qos: int, is_retained: bool = False
+    ) -> bool:
+        """Hand a message to the session; False when it was not taken (offline or full)."""
+        if not self.is_connected:
+            return False
+        info = self.client.publish(self._topic(channel), payload, qos, is_retained)
+        return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def say_goodbye(self) -> None:
+        """Say offline and disconnect; the will is not sent then."""
+        if self.is_connected:
+            self.publish(Channel.STATUS, self._status(is_online=False), qos=1, is_retained=True)
+        self.client.disconnect()
+
+    def _topic(self, channel: Channel) -> str:
+        return device_topic(self.device_id, channel)
+
+    def _status(self, *, is_online: bool) -> bytes:
+        return Status(is_online=is_online, boot=self._boot).encode()
+
+    def _on_connect(
+        self,
+        client: mqtt.Client,
+        _userdata: object,
+        _flags: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self.is_unwelcome = reason.value in UNWELCOME
+            _LOG.warning("the broker refused %s: %s", self.device_id, reason)
+            return
+        # Always: subscriptions are gone when the broker lost the session.
+        client.subscribe([(device_filter(self.device_id), 1), (META_TOPIC, 1)])
+
+    def _on_subscribe(
+        self,
+        client: mqtt.Client,
+        _userdata: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            _LOG.error("the broker refused a subscription of %s: %s", self.device_id, refused)
+            self.is_unwelcome = True
+            client.disconnect()
+            return
+        self.is_connected = True
+        self.publish(Channel.STATUS, self._status(is_online=True), qos=1, is_retained=True)
+        self._take(Connected())
+
+    def _on_disconnect(
+        self,
+        _client: mqtt.Client,
+        _userdata: object,
+        _flags: mqtt.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        was_connected, self.is_connected = self.is_connected, False
+        self.is_unwelcome = self.is_unwelcome or reason.value in UNWELCOME
+        if was_connected:
+            _LOG.info("session of %s ended: %s", self.device_id, reason)
+            self._take(Disconnected(str(reason)))
+        self._on_end()
+
+    def _on_message(
+        self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage
+    ) -> None:
+        self._take(MessageArrived(message.topic, bytes(message.payload)))

@@ -1,0 +1,206 @@
+"""Joins the adapters to one agent process; no other file does.
+
+A directory is the whole of an agent: ``identity/``, ``state.json``, ``blobs/``, ``parts/``,
+``tuf/``, ``outbox.db``, ``profiles/`` and ``agent.lock``.
+"""
+
+import logging
+import queue
+import secrets
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from device_profiles.catalog import load_profile
+from device_profiles.errors import ProfileError
+from device_profiles.profile import DeviceProfile
+from edge_agent.adapters.blob_store import DirectoryBlobStore
+from edge_agent.adapters.capability_probe import DeviceProbe
+from edge_agent.adapters.chunk_store import DirectoryChunkStore
+from edge_agent.adapters.directory_lock import DirectoryLock
+from edge_agent.adapters.http_inference_server import HttpInferenceServer
+from edge_agent.adapters.identity_store import load_identity
+from edge_agent.adapters.inference_routes import InferenceRoutes
+from edge_agent.adapters.inference_service import InferenceService
+from edge_agent.adapters.job_lanes import ThreadLanes
+from edge_agent.adapters.mqtt_link import MqttLink
+from edge_agent.adapters.onnx_model_runner import RuntimeOptions
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.self_test import ChildSelfTester
+from edge_agent.adapters.state_store import FileStateStore
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.adapters.telemetry_recorder import WindowLimits
+from edge_agent.adapters.telemetry_uplink import TelemetryUplink
+from edge_agent.adapters.tuf_verifier import TufVerifier
+from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
+from edge_agent.contract.topics import Channel
+from edge_agent.errors import SettingsError
+from edge_agent.ports import Identity, SelfTestLimits
+from edge_agent.settings import AgentSettings
+
+INBOX_MAX = 10_000
+"""Inputs that may wait for the loop; beyond, the network thread waits, and so does the broker."""
+_LOG = logging.getLogger(__name__)
+
+
+class AgentProcess:
+    """A whole agent on one directory: ``run`` until ``request_stop``."""
+
+    def __init__(self, directory: Path, settings: AgentSettings) -> None:
+        """Lock the directory and build everything; nothing runs yet.
+
+        Raises:
+            AgentError: Not enrolled, locked, damaged, or a setting or profile is wrong.
+        """
+        self._lock = DirectoryLock(directory)
+        self._lock.acquire()
+        self._stop = threading.Event()
+        self._inbox: queue.Queue[object] = queue.Queue(INBOX_MAX)
+        self.identity = load_identity(directory)
+        self.profile = load_device_profile(self.identity, directory, settings)
+        boot = secrets.randbits(63)
+        clock, jitter = SystemClock(), secrets.SystemRandom().random
+        windows = WindowLimits(
+            window_s=settings.window_s or float(self.profile.telemetry.window_s),
+            window_rows_max=self.profile.telemetry.window_rows_max,
+        )
+        options = RuntimeOptions(
+            intra_op_threads=self.profile.intra_op_threads,
+            allow_spinning=self.profile.allow_spinning,
+            arena=self.profile.arena,
+        )
+        state_store = FileStateStore(directory)
+        state = restore_state(state_store)
+        blobs = DirectoryBlobStore(directory / "blobs")
+        self._outbox = Outbox(
+            directory / "outbox.db", bytes_max=self.profile.telemetry.outbox_bytes_max
+        )
+        self.service = InferenceService(
+            clock=clock, outbox=self._outbox, boot=boot, windows=windows, options=options
+        )
+        self._link = link = MqttLink(
+            self.identity, boot, self._inbox.put, clock=clock, jitter=jitter
+        )
+        self._lanes = ThreadLanes(self._inbox.put)
+        self._server = HttpInferenceServer(
+            InferenceRoutes(self.service), host=settings.http_host, port=settings.http_port
+        )
+        self.agent = Agent(
+            AgentOptions(
+                device_id=self.identity.device_id,
+                boot=boot,
+                latency_ms_p95_max=self.profile.latency_ms_p95_max,
+                grace_s=settings.grace_s,
+            ),
+            AgentPorts(
+                clock=clock,
+                jitter=jitter,
+                verifier=TufVerifier(
+                    directory=directory / "tuf",
+                    bootstrap_root=self.identity.root,
+                    device_id=self.identity.device_id,
+                    fleet=self.identity.fleet,
+                    profile=self.identity.profile,
+                    clock=clock,
+                ),
+                state_store=state_store,
+                blobs=blobs,
+                chunks=DirectoryChunkStore(directory / "parts", blobs),
+                inference=self.service,
+                self_tester=ChildSelfTester(
+                    blobs, self_test_limits(self.profile), threads=self.profile.intra_op_threads
+                ),
+                telemetry=TelemetryUplink(
+                    self._outbox,
+                    lambda payload: link.publish(Channel.TELEMETRY, payload, qos=1),
+                    clock,
+                    jitter,
+                    close_due=self.service.close_due,
+                ),
+                link=link,
+                jobs=self._lanes,
+                probe=DeviceProbe(directory),
+            ),
+            state,
+        )
+        self._settings = settings
+
+    def run(self) -> None:
+        """Serve, connect and update until ``request_stop``; then end in good order.
+
+        Raises:
+            AgentError: The HTTP address is taken.
+        """
+        try:
+            port = self._server.start()
+            host = self._settings.http_host
+            self._lock.describe({"http_host": host, "http_port": port})
+            _LOG.info(
+                "%s of fleet %s answers on %s port %d, server %s:%d",
+                self.identity.device_id,
+                self.identity.fleet,
+                host,
+                port,
+                self.identity.host,
+                self.identity.mqtt_port,
+            )
+            self.agent.start()
+            self._link.start()
+            while not self._stop.is_set():
+                self._turn()
+        finally:
+            self._end()
+
+    def request_stop(self) -> None:
+        """Let ``run`` end; may be called from any thread and from a signal handler."""
+        self._stop.set()
+
+    def stop_on_signals(self) -> None:
+        """End in good order on SIGTERM and SIGINT."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self.request_stop()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+
+    def _turn(self) -> None:
+        try:
+            wait_s = self.agent.tick()
+            item = self._inbox.get(timeout=max(0.001, wait_s))
+            self.agent.handle(item)
+        except queue.Empty:
+            return
+        except Exception:  # noqa: BLE001 - a door: one bad input must not end the agent
+            _LOG.exception("the agent could not deal with an input; it goes on")
+
+    def _end(self) -> None:
+        self._server.stop()
+        self.service.close()
+        self.agent.stop()
+        self._link.stop()
+        self._lanes.stop()
+        self._outbox.close()
+        self._lock.release()
+        _LOG.info("%s ended in good order", self.identity.device_id)
+
+
+def load_device_profile(
+    identity: Identity, directory: Path, settings: AgentSettings
+) -> DeviceProfile:
+    """Load the profile the device was enrolled with; raises SettingsError."""
+    extra = Path(settings.profiles_dir) if settings.profiles_dir else directory / "profiles"
+    try:
+        return load_profile(identity.profile, extra)
+    except ProfileError as error:
+        raise SettingsError(
+            f"profile of {identity.device_id}: {error}; put its file into {extra}"
+        ) from error
+
+
+def self_test_limits(profile: DeviceProfile) -> SelfTestLimits:
+    """Take from a profile what a package may need at most."""
+    return SelfTestLimits(
+        latency_ms_p95_max=profile.latency_ms_p95_max, rss_bytes_max=profile.rss_bytes_max
+    )

@@ -1,0 +1,60 @@
+"""What an agent is committed to, read from its directory; works beside a running agent."""
+
+from pathlib import Path
+from typing import Any
+
+from edge_agent.adapters.directory_lock import is_locked, read_holder
+from edge_agent.adapters.identity_store import load_identity
+from edge_agent.core.slot import report_slot
+from edge_agent.local_state import load_state
+
+
+def find_status(directory: Path) -> dict[str, Any]:
+    """Collect the facts; raises AgentError when there is no agent.
+
+    ``running`` of a slot is not known from outside the process and left out.
+    """
+    identity = load_identity(directory)
+    state = load_state(directory)
+    is_running = is_locked(directory)
+    slots = {}
+    for name, slot in state.slots.items():
+        facts = report_slot(slot).to_json()
+        del facts["running"], facts["bank"], facts["rows"]
+        slots[name] = facts
+    return {
+        "device": identity.device_id,
+        "fleet": identity.fleet,
+        "profile": identity.profile,
+        "server": f"{identity.host}:{identity.mqtt_port}",
+        "process": read_holder(directory) if is_running else None,
+        "assignment_counter": state.accepted.counter,
+        "slots": slots,
+    }
+
+
+def describe_status(status: dict[str, Any]) -> str:
+    """Write the facts as lines for people."""
+    process = status["process"]
+    if process is None:
+        word = "not running: start it with edge-agent run"
+    elif "http_port" in process:
+        word = (
+            f"running as process {process['pid']},"
+            f" answers on {process['http_host']} port {process['http_port']}"
+        )
+    else:
+        word = f"starting as process {process.get('pid')}"
+    lines = [
+        f"{status['device']}  fleet {status['fleet']}  profile {status['profile']}",
+        f"agent   {word}",
+        f"server  {status['server']}, assignment {status['assignment_counter'] or 'none yet'}",
+    ]
+    for name, slot in status["slots"].items():
+        confirmed = slot["confirmed"]["target"] if slot["confirmed"] else "nothing"
+        lines.append(f"slot    {name}: {slot['state']}, confirmed {confirmed}")
+        if slot["desired"] and slot["desired"]["target"] != confirmed:
+            lines.append(f"        wanted {slot['desired']['target']}")
+        if slot["code"]:
+            lines.append(f"        {slot['code']}: {slot['detail']}")
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""What the operator of a device may set: ``agent.toml`` in its directory, environment, flags.
+
+Later ones win. Unknown keys are refused by name, never ignored. What the device *is* comes from
+its profile and its identity, not from here.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edge_agent.errors import SettingsError
+
+FILE = "agent.toml"
+FILE_BYTES_MAX = 65_536
+ENVIRONMENT_PREFIX = "EDGE_AGENT_"
+DIRECTORY_VARIABLE = "EDGE_AGENT_DIR"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Settings of one agent.
+
+    Attributes:
+        http_host: Address that local applications ask for predictions.
+        http_port: TCP port of the same; 0 takes a free one (``edge-agent status`` tells which).
+        window_s: Longest telemetry window, 1 s to a day; None takes the profile's.
+        grace_s: How long a refusal that a missing half would cure stays unreported, 0 to 600.
+        profiles_dir: Directory of the user's own profile files; empty for ``profiles`` beside
+            the identity.
+        log_level: One of LOG_LEVELS.
+    """
+
+    http_host: str = "127.0.0.1"
+    http_port: int = 8090
+    window_s: float | None = None
+    grace_s: float = 30.0
+    profiles_dir: str = ""
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check(0 <= self.http_port <= 65_535, "http_port", self.http_port, "0 to 65535")
+        is_window = self.window_s is None or 1 <= self.window_s <= 86_400
+        _check(is_window, "window_s", self.window_s, "1 to 86400 seconds")
+        _check(0 <= self.grace_s <= 600, "grace_s", self.grace_s, "0 to 600 seconds")
+        is_level = self.log_level in LOG_LEVELS
+        _check(is_level, "log_level", self.log_level, f"one of {', '.join(LOG_LEVELS)}")
+
+
+def find_directory(option: str | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """Choose the agent's directory: the flag, ``EDGE_AGENT_DIR``, else ``~/.edge-agent``."""
+    chosen = option or environment.get(DIRECTORY_VARIABLE)
+    return Path(chosen).absolute() if chosen else Path.home() / ".edge-agent"
+
+
+def load_settings(
+    directory: Path,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> AgentSettings:
+    """Read and check all settings.
+
+    Args:
+        directory: The agent's directory.
+        flags: From the command line; None values are not given.
+        environment: Variables; ``EDGE_AGENT_HTTP_PORT`` sets ``http_port``, and so on.
+
+    Raises:
+        SettingsError: Names the first setting that is wrong, where it came from and its range.
+    """
+    values = _read_file(directory / FILE)
+    for field in fields(AgentSettings):
+        text = environment.get(ENVIRONMENT_PREFIX + field.name.upper())
+        if text is not None:
+            values[field.name] = _parse(field.name, text)
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    return AgentSettings(**{name: _typed(name, value) for name, value in values.items()})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise SettingsError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        values = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    known = [field.name for field in fields(AgentSettings)]
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+    return values
+
+
+def _parse(name: str, text: str) -> Any:
+    if name not in _NUMBERS:
+        return text
+    try:
+        return _NUMBERS[name](text)
+    except ValueError as error:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        raise SettingsError(f"{variable} must be a number, got {text[:80]!r}") from error
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name in _NUMBERS:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (_NUMBERS[name] is int and not isinstance(value, int)):
+            raise SettingsError(f"{name} must be {_KINDS[_NUMBERS[name]]}, got {value!r:.80}")
+        return _NUMBERS[name](value)
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} must be a text, got {value!r:.80}")
+    return value
+
+
+def _check(is_right: bool, name: str, value: object, allowed: str) -> None:  # noqa: FBT001 - a claim
+    if not is_right:
+        raise SettingsError(f"{name} must be {allowed}, got {value!r:.80}")
+
+
+_NUMBERS: Mapping[str, type] = {"http_port": int, "window_s": float, "grace_s": float}
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number"}
