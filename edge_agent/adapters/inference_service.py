@@ -26,7 +26,7 @@ from edge_agent.adapters.telemetry_recorder import TelemetryRecorder, WindowLimi
 from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
-from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.schema import ModelSchema, Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import (
@@ -49,14 +49,25 @@ class Prediction(NamedTuple):
     """One answer; a named tuple, because it is built in a fraction of a microsecond.
 
     Attributes:
-        outputs: One array an output tensor.
+        values: Output tensors in the order of the schema.
         served: What answered.
         number: Counts the predictions of the slot within this boot from 0.
     """
 
-    outputs: dict[str, NDArray[Any]]
+    values: list[NDArray[Any]]
     served: "ServedModel"
     number: int
+
+    @property
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        """The output tensors by name."""
+        return dict(zip(self.served.output_names, self.values, strict=True))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the predicted classes; empty for a regression."""
+        names = self.served.schema.classes
+        return [names[n] for n in self.outputs[Role.LABEL]] if names else []
 
     @property
     def target(self) -> str:
@@ -87,29 +98,31 @@ class ServedModel:
         self.id_prefix = id_prefix
         self.latency_ms_last = model.warm_up_ms
         self.recorder = recorder
-        self._infer, self._width, self._numbers = model.infer, model.width, numbers
+        self.output_names = model.output_names
+        self._run = model.run
+        self._row_shape, self._numbers = (model.width,), numbers
         self._low, self._high = _find_ranges(model.schema)
 
     def predict(self, features: NDArray[np.float32]) -> Prediction:
         """Answer rows; see ``InferenceService.predict``."""
-        if features.dtype != _FLOAT32 or features.ndim != 2 or features.shape[1] != self._width:
+        if features.dtype != _FLOAT32 or features.shape[1:] != self._row_shape:
             raise InputError(
-                f"features must be float32 [rows, {self._width}],"
+                f"features must be float32 [rows, {self._row_shape[0]}],"
                 f" got {features.dtype} {list(features.shape)}"
             )
         if not 1 <= len(features) <= ROWS_PER_REQUEST_MAX:
             raise InputError(f"{len(features)} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
         began = time.perf_counter()
         try:
-            outputs = self._infer(features)
+            values = self._run(features)
         except Exception as error:
             self.recorder.record_error((time.perf_counter() - began) * 1e3)
             raise InferenceError(
                 f"{self.target} failed on {len(features)} rows: {type(error).__name__}: {error}"
             ) from error
         self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
-        self.recorder.record(features, outputs, latency_ms)
-        return Prediction(outputs, self, next(self._numbers))
+        self.recorder.record(features, values, latency_ms)
+        return Prediction(values, self, next(self._numbers))
 
     def check_ranges(self, features: NDArray[np.float32]) -> None:
         """Refuse rows outside the ranges the schema declares, and count them as rejected.

@@ -103,8 +103,7 @@ class LoadedModel:
         self.reference_hash = opened.reference_hash
         self.width = opened.schema.width
         self.warm_up_ms = 0.0
-        self._names = [output.name for output in opened.schema.outputs]
-        self._session = session
+        self.output_names = [output.name for output in opened.schema.outputs]
         # InferenceSession.run validates its arguments anew at every call, a tenth of a small
         # model's time; they were checked once when the model was loaded. Where a runtime hides
         # its inner session otherwise, the public call serves.
@@ -141,21 +140,25 @@ class LoadedModel:
         _check_shapes(opened.schema, outputs)
         return model
 
-    def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def run(self, features: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Answer rows.
 
         Args:
             features: float32 [rows, width].
 
         Returns:
-            One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
+            In the order of ``output_names``: ``label`` int64 [rows] and ``probabilities`` float32
             [rows, classes], or ``value`` float32 [rows].
 
         Raises:
             Exception: Whatever the runtime raises.
         """
-        names = self._names
-        return dict(zip(names, self._run(names, {INPUT_NAME: features}, None), strict=True))
+        answer: list[NDArray[Any]] = self._run(self.output_names, {INPUT_NAME: features}, None)
+        return answer
+
+    def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Answer rows by tensor name; see ``run``."""
+        return dict(zip(self.output_names, self.run(features), strict=True))
 
 
 def _session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:

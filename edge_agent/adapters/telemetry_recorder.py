@@ -1,8 +1,8 @@
 """Count what one package answers: windows for the server, statistics for the probation.
 
-On the way of a request there is one lock, one copy of the rows and a few additions; binning
-happens 256 rows at a time, encoding and writing happen when a window is closed and handed over,
-never while a request waits for its answer... except the binning of every 256th row.
+A request costs a copy of its row and one append; no lock, because appending to a list and cutting
+off its beginning are atomic in CPython. Counting happens for 256 requests together, or when
+someone asks. Encoding and writing never happen while a request waits.
 
 Left out: storing (``outbox.py``) and sending (``telemetry_uplink.py``).
 Invariants: every row recorded is in exactly one window, one recorded after ``retire`` included;
@@ -10,7 +10,8 @@ a window without rows, errors or rejections is not made; ``t0 <= t1`` whatever t
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
+from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.ports import Clock
@@ -28,6 +30,9 @@ from edge_agent.statistics.varint import encode_counters
 
 LATENCIES_KEPT = 1_024
 """The 95th percentile is of the newest requests, this many."""
+PENDING_REQUESTS_MAX = 256
+SMALL_REQUEST_BYTES_MAX = 8_192
+"""Larger requests are counted at once, under the lock: what is pending stays below 2 MiB."""
 _ARTIFACT_BYTES = 8
 
 
@@ -68,60 +73,61 @@ class TelemetryRecorder:
         self._lock = threading.Lock()
         self._counter = WindowCounter(model.reference)
         self._layout = self._counter.layout
+        self._latency_edges = np.array(model.reference.latency_edges_ms)
+        self._names = [output.name for output in model.schema.outputs]
+        self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
+        self._pending: list[tuple[bytes, list[bytes], float]] = []
+        self._pending_max = min(PENDING_REQUESTS_MAX, limits.window_rows_max)
         self._opened_at_ms = 0
         self._ends_at = 0.0
         self._is_open = self._is_retired = False
         self._window_rows = 0
         self._window: NDArray[np.int64] = np.zeros(self._layout.size, np.int64)
-        self._latencies = [0.0] * LATENCIES_KEPT
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._requests = self._rows = self._errors = self._non_finite = 0
         self._answers: NDArray[np.int64] = np.zeros_like(self._window[self._layout.output])
 
     def record(
-        self,
-        features: NDArray[np.float32],
-        outputs: Mapping[str, NDArray[Any]],
-        latency_ms: float,
+        self, features: NDArray[np.float32], outputs: list[NDArray[Any]], latency_ms: float
     ) -> None:
-        """Count one answered request."""
-        rows = len(features)
-        with self._lock:
-            if not self._is_open:
-                self._open()
-            self._counter.add(features, outputs, latency_ms)
-            self._latencies[self._requests % LATENCIES_KEPT] = latency_ms
-            self._requests += 1
-            self._rows += rows
-            self._window_rows += rows
-            if self._window_rows >= self._limits.window_rows_max or self._is_retired:
-                self._close()
+        """Count one answered request; the arrays may be reused at once.
+
+        Args:
+            features: float32 [rows, width].
+            outputs: In the order of the schema.
+            latency_ms: How long the runtime took.
+        """
+        if features.nbytes > SMALL_REQUEST_BYTES_MAX:
+            self._record_large(features, outputs, latency_ms)
+            return
+        pending = self._pending
+        pending.append((features.tobytes(), [o.tobytes() for o in outputs], latency_ms))
+        if not self._is_open or self._is_retired or len(pending) >= self._pending_max:
+            self._settle()
 
     def record_error(self, latency_ms: float) -> None:
         """Count one request the runtime failed on."""
         with self._lock:
-            if not self._is_open:
-                self._open()
             self._counter.add_error()
-            self._latencies[self._requests % LATENCIES_KEPT] = latency_ms
+            self._latencies.append(latency_ms)
             self._requests += 1
             self._errors += 1
-            if self._is_retired:
-                self._close()
+            self._open_or_close()
 
     def record_rejected(self, rows: int) -> None:
         """Count rows that were refused before the model saw them."""
         with self._lock:
-            if not self._is_open:
-                self._open()
             self._counter.add_rejected(rows)
-            if self._is_retired:
-                self._close()
+            self._open_or_close()
 
     def close_due(self) -> None:
         """Close the window if its time is over."""
-        if self._is_open and self._clock.monotonic() >= self._ends_at:
-            with self._lock:
-                self._close()
+        if self._is_open:
+            if self._clock.monotonic() >= self._ends_at:
+                with self._lock:
+                    self._close()
+        elif self._pending:  # came in while the former window was being closed
+            self._settle()
 
     def retire(self) -> None:
         """Close the window; whatever is still recorded makes windows of its own."""
@@ -133,12 +139,13 @@ class TelemetryRecorder:
         """Return what was answered since the beginning or ``reset_stats``."""
         with self._lock:
             self._drain()
-            latencies = self._latencies[: min(self._requests, LATENCIES_KEPT)]
             return ProbationStats(
                 requests=self._requests,
                 rows=self._rows,
                 errors=self._errors,
-                latency_ms_p95=float(np.percentile(latencies, 95)) if latencies else None,
+                latency_ms_p95=float(np.percentile(self._latencies, 95))
+                if self._latencies
+                else None,
                 output_shift=self._measure_shift(),
                 non_finite_rows=self._non_finite,
             )
@@ -149,15 +156,25 @@ class TelemetryRecorder:
             self._drain()
             self._requests = self._rows = self._errors = self._non_finite = 0
             self._answers[:] = 0
+            self._latencies.clear()
 
-    def _measure_shift(self) -> float | None:
-        if not self._answers.any():
-            return None
-        reference = self._model.reference
-        expected = np.array(reference.output.counts, np.int64)
-        return total_variation(
-            answer_mix(reference, self._answers), answer_mix(reference, expected)
-        )
+    def _record_large(
+        self, features: NDArray[np.float32], outputs: list[NDArray[Any]], latency_ms: float
+    ) -> None:
+        with self._lock:
+            self._count(features, dict(zip(self._names, outputs, strict=True)), [latency_ms])
+            self._open_or_close()
+
+    def _settle(self) -> None:
+        with self._lock:
+            self._drain()
+            self._open_or_close()
+
+    def _open_or_close(self) -> None:
+        if not self._is_open:
+            self._open()
+        if self._is_retired or self._window_rows >= self._limits.window_rows_max:
+            self._close()
 
     def _open(self) -> None:
         self._is_open = True
@@ -165,16 +182,52 @@ class TelemetryRecorder:
         self._ends_at = self._clock.monotonic() + self._limits.window_s
 
     def _drain(self) -> None:
-        """Bin what is buffered and add it to the window and to the statistics."""
+        """Count what is pending; the lock is held, others may go on appending."""
+        taken = len(self._pending)
+        if not taken:
+            return
+        features, outputs, latencies = zip(*self._pending[:taken], strict=True)
+        del self._pending[:taken]
+        rows = np.frombuffer(b"".join(features), np.float32).reshape(-1, self._model.width)
+        arrays = [
+            np.frombuffer(b"".join(parts), dtype)
+            for parts, dtype in zip(zip(*outputs, strict=True), self._dtypes, strict=True)
+        ]
+        shaped = {
+            name: array.reshape(len(rows), -1) if name == Role.PROBABILITIES else array
+            for name, array in zip(self._names, arrays, strict=True)
+        }
+        self._count(rows, shaped, latencies)
+
+    def _count(
+        self,
+        features: NDArray[np.float32],
+        outputs: Mapping[str, NDArray[Any]],
+        latencies: Sequence[float],
+    ) -> None:
+        """Add requests to the window and to the statistics."""
+        self._counter.add(features, outputs, latencies[0])
         _, counters = self._counter.take()
+        # The counter saw one request; here stands how long each of them took.
+        at = np.searchsorted(self._latency_edges, latencies, side="right")
+        counters[self._layout.latency] = np.bincount(at, minlength=len(self._latency_edges) + 1)
         self._window += counters
         self._answers += counters[self._layout.output]
         self._non_finite += int(counters[self._layout.non_finite])
+        self._latencies.extend(latencies)
+        self._requests += len(latencies)
+        self._rows += len(features)
+        self._window_rows += len(features)
 
     def _close(self) -> None:
         self._drain()
-        if not self._is_open:
+        _, errors = self._counter.take()
+        self._window += errors
+        if not self._window.any():
+            self._is_open = False
             return
+        if not self._is_open:
+            self._open()
         window = Window(
             stream=self._stream,
             sequence=next(self._sequence),
@@ -189,6 +242,15 @@ class TelemetryRecorder:
         self._window_rows = 0
         self._is_open = False
         self._emit(window)
+
+    def _measure_shift(self) -> float | None:
+        if not self._answers.any():
+            return None
+        reference = self._model.reference
+        expected = np.array(reference.output.counts, np.int64)
+        return total_variation(
+            answer_mix(reference, self._answers), answer_mix(reference, expected)
+        )
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)
