@@ -98,14 +98,22 @@ class JoinTicket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolRequest:
-    """``POST /v1/enrol``: the secret, and the key to be certified."""
+    """``POST /v1/enrol``: the secret, the key to be certified, and the root that is pinned."""
 
     secret: str
     csr: str
+    root_sha256: str = ""
 
     def encode(self) -> bytes:
         """Encode as JSON."""
-        return dump_object({"v": CONTRACT_VERSION, "secret": self.secret, "csr": self.csr})
+        return dump_object(
+            {
+                "v": CONTRACT_VERSION,
+                "secret": self.secret,
+                "csr": self.csr,
+                "root": self.root_sha256,
+            }
+        )
 
     @classmethod
     def decode(cls, payload: bytes) -> "EnrolRequest":
@@ -114,7 +122,9 @@ class EnrolRequest:
         fields = Fields(parse_object(payload, what=what, limit_bytes=REQUEST_BYTES_MAX), what=what)
         fields.version(CONTRACT_VERSION)
         return cls(
-            secret=fields.text("secret", chars_max=128), csr=fields.text("csr", chars_max=8_192)
+            secret=fields.text("secret", chars_max=128),
+            csr=fields.text("csr", chars_max=8_192),
+            root_sha256=fields.text("root", "", chars_max=64),
         )
 
 

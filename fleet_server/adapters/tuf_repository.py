@@ -126,6 +126,14 @@ class TufRepository:
         """Return the fingerprint that join strings pin."""
         return hashlib.sha256(self.root()).hexdigest()
 
+    def find_root(self, sha256: str) -> bytes:
+        """Return the root of a fingerprint, the newest when there is none of it."""
+        for version in self._versions(Root.type):
+            data = self._read(f"{version}.root.json")
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
+        return self.root()
+
     def current_targets(self) -> bytes:
         """Return the newest ``targets``."""
         return self._read(f"{_targets_version(self._snapshot())}.targets.json")

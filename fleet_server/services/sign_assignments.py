@@ -59,7 +59,7 @@ class AssignmentDesk:
                 try:
                     sealed.append(self._seal(stale, approved))
                 except RefusedError as error:
-                    LOG.error("not signed: %s", error)
+                    LOG.warning("not signed: %s", error)
             ledger.assignments.save(sealed)
         return len(sealed)
 

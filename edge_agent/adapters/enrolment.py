@@ -1,0 +1,228 @@
+"""Join a fleet: a join string against an identity on disk.
+
+An impostor learns nothing: before the secret is sent, the certificate of the server's CA must
+have the hash the join string pins, and the server must prove over TLS that this CA issued its
+certificate for this host. What comes back is checked against the string and the device's own key
+before anything counts as an identity.
+"""
+
+import hashlib
+import http.client
+import json
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from edge_agent.adapters.files import make_directory, remove_file, write_durable
+from edge_agent.adapters.identity_store import identity_directory, is_enrolled, save_identity
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.join import (
+    CA_BYTES_MAX,
+    CA_PATH,
+    ENROL_PATH,
+    GRANT_BYTES_MAX,
+    EnrolGrant,
+    EnrolRequest,
+    JoinTicket,
+)
+from edge_agent.errors import EnrolmentError
+from edge_agent.ports import Identity
+
+TIMEOUT_S = 15.0
+
+
+class ServerUnreachableError(EnrolmentError):
+    """Nobody answers; the join string still works."""
+
+    is_unreachable = True
+
+
+def enrol(
+    join_string: str,
+    directory: Path,
+    *,
+    is_replacing: bool = False,
+    timeout_s: float = TIMEOUT_S,
+) -> Identity:
+    """Join the fleet of a join string.
+
+    Args:
+        join_string: As ``edgefleet device add`` printed it.
+        directory: The agent's directory.
+        is_replacing: Whether an identity that is there may be replaced; it stays until the new
+            one is whole.
+        timeout_s: For each of the two requests.
+
+    Raises:
+        EnrolmentError: Already joined, a join string that is wrong, used or expired, a server
+            that is not the one of the string or does not answer; says what to do next.
+        StorageError: The directory cannot be written; the join string still works.
+    """
+    if is_enrolled(directory) and not is_replacing:
+        raise EnrolmentError(
+            f"{identity_directory(directory)} holds an identity already; give this device another"
+            " --dir, or remove that folder to join anew"
+        )
+    try:
+        ticket = JoinTicket.decode(join_string)
+    except ContractError as error:
+        raise EnrolmentError(f"{error}; copy the whole string that begins with ef1:") from error
+    ca_pem = _fetch_ca(ticket, timeout_s)
+    key = generate_private_key(SECP256R1())
+    key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    home = identity_directory(directory)
+    make_directory(home)
+    probe = home / "device.key.new"
+    write_durable(probe, key_pem)  # a full disk shows before the secret is used up
+    grant = _request_certificate(ticket, ca_pem, make_request(key, ticket.device_id), timeout_s)
+    _check_grant(ticket, grant, ca_pem, key)
+    identity = Identity(
+        device_id=grant.device_id,
+        profile=grant.profile,
+        fleet=grant.fleet,
+        host=grant.mqtt_host,
+        mqtt_port=grant.mqtt_port,
+        api_port=ticket.api_port,
+        root=grant.root.encode(),
+        directory=home,
+    )
+    save_identity(
+        identity, ca_pem=ca_pem, certificate_pem=grant.certificate.encode(), key_pem=key_pem
+    )
+    remove_file(probe)
+    return identity
+
+
+def make_request(key: EllipticCurvePrivateKey, device_id: str) -> bytes:
+    """Make a certificate request, PEM; the server decides the name, whatever this one says."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device_id)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
+    return request.public_bytes(Encoding.PEM)
+
+
+def _fetch_ca(ticket: JoinTicket, timeout_s: float) -> bytes:
+    """Get the CA's certificate from whoever answers; only its hash makes it believable."""
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname = False
+    anyone.verify_mode = ssl.CERT_NONE
+    status, body = _exchange(ticket, anyone, "GET", CA_PATH, None, timeout_s, CA_BYTES_MAX)
+    try:
+        der = ssl.PEM_cert_to_DER_cert(body.decode("ascii").strip())
+    except ValueError:
+        der = b""
+    if status != 200 or hashlib.sha256(der).hexdigest() != ticket.ca_sha256:
+        raise EnrolmentError(
+            f"{_where(ticket)} is not the server of this join string: its CA certificate has"
+            " another fingerprint; nothing was sent to it; check host and port, and make a new"
+            " string with `edgefleet device add`"
+        )
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def _request_certificate(
+    ticket: JoinTicket, ca_pem: bytes, csr: bytes, timeout_s: float
+) -> EnrolGrant:
+    pinned = ssl.create_default_context(cadata=ca_pem.decode())
+    pinned.minimum_version = ssl.TLSVersion.TLSv1_2
+    body = EnrolRequest(
+        secret=ticket.secret, csr=csr.decode(), root_sha256=ticket.root_sha256
+    ).encode()
+    status, answer = _exchange(ticket, pinned, "POST", ENROL_PATH, body, timeout_s, GRANT_BYTES_MAX)
+    if status != 200:
+        raise EnrolmentError(f"{_where(ticket)} refused: {_detail(status, answer)}")
+    try:
+        return EnrolGrant.decode(answer)
+    except ContractError as error:
+        raise EnrolmentError(f"{_where(ticket)} answered something else: {error}") from error
+
+
+def _check_grant(
+    ticket: JoinTicket, grant: EnrolGrant, ca_pem: bytes, key: EllipticCurvePrivateKey
+) -> None:
+    problem = ""
+    if hashlib.sha256(grant.root.encode()).hexdigest() != ticket.root_sha256:
+        problem = "the root of trust is not the one the join string pins"
+    elif (grant.device_id, grant.fleet) != (ticket.device_id, ticket.fleet):
+        problem = f"it is for {grant.device_id} of fleet {grant.fleet}"
+    else:
+        problem = _find_certificate_problem(ticket, grant, ca_pem, key)
+    if problem:
+        raise EnrolmentError(
+            f"the answer of {_where(ticket)} was not accepted: {problem}; nothing was kept; tell"
+            " whoever runs the server, then join with a new string"
+        )
+
+
+def _find_certificate_problem(
+    ticket: JoinTicket, grant: EnrolGrant, ca_pem: bytes, key: EllipticCurvePrivateKey
+) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(grant.certificate.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem))
+        names = [
+            attribute.value
+            for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        ]
+    except (ValueError, TypeError, InvalidSignature) as error:
+        return f"the certificate does not hold ({error})"
+    if names != [ticket.device_id] or certificate.public_key() != key.public_key():
+        return "the certificate is for another name or key"
+    return ""
+
+
+def _exchange(
+    ticket: JoinTicket,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    body: bytes | None,
+    timeout_s: float,
+    bytes_max: int,
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPSConnection(
+        ticket.host, ticket.api_port, timeout=timeout_s, context=context
+    )
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read(bytes_max + 1)
+    except ssl.SSLCertVerificationError as error:
+        raise EnrolmentError(
+            f"{_where(ticket)} could not prove that it is the server of this join string"
+            f" ({error.verify_message}); the secret was not sent; if this device's clock is wrong"
+            f" ({SystemClock().now():%Y-%m-%d %H:%M} UTC), set it and join again"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerUnreachableError(
+            f"{_where(ticket)} does not answer ({error}); check that `edgefleet up` runs there"
+            " and that this device reaches it, then join again"
+        ) from error
+    finally:
+        connection.close()
+    if len(answer) > bytes_max:
+        raise EnrolmentError(f"{_where(ticket)} answered more than {bytes_max} bytes")
+    return response.status, answer
+
+
+def _detail(status: int, answer: bytes) -> str:
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        value = None
+    detail = value.get("detail") if isinstance(value, dict) else None
+    return str(detail)[:1_000] if detail else f"HTTP status {status}"
+
+
+def _where(ticket: JoinTicket) -> str:
+    return f"{ticket.host}:{ticket.api_port}"

@@ -1,0 +1,69 @@
+"""Compare packages with devices: what a package needs is read from its own evidence."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from device_profiles.catalog import load_profile
+from device_profiles.compatibility import DeviceCapabilities, Misfit, PackageNeeds, find_misfits
+from device_profiles.errors import ProfileError, UnknownProfileError
+from device_profiles.profile import DeviceProfile, Precision
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.fields import Fields, parse_object
+from edge_agent.contract.package import EVIDENCE, unpack_members
+from fleet_server.errors import FleetError, MisuseError, NotFoundError
+from fleet_server.ports.devices import DeviceRecord, PackageStore
+from fleet_server.ports.trust import SignedTarget
+
+EVIDENCE_BYTES_MAX = 8_388_608
+PACKAGES_REMEMBERED = 256
+
+
+class PackageFitness:
+    """The ``Fitness`` over the object store; each package is opened once."""
+
+    def __init__(self, objects: PackageStore, load: Callable[[str], DeviceProfile]) -> None:
+        self._objects, self._load = objects, lru_cache(maxsize=PACKAGES_REMEMBERED)(load)
+        self._needs = lru_cache(maxsize=PACKAGES_REMEMBERED)(self._read_needs)
+
+    def find_misfits(self, target: SignedTarget, device: DeviceRecord) -> list[Misfit]:
+        """Return every reason why the package cannot run there; empty when it can."""
+        try:
+            needs = self._needs(target.sha256)
+        except (ContractError, ValueError, FleetError) as error:
+            return [Misfit(field="package", need="readable evidence", have=str(error)[:400])]
+        return find_misfits(
+            needs,
+            self._load(device.profile),
+            DeviceCapabilities.from_report(device.capabilities),
+        )
+
+    def _read_needs(self, sha256: str) -> PackageNeeds:
+        blob = self._objects.read(sha256)
+        what = f"evidence of package {sha256[:12]}"
+        content = unpack_members(blob)[EVIDENCE]
+        evidence = Fields(
+            parse_object(content, what=what, limit_bytes=EVIDENCE_BYTES_MAX), what=what
+        )
+        graph = Fields(evidence.mapping("graph"), what=f"{what}: graph")
+        return PackageNeeds(
+            ir=graph.integer("ir"),
+            opset=graph.integer("opset"),
+            opset_ml=graph.integer("opset_ml"),
+            precision=Precision(evidence.text("precision", chars_max=40)),
+            package_bytes=len(blob),
+        )
+
+
+def profile_loader(directory: Path) -> Callable[[str], DeviceProfile]:
+    """Give what loads a shipped profile or one of this directory, in the server's errors."""
+
+    def load(profile_id: str) -> DeviceProfile:
+        try:
+            return load_profile(profile_id, directory)
+        except UnknownProfileError as error:
+            raise NotFoundError(str(error)) from error
+        except ProfileError as error:
+            raise MisuseError(str(error)) from error
+
+    return load

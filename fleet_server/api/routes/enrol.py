@@ -1,0 +1,66 @@
+"""Enrolment of devices: the CA's certificate for who has its hash, a certificate for a secret.
+
+Both routes are open: whoever calls has no identity yet. A request is read up to its bound and no
+further.
+"""
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from edge_agent.contract.errors import ContractError, TooLargeError
+from edge_agent.contract.join import (
+    CA_PATH,
+    ENROL_PATH,
+    REQUEST_BYTES_MAX,
+    EnrolGrant,
+    EnrolRequest,
+)
+from fleet_server.api.problems import problem
+from fleet_server.errors import RefusedError
+from fleet_server.services.enrol_device import JoinRefusedError
+from fleet_server.wiring.devices import Enrolment
+
+
+def enrol_router(enrolment: Enrolment) -> APIRouter:
+    """Build the routes (``wiring.devices.build_enrolment`` gives the argument)."""
+    router = APIRouter(tags=["enrolment"])
+
+    @router.get(CA_PATH, response_class=Response)
+    def get_ca() -> Response:
+        """Return the certificate of the fleet's CA, PEM; compare it with the join string."""
+        return Response(enrolment.ca_pem, media_type="application/x-pem-file")
+
+    @router.post(ENROL_PATH, response_class=Response)
+    async def enrol(request: Request) -> Response:
+        """Issue a certificate for ``{"v", "secret", "csr", "root"}``; the secret works once."""
+        try:
+            body = EnrolRequest.decode(await _read_bounded(request))
+        except TooLargeError as error:
+            return problem(413, str(error))
+        except ContractError as error:
+            return problem(422, str(error))
+
+        def answer() -> EnrolGrant:
+            return enrolment.desk.enrol(
+                body.secret, body.csr.encode(), root_sha256=body.root_sha256
+            )
+
+        try:
+            grant = await run_in_threadpool(answer)
+        except JoinRefusedError as error:
+            return problem(403, str(error))
+        except RefusedError as error:
+            return problem(422, str(error))
+        return Response(grant.encode(), media_type="application/json")
+
+    return router
+
+
+async def _read_bounded(request: Request) -> bytes:
+    """Read a body of at most REQUEST_BYTES_MAX; raises TooLargeError."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > REQUEST_BYTES_MAX:
+            raise TooLargeError("enrolment", len(body), REQUEST_BYTES_MAX)
+    return bytes(body)
