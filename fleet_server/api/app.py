@@ -6,7 +6,9 @@ from sqlalchemy import text
 from edge_agent import __version__
 from fleet_server.adapters.database.engine import read_session
 from fleet_server.api.problems import BodyLimit, install_problems
+from fleet_server.api.routes.enrol import enrol_router
 from fleet_server.bootstrap import Fleet
+from fleet_server.wiring.devices import build_enrolment
 
 
 def create_app(fleet: Fleet) -> FastAPI:
@@ -28,4 +30,5 @@ def create_app(fleet: Fleet) -> FastAPI:
             session.connection().execute(text("SELECT 1"))
         return {"status": "ok", "fleet": fleet.workspace.config.fleet}
 
+    app.include_router(enrol_router(build_enrolment(fleet)))
     return app
