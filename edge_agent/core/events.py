@@ -1,8 +1,8 @@
 """Everything that can happen to a slot.
 
 ``now`` is a monotonic instant in seconds, ``jitter`` a number in [0, 1): the core reads neither a
-clock nor randomness. ``attempt`` names the try a completion belongs to; one of a superseded try
-is ignored.
+clock nor randomness. ``attempt`` names the piece of work a completion belongs to; one of work that
+is over or superseded is ignored.
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,10 @@ from edge_agent.core.release import Release, find_bad, remember_bad
 from edge_agent.core.retry import full_jitter_s
 from edge_agent.core.slot import Slot
 
+VERIFY_S = 600.0
+"""1 GiB at the 2 MB/s of a bad SD card."""
+SELF_TEST_S = 300.0
+"""Above the self-test's own limit: this one is for a child that cannot be waited for."""
 ACTIVATE_S = 120.0
 RETRY_BASE_S = 5.0
 RETRY_CAP_S = 900.0

@@ -28,7 +28,7 @@ class Slot:
     Volatile attributes:
         running: What answers now.
         asked: sha256 last asked to answer.
-        attempt: Names the present try.
+        attempt: Names the piece of work under way; a completion that names another is ignored.
         tries: Retryable failures of this round.
         due_at: Deadline or next try of the phase.
         reask_at: When to ask the confirmed package again after it could not be loaded.

@@ -20,11 +20,10 @@ from typing import Any
 from edge_agent.contract.codes import Code, FailureClass, class_of
 from edge_agent.contract.messages import SlotState as Phase
 from edge_agent.core import banks as bank_rules
+from edge_agent.core.boot import COUNTED_BOOTS, booted
 from edge_agent.core.effects import (
     CancelFetch,
     Collect,
-    Deactivate,
-    Effect,
     Fetch,
     SelfTest,
     StartProbation,
@@ -52,6 +51,8 @@ from edge_agent.core.events import (
 from edge_agent.core.moves import (
     ACTIVATE_S,
     CORRUPT,
+    SELF_TEST_S,
+    VERIFY_S,
     Outcome,
     ask_for_candidate,
     ask_for_confirmed,
@@ -69,14 +70,7 @@ from edge_agent.core.slot import Slot
 
 FETCH_STALL_S = 300.0
 """Longest time online without a durable piece."""
-VERIFY_S = 600.0
-"""1 GiB at the 2 MB/s of a bad SD card."""
-SELF_TEST_S = 300.0
-"""Above the self-test's own limit: this one is for a child that cannot be waited for."""
 REASK_S = 30.0
-BOOTS_MAX = 3
-COUNTED_BOOTS = frozenset({Phase.PROBATION, Phase.SELF_TESTING})
-"""Phases in which the package itself may be what stops the agent."""
 
 
 def step(slot: Slot, event: Event) -> Outcome:
@@ -125,9 +119,9 @@ def _fetch_goes_on(slot: Slot, event: LinkUp) -> Outcome:
 
 
 def _fetched(slot: Slot, event: Fetched) -> Outcome:
-    wanted = release_of(slot)
-    slot = replace(slot, phase=Phase.VERIFYING, due_at=event.now + VERIFY_S)
-    return slot, [Verify(slot.attempt, wanted)]
+    attempt, due_at = slot.attempt + 1, event.now + VERIFY_S
+    slot = replace(slot, phase=Phase.VERIFYING, attempt=attempt, due_at=due_at)
+    return slot, [Verify(attempt, release_of(slot))]
 
 
 def _fetch_failed(slot: Slot, event: FetchFailed | VerifyFailed) -> Outcome:
@@ -157,6 +151,7 @@ def _verified(slot: Slot, event: Verified) -> Outcome:
     slot = replace(
         slot,
         phase=Phase.SELF_TESTING,
+        attempt=slot.attempt + 1,
         boots=0,
         code=None,
         detail="",
@@ -172,7 +167,14 @@ def _self_tested(slot: Slot, event: SelfTested) -> Outcome:
     candidate = Package(target=wanted.target, sha256=wanted.sha256)
     running = slot.running.sha256 if slot.running else None
     banks, bank = bank_rules.place_candidate(slot.banks, candidate, running=running)
-    slot = replace(slot, phase=Phase.PROBATION, banks=banks, candidate=bank, boots=0)
+    slot = replace(
+        slot,
+        phase=Phase.PROBATION,
+        banks=banks,
+        candidate=bank,
+        attempt=slot.attempt + 1,
+        boots=0,
+    )
     return ask_for_candidate(slot, event.now)
 
 
@@ -295,61 +297,6 @@ def _ignored(slot: Slot, _: Any) -> Outcome:
     return slot, []
 
 
-def _booted(slot: Slot, event: Booted) -> Outcome:
-    boots = slot.boots
-    if slot.phase in COUNTED_BOOTS and not slot.is_stopped:
-        boots += 1
-    slot = replace(
-        slot,
-        boots=boots,
-        is_stopped=False,
-        running=None,
-        asked=None,
-        attempt=slot.attempt + 1,
-        tries=0,
-        due_at=None,
-        reask_at=None,
-        since_at=None,
-        rows=0,
-    )
-    if slot.phase is Phase.PROBATION:
-        return _boot_in_probation(slot, event)
-    effects: list[Effect] = []
-    if slot.banks.confirmed is not None:
-        slot, effects = ask_for_confirmed(slot)
-    slot, more = _resume(slot, event)
-    return slot, [*effects, *more]
-
-
-def _boot_in_probation(slot: Slot, event: Booted) -> Outcome:
-    if slot.boots < BOOTS_MAX:
-        return ask_for_candidate(slot, event.now)
-    detail = f"the agent stopped {slot.boots} times while it was in probation"
-    return roll_back(slot, Code.PROBATION_BOOTS, detail, event.now)
-
-
-def _resume(slot: Slot, event: Booted) -> Outcome:
-    """Take up again what the last life left unfinished."""
-    match slot.phase:
-        case Phase.OFFERED | Phase.FETCHING:
-            slot = replace(slot, phase=Phase.OFFERED)
-            return slot, [Fetch(slot.attempt, release_of(slot))]
-        case Phase.VERIFYING:
-            slot = replace(slot, due_at=event.now + VERIFY_S)
-            return slot, [Verify(slot.attempt, release_of(slot))]
-        case Phase.SELF_TESTING if slot.boots >= BOOTS_MAX:
-            detail = f"the agent stopped {slot.boots} times during the self-test"
-            return fail(slot, Code.SELFTEST_CRASH, detail)
-        case Phase.SELF_TESTING:
-            slot = replace(slot, due_at=event.now + SELF_TEST_S)
-            return slot, [SelfTest(slot.attempt, release_of(slot))]
-        case Phase.ROLLING_BACK:
-            slot = replace(slot, due_at=event.now + ACTIVATE_S)
-            return slot, [] if slot.banks.confirmed else [Deactivate()]
-        case _:
-            return slot, []
-
-
 Handler = Callable[[Slot, Any], Outcome]
 
 TABLE: Mapping[tuple[Phase, type], Handler] = {
@@ -375,7 +322,7 @@ TABLE: Mapping[tuple[Phase, type], Handler] = {
 """What each phase does with the events that concern it."""
 
 ANYWHERE: Mapping[type, Handler] = {
-    Booted: _booted,
+    Booted: booted,
     Stopped: _stopped,
     Assigned: _assigned,
     Answering: _answering,

@@ -1,0 +1,208 @@
+"""The update machine against a world that does anything in any order, power cuts included.
+
+The world completes what was asked for, late, twice or never; assigns at random; cuts the power
+(only the durable part survives, through its JSON form). After every step the promises hold.
+"""
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from edge_agent.contract.codes import Code
+from edge_agent.contract.messages import SlotReport, SlotState
+from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
+from edge_agent.core.effects import Activate, Deactivate, Effect, Fetch, SelfTest, Verify
+from edge_agent.core.events import (
+    ActivationFailed,
+    Answering,
+    Assigned,
+    Booted,
+    Event,
+    Fetched,
+    FetchFailed,
+    FetchMoved,
+    FetchStarted,
+    LinkDown,
+    LinkUp,
+    Observed,
+    SelfTested,
+    Stopped,
+    Ticked,
+    Verified,
+    VerifyFailed,
+)
+from edge_agent.core.probation import ProbationStats
+from edge_agent.core.slot import Slot, durable_part, find_needed_digests, report_slot
+from edge_agent.core.update_machine import step
+from tests.support.agent import GOOD_STATS, a_release
+
+PATIENCE_S = 100_000.0
+STATS = [GOOD_STATS, ProbationStats(), ProbationStats(requests=50, errors=40, rows=10)]
+RETRYABLE = [Code.FETCH_TIMEOUT, Code.DISK_FULL, Code.DISK_ERROR]
+
+
+class World(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slot, self.now = Slot(), 0.0
+        self.asked: list[Effect] = []
+        self.sound: set[str] = set()
+        """Digests that passed verification and self-test on this device."""
+        self.verified: set[str] = set()
+        self.damaged: set[str] = set()
+        self.was_confirmed = False
+
+    def tell(self, event: Event) -> None:
+        before = self.slot
+        self.slot, effects = step(self.slot, event)
+        for effect in effects:
+            if isinstance(effect, Activate):
+                assert effect.package.sha256 in self.sound, "an untested package would answer"
+            if isinstance(effect, Deactivate):
+                assert self.slot.banks.confirmed is None, "a confirmed package is switched off"
+            self.asked.append(effect)
+        self._check_confirmed_never_lost(before)
+
+    def _check_confirmed_never_lost(self, before: Slot) -> None:
+        old, new = before.banks.confirmed_package, self.slot.banks.confirmed_package
+        if new is not None:
+            assert new.sha256 in self.sound
+        if old is not None and new is None:
+            assert old.sha256 in self.damaged, "a confirmed package was lost"
+        if old is not None and new is not None and old.sha256 != new.sha256:
+            assert before.phase is SlotState.PROBATION or old.sha256 in self.damaged
+
+    def take(self, kind: type, data: st.DataObject) -> Any:
+        return data.draw(st.sampled_from([e for e in self.asked if isinstance(e, kind)]))
+
+    def has(self, kind: type) -> bool:
+        return any(isinstance(effect, kind) for effect in self.asked)
+
+    @initialize()
+    def begin(self) -> None:
+        self.tell(Booted(self.now))
+
+    @rule(number=st.integers(1, 4), retry=st.integers(0, 1))
+    def assign(self, number: int, retry: int) -> None:
+        release = a_release(number, rollout=retry)
+        self.tell(Assigned(release, self.now))
+
+    @rule(seconds=st.sampled_from([1.0, 59.0, 61.0, 1_000.0]), jitter=st.floats(0, 0.99))
+    def time_passes(self, seconds: float, jitter: float) -> None:
+        self.now += seconds
+        self.tell(Ticked(self.now, jitter))
+
+    @rule(is_up=st.booleans())
+    def link_changes(self, is_up: bool) -> None:
+        self.tell(LinkUp(self.now) if is_up else LinkDown())
+
+    @precondition(lambda self: self.has(Fetch))
+    @rule(data=st.data(), outcome=st.sampled_from(["start", "move", "done", "fail"]))
+    def fetching(self, data: st.DataObject, outcome: str) -> None:
+        fetch = self.take(Fetch, data)
+        attempt = fetch.attempt
+        match outcome:
+            case "start":
+                self.tell(FetchStarted(attempt, self.now))
+            case "move":
+                self.tell(FetchMoved(attempt, self.now))
+            case "done":
+                self.tell(Fetched(attempt, self.now))
+            case _:
+                code = data.draw(st.sampled_from(RETRYABLE))
+                self.tell(FetchFailed(attempt, code, "", self.now, 0.5))
+
+    @precondition(lambda self: self.has(Verify))
+    @rule(data=st.data(), is_ok=st.booleans())
+    def verifying(self, data: st.DataObject, is_ok: bool) -> None:
+        verify = self.take(Verify, data)
+        if is_ok:
+            self.verified.add(verify.release.sha256)
+            self.tell(Verified(verify.attempt, self.now))
+        else:
+            code = data.draw(st.sampled_from([Code.BLOB_HASH, Code.PACKAGE_FORMAT, *RETRYABLE]))
+            self.tell(VerifyFailed(verify.attempt, code, "", self.now, 0.5))
+
+    @precondition(lambda self: self.has(SelfTest))
+    @rule(data=st.data(), is_ok=st.booleans())
+    def self_testing(self, data: st.DataObject, is_ok: bool) -> None:
+        test = self.take(SelfTest, data)
+        assert test.release.sha256 in self.verified, "an unverified package would be tested"
+        if is_ok:
+            self.sound.add(test.release.sha256)
+        code = None if is_ok else Code.SELFTEST_GOLDEN
+        self.tell(SelfTested(test.attempt, code, "", self.now))
+
+    @precondition(lambda self: self.has(Activate))
+    @rule(data=st.data(), outcome=st.sampled_from(["ok", "ok", "load", "damaged"]))
+    def activating(self, data: st.DataObject, outcome: str) -> None:
+        package = self.take(Activate, data).package
+        if outcome == "ok":
+            self.tell(Answering(package.target, package.sha256, self.now))
+            return
+        code = Code.BLOB_HASH if outcome == "damaged" else Code.DISK_ERROR
+        if outcome == "damaged":
+            self.damaged.add(package.sha256)
+        self.tell(ActivationFailed(package.sha256, code, "", self.now))
+        self.damaged.discard(package.sha256)
+
+    @precondition(lambda self: self.has(Deactivate))
+    @rule()
+    def deactivating(self) -> None:
+        self.tell(Answering("", None, self.now))
+
+    @rule(stats=st.sampled_from(STATS))
+    def observe(self, stats: ProbationStats) -> None:
+        self.tell(Observed(stats, 10.0, self.now))
+
+    @rule(is_clean=st.booleans())
+    def power_cut(self, is_clean: bool) -> None:
+        if is_clean:
+            self.tell(Stopped())
+        state = state_to_json(AgentState(slots={"slot": self.slot}))
+        back = state_from_json(state).slots["slot"]
+        assert durable_part(back) == durable_part(self.slot)
+        self.slot, self.asked, self.now = back, [], 0.0
+        self.tell(Booted(self.now))
+
+    @invariant()
+    def a_phase_ends_by_itself(self) -> None:
+        phase, waiting = self.slot.phase, self.slot.due_at is not None
+        if phase in (SlotState.VERIFYING, SlotState.SELF_TESTING, SlotState.ROLLING_BACK):
+            assert waiting
+        if phase is SlotState.PROBATION:
+            assert waiting or self.slot.since_at is not None
+        if phase is SlotState.OFFERED:
+            is_asked = any(
+                isinstance(e, Fetch) and e.attempt == self.slot.attempt for e in self.asked
+            )
+            assert waiting or is_asked
+
+    @invariant()
+    def a_candidate_is_in_probation_and_never_the_confirmed_bank(self) -> None:
+        slot = self.slot
+        assert (slot.candidate is not None) == (slot.phase is SlotState.PROBATION)
+        if slot.candidate is not None:
+            assert slot.candidate is not slot.banks.confirmed
+            assert slot.banks.at(slot.candidate) is not None
+
+    @invariant()
+    def needed_bytes_are_named(self) -> None:
+        needed = find_needed_digests(self.slot)
+        assert self.slot.banks.digests <= needed
+        busy = (SlotState.FETCHING, SlotState.VERIFYING, SlotState.SELF_TESTING)
+        if self.slot.phase in busy and self.slot.wanted is not None:
+            assert self.slot.wanted.sha256 in needed
+
+    @invariant()
+    def the_report_can_be_sent(self) -> None:
+        report = report_slot(self.slot)
+        assert SlotReport.from_json(report.to_json()) == report
+        if report.state is SlotState.FAILED:
+            assert report.code is not None
+
+
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestUpdateMachine = World.TestCase
