@@ -27,7 +27,7 @@ from fleet_server.services.add_device import DeviceDesk, DeviceSpec
 from fleet_server.wiring.devices import build_authority, build_device_desk, build_enrolment
 from fleet_server.wiring.trust import build_operator, build_repository
 from tests.support.clock import FakeClock
-from tests.support.trust_fleet import EnrolServer, enrol_server, make_fleet
+from tests.support.trust_fleet import EnrolServer, enrol_server, make_csr, make_fleet
 
 
 class Site:
@@ -55,10 +55,6 @@ class Site:
 
     def request(self, secret: str, csr: bytes) -> tuple[int, dict[str, Any]]:
         return self.post(json.dumps({"v": 1, "secret": secret, "csr": csr.decode()}).encode())
-
-
-def make_csr(name: str = "server") -> bytes:
-    return make_request(ec.generate_private_key(ec.SECP256R1()), name)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI, Request, Response
 
+from edge_agent.adapters.enrolment import make_request
 from edge_agent.contract.assignment import target_path
 from edge_agent.contract.fields import dump_object
 from edge_agent.contract.package import (
@@ -36,6 +38,10 @@ GRAPH = {"ir": 8, "opset": 15, "opset_ml": 3}
 def make_fleet(directory: Path, clock: FakeClock, *, name: str = "fleet-1") -> Fleet:
     made = init_workspace(directory, Config(fleet=name), clock=clock)
     return open_fleet(made.workspace, clock)
+
+
+def make_csr(name: str = "server") -> bytes:
+    return make_request(ec.generate_private_key(ec.SECP256R1()), name)
 
 
 def make_package(label: str, *, precision: str = "fp32", **graph: int) -> bytes:
