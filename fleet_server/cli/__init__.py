@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from fleet_server.cli import audit
+from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
 from fleet_server.cli.up import up
@@ -27,7 +28,7 @@ def _root() -> None:
     """Train, convert, sign and roll out models to a fleet of edge devices, and watch them."""
 
 
-for _verb in (init, up, doctor):
+for _verb in (init, up, doctor, demo):
     app.command()(_verb)
 for _noun, _app in (("audit", audit.app),):
     app.add_typer(_app, name=_noun)

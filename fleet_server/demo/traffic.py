@@ -35,12 +35,14 @@ def brighter(pixels: list[float], by: float) -> list[float]:
 
 @dataclass(slots=True)
 class Answers:
-    """What one application saw, the newest RECENT answers for the accuracy."""
+    """What one application saw, the newest RECENT answers for the accuracy.
+
+    ``failed`` counts from the first answer on: before it the device has no model.
+    """
 
     asked: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
-    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
     version: str = ""
     at_version: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -92,7 +94,6 @@ class Application:
         """Let the field do something else to every image from now on."""
         with self._lock:
             self._transform = transform
-            self._answers.recent.clear()
             self._answers.at_version.clear()
 
     def answers(self) -> Answers:
@@ -123,7 +124,6 @@ class Application:
         with self._lock:
             seen = self._answers
             seen.asked += 1
-            seen.recent.append(is_right)
             version = str(answer.get("model_version", ""))
             if version != seen.version:
                 seen.version = version
@@ -132,9 +132,9 @@ class Application:
 
     def _count_failure(self, why: str) -> None:
         with self._lock:
-            self._answers.asked += 1
-            self._answers.failed += 1
-            self._answers.failures = [*self._answers.failures[-4:], why]
+            if self._answers.asked:
+                self._answers.failed += 1
+                self._answers.failures = [*self._answers.failures[-4:], why]
 
 
 def ask(
