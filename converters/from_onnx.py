@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from converters.errors import InvalidRequestError
 from converters.graph import parse_model, tensor_shape, tensor_type
@@ -79,6 +79,11 @@ def _adapt(model: ModelProto, schema: ModelSchema) -> ModelProto:
             raise InvalidRequestError(
                 f"a regression graph has one float32 output, this one {_list(types)}"
             )
+        if tensor_shape(graph, names[0]) not in ((None,), (None, 1)):
+            raise InvalidRequestError(
+                f"output {names[0]!r} has shape {_shape(graph, names[0])}, a regression answers"
+                " ['N'] or ['N', 1]"
+            )
         finish_regressor(model, names[0])
         return model
     if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
@@ -89,12 +94,16 @@ def _adapt(model: ModelProto, schema: ModelSchema) -> ModelProto:
     shape = tensor_shape(graph, floats[0])
     if len(shape) != 2 or shape[1] not in (None, len(schema.classes)):
         raise InvalidRequestError(
-            f"output {floats[0]!r} has shape {list(shape)}, needs a column for each of the"
-            f" {len(schema.classes)} classes"
+            f"output {floats[0]!r} has shape {_shape(graph, floats[0])},"
+            f" needs a column for each of the {len(schema.classes)} classes"
         )
     label = integers[0] if integers else add_label_from_probabilities(model, floats[0])
     finish_classifier(model, label, floats[0], range(len(schema.classes)))
     return model
+
+
+def _shape(graph: GraphProto, name: str) -> list[int | str]:
+    return ["N" if size is None else size for size in tensor_shape(graph, name)]
 
 
 def _list(types: dict[str, int]) -> str:

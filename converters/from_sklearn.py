@@ -98,11 +98,20 @@ class SklearnSource:
             with _quiet():
                 predicted = np.asarray(self._estimator.predict(fed))
                 if self._task is Task.REGRESSION:
-                    return {VALUE: predicted.reshape(len(fed))}
+                    return {VALUE: self._flatten(predicted)}
                 probabilities = np.asarray(self._estimator.predict_proba(fed))
         except ValueError as error:
             raise InvalidRequestError(f"{self.name} refuses the rows: {error}") from error
         return {LABEL: self.index_targets(predicted), PROBABILITIES: probabilities}
+
+    def _flatten(self, predicted: Array) -> Array:
+        if predicted.size != len(predicted):
+            raise UnsupportedEstimatorError(
+                self.name,
+                f"it answers {predicted.shape[1]} targets, a package answers one",
+                "Train one regressor a target.",
+            )
+        return predicted.reshape(-1)
 
     def index_targets(self, targets: Array) -> Array:
         """Turn labels into their index in ``classes_``; values of a regression stay.

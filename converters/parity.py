@@ -121,5 +121,6 @@ def _magnitude(expected: Array) -> Array:
 
 
 def _row_wise_max(values: Array) -> Array:
-    flat: Array = values.reshape(len(values), -1).max(axis=1, initial=0.0)
-    return flat
+    axes = tuple(range(1, values.ndim))
+    largest: Array = values.max(axis=axes, initial=0.0) if axes else values
+    return largest

@@ -1,0 +1,93 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from converters.parity import TOLERANCE_FP32, compare_outputs
+from edge_agent.contract.schema import Task
+
+Array = NDArray[Any]
+NAN, INF = float("nan"), float("inf")
+
+
+def values(*numbers: float) -> dict[str, Array]:
+    return {"value": np.array(numbers, np.float64)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "rows_off", "max_abs_error"),
+    [
+        ((1.0, 2.0), (1.0, 2.0), 0, 0.0),
+        ((1000.0,), (1000.1,), 0, 0.1),  # relative to 1 + |expected|
+        ((1000.0,), (1000.2,), 1, 0.2),
+        ((0.0,), (0.00011,), 1, 0.00011),
+        ((NAN, INF, -INF), (NAN, INF, -INF), 0, 0.0),
+        ((NAN,), (1.0,), 1, INF),
+        ((1.0,), (NAN,), 1, INF),
+        ((INF,), (-INF,), 1, INF),
+        ((), (), 0, 0.0),
+    ],
+)
+def test_rows_are_counted_beyond_a_relative_tolerance(
+    expected: tuple[float, ...], got: tuple[float, ...], rows_off: int, max_abs_error: float
+) -> None:
+    parity = compare_outputs(Task.REGRESSION, values(*expected), values(*got))
+    assert (parity.rows, parity.rows_off, parity.flips) == (len(expected), rows_off, 0)
+    assert parity.max_abs_error == pytest.approx(max_abs_error)
+
+
+def test_the_worst_rows_are_the_flips_and_then_the_largest_errors() -> None:
+    truth = np.array([[0.9, 0.1], [0.6, 0.4], [0.51, 0.49], [0.2, 0.8]])
+    shipped = np.array([[0.7, 0.3], [0.6, 0.4], [0.49, 0.51], [0.25, 0.75]])
+    parity = compare_outputs(
+        Task.CLASSIFICATION,
+        {"label": truth.argmax(1), "probabilities": truth},
+        {"label": shipped.argmax(1), "probabilities": shipped},
+    )
+    assert parity.flips == 1
+    assert parity.flip_share == 0.25
+    assert [row.row for row in parity.worst] == [2, 0, 3]
+    assert (parity.worst[0].expected, parity.worst[0].got) == (0.0, 1.0)
+    assert parity.worst[1].error == pytest.approx(0.2)
+
+
+def test_a_label_may_flip_while_no_probability_moves() -> None:
+    tie = np.full((1, 2), 0.5)
+    parity = compare_outputs(
+        Task.CLASSIFICATION,
+        {"label": np.array([0]), "probabilities": tie},
+        {"label": np.array([1]), "probabilities": tie},
+    )
+    assert (parity.flips, parity.rows_off, parity.max_abs_error) == (1, 0, 0.0)
+    assert len(parity.worst) == 1
+
+
+def test_at_most_ten_worst_rows_are_kept() -> None:
+    parity = compare_outputs(Task.REGRESSION, values(*range(50)), values(*range(1, 51)))
+    assert parity.rows_off == 50
+    assert len(parity.worst) == 10
+
+
+columns = arrays.arrays(
+    np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False)
+)
+
+
+@given(columns)
+def test_outputs_equal_themselves(column: Array) -> None:
+    parity = compare_outputs(Task.REGRESSION, {"value": column}, {"value": column})
+    assert (parity.rows_off, parity.max_abs_error, parity.worst) == (0, 0.0, ())
+
+
+@given(columns, st.integers(0, 29))
+def test_one_row_moved_beyond_the_tolerance_is_one_row_off(column: Array, place: int) -> None:
+    moved = column.copy()
+    row = place % len(column)
+    moved[row] += 2 * TOLERANCE_FP32 * (1 + abs(column[row]))
+    parity = compare_outputs(Task.REGRESSION, {"value": column}, {"value": moved})
+    assert parity.rows_off == 1
+    assert parity.worst[0].row == row
