@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 from edge_agent.statistics.binning import WindowCounter
 from edge_agent.statistics.reference import Reference, build_reference
+from fleet_server.core.drift_counts import DeviceWindows
 
 Rows = NDArray[np.float32]
 
@@ -59,3 +60,44 @@ def count_rows(reference: Reference, rows: Rows, classes: int = 3) -> NDArray[np
 
 def normal_rows(seed: int, rows: int, width: int = 3) -> Rows:
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
+
+
+WINDOW_MS = 60_000
+NOW_MS = 1_700_000_000_000
+
+
+def device_windows(
+    device_id: str,
+    reference: Reference,
+    *,
+    seed: int,
+    rows: int = 100,
+    windows: int = 16,
+    shift: float = 0.0,
+    feature: int = 0,
+    shifted_windows: int | None = None,
+    classes: int = 3,
+    newest_ms: int = NOW_MS,
+) -> DeviceWindows:
+    """Windows of normal rows, one feature shifted in the newest few, newest first.
+
+    ``classes=0`` is a regression.
+    """
+    rng = np.random.default_rng(seed)
+    width = len(reference.features)
+    data = rng.normal(size=(windows, rows, width)).astype(np.float32)
+    data[: windows if shifted_windows is None else shifted_windows, :, feature] += shift
+    counters = []
+    for window in data:
+        counter = WindowCounter(reference)
+        outputs = answer(window, classes) if classes else {"value": window[:, 0]}
+        counter.add(window, outputs, 1.0)
+        counters.append(counter.take()[1])
+    ends = newest_ms - np.arange(windows, dtype=np.int64) * WINDOW_MS
+    return DeviceWindows(
+        device_id=device_id,
+        reference=reference,
+        counters=np.array(counters),
+        t0_ms=ends - WINDOW_MS,
+        t1_ms=ends,
+    )

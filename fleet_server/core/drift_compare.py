@@ -1,0 +1,200 @@
+"""Compare subjects (devices, groups, the fleet) with a baseline, over horizons and features.
+
+The answers are judged as one more feature, ``answers``: for a classification the mix of classes
+and the confidence together, for a regression the value. A result is kept for every horizon;
+choosing among them costs a factor, which ``drift_verdict.py`` pays.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from edge_agent.statistics.reference import BINS_MAX, OutputReference
+from fleet_server.core.drift_counts import CELL_WIDTH, Counts, Sums, split_answers
+from fleet_server.core.drift_tails import Floats
+from fleet_server.core.drift_test import (
+    NO_VARIATION,
+    CellResults,
+    Variation,
+    compare_cells,
+    compare_mixes,
+)
+
+ANSWERS = "answers"
+"""Name of the output distribution among the features."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectResults:
+    """Arrays [S, 4, features + 1]; the last feature is the answers.
+
+    Attributes:
+        cells: Every number of the test, reshaped.
+        log_p_mix: Of the mix of classes, [S, 4]; 0 for a regression.
+        rows: Rows behind each cell.
+        windows: [S, 4]; 0 where nothing was judged.
+        since_ms: [S, 4].
+    """
+
+    cells: CellResults
+    log_p_mix: Floats
+    rows: Counts
+    windows: Counts
+    since_ms: Counts
+
+    @property
+    def log_p(self) -> Floats:
+        """Of each cell, not yet corrected for horizons or features."""
+        return self.cells.log_p
+
+    @property
+    def psi(self) -> Floats:
+        """Debiased, of each cell."""
+        return self.cells.psi
+
+
+def compare_subjects(
+    sums: Sums,
+    baseline_cells: Counts,
+    baseline_answers: Counts,
+    outputs: tuple[OutputReference, ...],
+    *,
+    variation: Variation = NO_VARIATION,
+    is_reference: bool = True,
+) -> SubjectResults:
+    """Test every cell of every subject.
+
+    Args:
+        sums: The subjects' counters.
+        baseline_cells: [features, 12], or as ``sums.cells``.
+        baseline_answers: [outputs, width] (each subject takes its own), or as ``sums.answers``.
+        outputs: Answer references, indexed by ``sums.output_of``.
+        variation: What to allow for.
+        is_reference: The baseline is the training reference, not the rest of the fleet.
+    """
+    shape = sums.cells.shape[:3]
+    extra = int(is_reference)
+    merged = np.repeat(sums.windows[:, :, None], shape[2], axis=2)
+    results = compare_cells(
+        sums.cells.reshape(-1, CELL_WIDTH),
+        np.broadcast_to(baseline_cells, sums.cells.shape).reshape(-1, CELL_WIDTH),
+        windows=merged.reshape(-1),
+        variation=variation,
+        outside_extra=extra,
+    )
+    answers, log_p_mix, answer_rows = _compare_answers(
+        sums, baseline_answers, outputs, variation, is_reference=is_reference
+    )
+    is_judged = sums.windows > 0
+    joined = {
+        field.name: np.concatenate(
+            (
+                getattr(results, field.name).reshape(shape),
+                getattr(answers, field.name)[:, :, None],
+            ),
+            axis=2,
+        )
+        for field in fields(CellResults)
+    }
+    for name in ("log_p", "psi"):
+        joined[name] = np.where(is_judged[:, :, None], joined[name], 0.0)
+    return SubjectResults(
+        cells=CellResults(**joined),
+        log_p_mix=np.where(is_judged, log_p_mix, 0.0),
+        rows=np.concatenate((sums.cells.sum(3), answer_rows[:, :, None]), axis=2),
+        windows=sums.windows,
+        since_ms=sums.since_ms,
+    )
+
+
+def _compare_answers(
+    sums: Sums,
+    baseline: Counts,
+    outputs: tuple[OutputReference, ...],
+    variation: Variation,
+    *,
+    is_reference: bool,
+) -> tuple[CellResults, Floats, Counts]:
+    shape = sums.answers.shape[:2]
+    parts = {field.name: np.zeros(shape) for field in fields(CellResults)}
+    log_p_mix, rows = np.zeros(shape), np.zeros(shape, np.int64)
+    for number, output in enumerate(outputs):
+        chosen = np.flatnonzero(sums.output_of == number)
+        if not len(chosen):
+            continue
+        own = sums.answers[chosen]
+        against = np.broadcast_to(baseline[number] if is_reference else baseline[chosen], own.shape)
+        (new, mix), (old, old_mix) = split_answers(output, own), split_answers(output, against)
+        merged = sums.windows[chosen].reshape(-1)
+        results = compare_cells(
+            new.reshape(-1, CELL_WIDTH),
+            old.reshape(-1, CELL_WIDTH),
+            windows=merged,
+            variation=variation,
+            outside_extra=0,
+        )
+        for field in fields(CellResults):
+            parts[field.name][chosen] = getattr(results, field.name).reshape(-1, shape[1])
+        rows[chosen] = new.sum(-1)
+        if mix is None or old_mix is None:
+            continue
+        log_p, psi = compare_mixes(
+            mix.reshape(-1, mix.shape[-1]),
+            old_mix.reshape(-1, mix.shape[-1]),
+            windows=merged,
+            variation=variation,
+        )
+        log_p_mix[chosen] = log_p.reshape(-1, shape[1])
+        parts["psi"][chosen] = np.maximum(parts["psi"][chosen], psi.reshape(-1, shape[1]))
+        both = np.minimum(parts["log_p"][chosen], log_p_mix[chosen]) + math.log(2)
+        parts["log_p"][chosen] = np.minimum(both, 0.0)
+    return CellResults(**parts), log_p_mix, rows
+
+
+def find_strength(log_p: Floats | float) -> Floats:
+    """Say a p-value as the standard normal deviate that is as unlikely, 0 and up.
+
+    >>> round(float(find_strength(math.log(0.0455))), 2)
+    2.0
+    """
+    return np.asarray(np.maximum(-special.ndtri_exp(np.minimum(log_p, 0.0) - math.log(2)), 0.0))
+
+
+def find_median_rank(counts: Counts, reference: Counts) -> float:
+    """Say at which quantile of the reference, 0 to 1, the median of ``counts`` now lies.
+
+    Args:
+        counts: One cell; only its bins are used.
+        reference: The reference's cell.
+
+    >>> new, old = np.zeros(12, int), np.zeros(12, int)
+    >>> new[:4], old[:4] = (0, 0, 10, 10), (10, 10, 10, 10)
+    >>> find_median_rank(new, old)
+    0.75
+    """
+    new, old = counts[:BINS_MAX].astype(float), reference[:BINS_MAX].astype(float)
+    if not new.sum() or not old.sum():
+        return 0.5
+    above = np.cumsum(new) / new.sum()
+    k = int(np.searchsorted(above, 0.5))
+    before = above[k] - new[k] / new.sum()
+    part = (0.5 - before) / (new[k] / new.sum())
+    return float((old[:k].sum() + part * old[k]) / old.sum())
+
+
+def find_notable(log_p: Floats, rate: float) -> NDArray[np.bool_]:
+    """Select by Benjamini-Hochberg along the last axis: at most ``rate`` of them by chance.
+
+    >>> find_notable(np.log(np.array([0.001, 0.9, 0.02])), 0.05).tolist()
+    [True, False, True]
+    """
+    count = log_p.shape[-1]
+    if not count:
+        return np.zeros(log_p.shape, bool)
+    ordered = np.sort(log_p, axis=-1)
+    limits = np.log(rate * np.arange(1, count + 1) / count)
+    passed = np.where(ordered <= limits, ordered, -np.inf).max(axis=-1, keepdims=True)
+    return np.asarray(log_p <= passed)
