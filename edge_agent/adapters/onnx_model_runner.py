@@ -1,8 +1,8 @@
 """Run one package's graph with onnxruntime: the only importer of that library in serving.
 
-The session is made from bytes, never from a path: a graph with external data has nothing to read
-and is refused by the runtime; custom-op libraries are never registered, so their operators are
-unknown. Threads are explicit and do not spin: the default burns a core between two requests.
+The session is made from bytes, and external data is looked for where no file can be, so a graph
+is its own weights or is refused; custom-op libraries are never registered, so their operators
+are unknown. Threads are explicit and do not spin: the default burns a core between two requests.
 
 Left out: execution providers other than the CPU's.
 Invariants: bytes were hashed here; the graph's inputs and outputs are the schema's; one golden
@@ -37,6 +37,7 @@ _ROLES_OF_TASK = {
     Task.REGRESSION: {Role.VALUE},
 }
 _LOG_FATAL = 4
+_NO_DIRECTORY = "/dev/null"
 _MEMORY_WORDS = ("bad_alloc", "allocate memory")
 
 
@@ -171,6 +172,10 @@ def _session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
     spinning = "1" if options.allow_spinning else "0"
     session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     session_options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    # Given bytes, the runtime would look for external data in the working directory.
+    session_options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", _NO_DIRECTORY
+    )
     return session_options
 
 

@@ -38,7 +38,13 @@ _ARTIFACT_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowLimits:
-    """When a window is closed: whichever comes first; values of the device profile."""
+    """When a window is closed: whichever comes first; values of the device profile.
+
+    Attributes:
+        window_s: After its first row.
+        window_rows_max: Closed at this many rows; requests of several rows may overshoot, by
+            what 256 of them hold.
+    """
 
     window_s: float = 60.0
     window_rows_max: int = 10_000
@@ -77,7 +83,7 @@ class TelemetryRecorder:
         self._names = [output.name for output in model.schema.outputs]
         self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
         self._pending: list[tuple[bytes, list[bytes], float]] = []
-        self._pending_max = min(PENDING_REQUESTS_MAX, limits.window_rows_max)
+        self._pending_max = 0
         self._opened_at_ms = 0
         self._ends_at = 0.0
         self._is_open = self._is_retired = False
@@ -86,6 +92,7 @@ class TelemetryRecorder:
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._requests = self._rows = self._errors = self._non_finite = 0
         self._answers: NDArray[np.int64] = np.zeros_like(self._window[self._layout.output])
+        self._fit_pending()
 
     def record(
         self, features: NDArray[np.float32], outputs: list[NDArray[Any]], latency_ms: float
@@ -218,6 +225,7 @@ class TelemetryRecorder:
         self._requests += len(latencies)
         self._rows += len(features)
         self._window_rows += len(features)
+        self._fit_pending()
 
     def _close(self) -> None:
         self._drain()
@@ -241,7 +249,13 @@ class TelemetryRecorder:
         self._window[:] = 0
         self._window_rows = 0
         self._is_open = False
+        self._fit_pending()
         self._emit(window)
+
+    def _fit_pending(self) -> None:
+        """Let no more be pending than fits into the window."""
+        left = self._limits.window_rows_max - self._window_rows
+        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, left))
 
     def _measure_shift(self) -> float | None:
         if not self._answers.any():

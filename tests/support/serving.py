@@ -14,9 +14,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edge_agent.adapters.inference_service import InferenceService
+from edge_agent.adapters.onnx_model_runner import RuntimeOptions
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.contract import package
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from edge_agent.ports import Clock
 from edge_agent.statistics.reference import build_reference
+from tests.support.clock import FakeClock
 
 TARGET = "plant/3/camera.tar"
 CLASSES = ("calm", "storm", "fog")
@@ -81,7 +87,9 @@ def build_regressor(*, width: int = 3, seed: int = 0) -> BuiltPackage:
     return _build(schema, graph, rows, None)
 
 
-def classifier_graph(weights: NDArray[np.float32], *, extra: tuple[NodeProto, ...] = ()) -> bytes:
+def classifier_graph(
+    weights: NDArray[np.float32], *, extra: tuple[NodeProto, ...] = (), rows: str | int = "rows"
+) -> bytes:
     """Softmax regression; ``extra`` nodes turn ``scores`` into ``shaped`` scores."""
     scores = "shaped" if extra else "scores"
     return graph_bytes(
@@ -92,6 +100,7 @@ def classifier_graph(weights: NDArray[np.float32], *, extra: tuple[NodeProto, ..
             helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
         ],
         width=len(weights),
+        rows=rows,
         constants={"w": weights},
         outputs=[
             helper.make_tensor_value_info("label", TensorProto.INT64, ["rows"]),
@@ -108,11 +117,12 @@ def graph_bytes(
     width: int,
     constants: Mapping[str, NDArray[Any]],
     outputs: list[Any],
+    rows: str | int = "rows",
 ) -> bytes:
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", width])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [rows, width])],
         outputs,
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
@@ -161,3 +171,25 @@ def _build(
     return BuiltPackage(
         blob=blob, sha256=hashlib.sha256(blob).hexdigest(), schema=schema, rows=rows
     )
+
+
+def make_service(
+    *,
+    clock: Clock | None = None,
+    outbox: Outbox | None = None,
+    windows: WindowLimits | None = None,
+    boot: int = 5,
+) -> InferenceService:
+    return InferenceService(
+        clock=clock or FakeClock(),
+        outbox=outbox or Outbox(None),
+        boot=boot,
+        windows=windows or WindowLimits(),
+        options=RuntimeOptions(),
+    )
+
+
+def activate(
+    service: InferenceService, built: BuiltPackage, *, slot: str = "main", target: str = TARGET
+) -> None:
+    service.activate(slot, blob=built.blob, target=target, sha256=built.sha256)
