@@ -1,0 +1,68 @@
+"""Source models as skops files, read back under our own list of allowed types; never pickle.
+
+scikit-learn's compiled parts (trees, neighbour indexes, optimizers) are not trusted by skops
+itself; the ones our supported estimators use are listed by exact name, so a file that names
+anything else is refused before any of it is made.
+"""
+
+from typing import Any
+
+import skops.io
+from skops.io.exceptions import UntrustedTypesFoundException
+
+from fleet_server.errors import RefusedError
+
+_DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
+ALLOWED_TYPES = frozenset(
+    {
+        "sklearn._loss.loss.HalfTweedieLoss",
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        *(f"sklearn.metrics._dist_metrics.{name}Distance64" for name in _DISTANCES),
+    }
+)
+
+
+class SkopsEstimatorWriter:
+    """``EstimatorWriter`` with skops."""
+
+    def write(self, estimator: Any) -> bytes:
+        """Give the bytes of a fitted estimator.
+
+        Raises:
+            RefusedError: They could not be read back under the list.
+        """
+        try:
+            data: bytes = skops.io.dumps(estimator)
+        except (AttributeError, TypeError) as error:
+            raise RefusedError(f"the source model cannot be kept: {error}") from error
+        _check(data)
+        return data
+
+
+def read_estimator(data: bytes) -> Any:
+    """Read back what ``SkopsEstimatorWriter`` wrote.
+
+    Raises:
+        RefusedError: The file holds a type that is not on the list.
+    """
+    _check(data)
+    try:
+        return skops.io.loads(data, trusted=sorted(ALLOWED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise RefusedError(f"the source model is refused: {error}") from error
+
+
+def _check(data: bytes) -> None:
+    unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - ALLOWED_TYPES)
+    if unknown:
+        raise RefusedError(
+            f"the source model holds {unknown[0]}, which is not on the list of allowed types;"
+            " take other parameters in train.params"
+        )

@@ -1,0 +1,160 @@
+"""Models, their versions and packages: what training writes and the fleet reads.
+
+A version never changes once registered; only its ``state`` follows the approvers' decisions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewArtifact:
+    """A package about to be registered; its bytes are already in the package store.
+
+    Attributes:
+        profile: Device profile id.
+        sha256: Of the package, 64 hex digits.
+        size_bytes: Of the package.
+        precision: Of the shipped graph.
+        schema_sha256: Of schema.json.
+        chunks_sha256: Over the concatenated sha256 of its 64 KiB chunks.
+        reference_hash: First 8 bytes of sha256 of reference.json, hex.
+        latency_ms_p95: Of one row, on the machine that built it.
+        label_flips: Share of held-out rows whose label differs from the source model.
+        max_abs_error: Largest difference of an output on the held-out rows.
+        decision: Why this precision, in a sentence.
+    """
+
+    profile: str
+    sha256: str
+    size_bytes: int
+    precision: str
+    schema_sha256: str
+    chunks_sha256: str
+    reference_hash: str
+    latency_ms_p95: float
+    label_flips: float
+    max_abs_error: float
+    decision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVersion:
+    """A training result about to be registered; JSON values only in the mappings.
+
+    Attributes:
+        model: Model name.
+        task: Of the model, the same for every version.
+        problem: What the model is for.
+        spec: Text of the spec.
+        metrics: Of the source model on held-out rows.
+        evaluation: Rows, confusion matrix, shipped metrics, gates.
+        forced_reason: Why missed limits were overridden; empty when none was.
+        data_sha256: Version of the data.
+        run: Split, code, libraries, seconds.
+        artifacts: One a profile.
+    """
+
+    model: str
+    task: str
+    problem: str
+    spec: str
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, Any]
+    forced_reason: str
+    data_sha256: str
+    run: Mapping[str, Any]
+    artifacts: tuple[NewArtifact, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A registered package and its target path."""
+
+    target: str
+    package: NewArtifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What an approver decided about a version."""
+
+    decision: str
+    keyid: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A registered version; attributes as in ``NewVersion``."""
+
+    model: str
+    number: int
+    state: str
+    created_at: datetime
+    spec: str
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, Any]
+    forced_reason: str
+    data_sha256: str
+    run: Mapping[str, Any]
+    artifacts: tuple[Artifact, ...]
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model and the numbers of its versions.
+
+    Attributes:
+        name: Its name.
+        task: Of every version.
+        problem: As the newest version says.
+        champion: Version in service, 0 when none.
+        versions: Number to state, ascending.
+    """
+
+    name: str
+    task: str
+    problem: str
+    champion: int
+    versions: Mapping[int, str] = field(default_factory=dict)
+
+
+class ModelRegistry(Protocol):
+    """The models of a fleet."""
+
+    def list_models(self) -> list[Model]:
+        """Give every model by name."""
+        ...
+
+    def find_model(self, name: str) -> Model | None:
+        """Give one model."""
+        ...
+
+    def find_version(self, model: str, number: int) -> Version | None:
+        """Give one version with its packages and decisions."""
+        ...
+
+    def register(self, new: NewVersion, *, actor: str, at: datetime) -> int:
+        """Store a version under the model's next number, all or nothing; return the number.
+
+        Raises:
+            RefusedError: The model has another task.
+        """
+        ...
+
+
+class PackageStore(Protocol):
+    """Immutable blobs by their sha256."""
+
+    def put(self, data: bytes) -> str:
+        """Store a blob durably; return its sha256, 64 hex digits."""
+        ...
+
+    def read(self, sha256: str) -> bytes:
+        """Return a blob, its hash checked; raises FleetError."""
+        ...

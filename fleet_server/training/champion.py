@@ -1,0 +1,65 @@
+"""Let the champion's package answer a candidate's held-out rows, as it shipped."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.package import MODEL, SCHEMA, unpack_members
+from edge_agent.contract.schema import ModelSchema
+from fleet_server.training.metrics import Answers
+from fleet_server.training.shipped import answer_shipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChampionAnswers:
+    """What the champion answered, or why it cannot be asked.
+
+    Attributes:
+        answers: In the candidate's classes; None when not comparable.
+        reason: Empty, or a sentence.
+    """
+
+    answers: Answers | None
+    reason: str = ""
+
+
+def ask_champion(
+    blob: bytes, schema: ModelSchema, profile: DeviceProfile, features: NDArray[np.float32]
+) -> ChampionAnswers:
+    """Run the champion's graph on the candidate's rows.
+
+    Args:
+        blob: The champion's package.
+        schema: The candidate's.
+        profile: Both were built for it.
+        features: The candidate's held-out rows, float32 [rows, width].
+    """
+    try:
+        members = unpack_members(blob)
+        theirs = ModelSchema.decode(members[SCHEMA])
+    except ContractError as error:
+        return ChampionAnswers(answers=None, reason=f"its package cannot be read: {error}")
+    missing = [column for column in theirs.columns if column not in schema.columns]
+    if missing:
+        return ChampionAnswers(
+            answers=None, reason=f"it reads column {missing[0]!r}, which the candidate does not"
+        )
+    if set(theirs.classes) != set(schema.classes):
+        return ChampionAnswers(answers=None, reason="it answers other classes")
+    at = {column: place for place, column in enumerate(schema.columns)}
+    rows = features[:, [at[column] for column in theirs.columns]]
+    answers = answer_shipped(members[MODEL], theirs.task, profile, rows)
+    if not answers.is_finite:
+        return ChampionAnswers(answers=None, reason="it answers what is not a finite number")
+    return ChampionAnswers(answers=_in_order_of(schema.classes, theirs.classes, answers))
+
+
+def _in_order_of(mine: tuple[str, ...], theirs: tuple[str, ...], answers: Answers) -> Answers:
+    if mine == theirs:
+        return answers
+    place = np.array([mine.index(name) for name in theirs])
+    order = np.array([theirs.index(name) for name in mine])
+    return Answers.of_classes(place[answers.labels], answers.probabilities[:, order])

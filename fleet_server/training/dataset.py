@@ -1,0 +1,81 @@
+"""The rows a model is trained and judged on, as arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet_server.errors import RefusedError
+from fleet_server.training.row_hash import choose_test_rows
+from fleet_server.training.spec import SplitSection
+
+SIDE_ROWS_MIN = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Checked rows, in an order that depends on their content alone.
+
+    Attributes:
+        features: float32 [rows, width].
+        targets: int64 class index or float64 value, [rows].
+        classes: Names by index; empty for a regression.
+        lanes: Row hashes, uint64 [rows, 2].
+        sha256: Version of the data; the same for any order of the rows.
+        columns_sha256: Of the column names that enter the row hash.
+    """
+
+    features: NDArray[np.float32]
+    targets: NDArray[Any]
+    classes: tuple[str, ...]
+    lanes: NDArray[np.uint64]
+    sha256: str
+    columns_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side of the split: features float32 [rows, width] and targets [rows]."""
+
+    features: NDArray[np.float32]
+    targets: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def split_rows(dataset: Dataset, split: SplitSection) -> tuple[Side, Side]:
+    """Give the training rows and the held-out rows.
+
+    Raises:
+        RefusedError: A side is too small, or a class has no training row.
+    """
+    is_test = choose_test_rows(dataset.lanes, share=split.test, seed=split.seed)
+    train, test = (
+        Side(features=dataset.features[chosen], targets=dataset.targets[chosen])
+        for chosen in (~is_test, is_test)
+    )
+    for side, word in ((train, "training"), (test, "held-out")):
+        if len(side) < SIDE_ROWS_MIN:
+            raise RefusedError(
+                f"split.test {split.test:g} leaves {len(side)} {word} rows of"
+                f" {len(is_test)}, at least {SIDE_ROWS_MIN} are needed; give more rows or"
+                " another share"
+            )
+    for index, name in enumerate(dataset.classes):
+        if not np.any(train.targets == index):
+            rows = int(np.sum(test.targets == index))
+            raise RefusedError(
+                f"class {name!r} has {rows} row{'s' if rows != 1 else ''}, all held out: the"
+                " model could never learn it. Give more rows of it or another split.seed"
+            )
+    return train, test
+
+
+def class_shares(side: Side, classes: tuple[str, ...]) -> dict[str, float]:
+    """Give the share of each class on one side; empty for a regression."""
+    if not classes:
+        return {}
+    counts = np.bincount(side.targets, minlength=len(classes))
+    return {name: float(n) / len(side) for name, n in zip(classes, counts, strict=True)}

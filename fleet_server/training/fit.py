@@ -1,0 +1,149 @@
+"""Build the estimator or pipeline a spec names, fit it and let it answer. The home of sklearn.
+
+Everything a fit can raise on wrong parameters or rows becomes one ``RefusedError``; warnings are
+kept as notes, not printed. Linear algebra runs on one thread: the order of its sums, and with it
+the model, must not depend on the number of cores, and small fits are no slower.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from edge_agent.contract.schema import Task
+from fleet_server.errors import RefusedError
+from fleet_server.training.dataset import Side
+from fleet_server.training.estimators import load_class
+from fleet_server.training.metrics import Answers
+from fleet_server.training.spec import Spec, TrainSection
+
+NOTES_MAX = 10
+_FIT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError, np.linalg.LinAlgError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A fitted source model.
+
+    Attributes:
+        estimator: The estimator or pipeline; a classifier answers class indexes.
+        notes: Warnings of the fit, each once.
+    """
+
+    estimator: Any
+    notes: tuple[str, ...] = ()
+
+
+def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
+    """Fit what the spec names on the training rows.
+
+    Raises:
+        RefusedError: A parameter or the rows do not suit the estimator.
+    """
+    section = spec.train
+    estimator = _build(section, classes)
+    if spec.model.task is Task.CLASSIFICATION:
+        _check_classifier(section.estimator, estimator, classes)
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            estimator.fit(train.features, train.targets)
+        except _FIT_ERRORS as error:
+            raise RefusedError(_say(section, "cannot be trained on these rows", error)) from error
+    found = dict.fromkeys(_note(warning) for warning in caught)
+    return Fitted(estimator=estimator, notes=tuple(found)[:NOTES_MAX])
+
+
+def answer(
+    fitted: Fitted, task: Task, features: NDArray[np.float32], *, name: str = "the model"
+) -> Answers:
+    """Let the source model answer.
+
+    Raises:
+        RefusedError: It fails, or answers what is not finite.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fit has noted what there is to say
+        try:
+            if task is Task.CLASSIFICATION:
+                answers = Answers.of_classes(
+                    fitted.estimator.predict(features), fitted.estimator.predict_proba(features)
+                )
+            else:
+                answers = Answers.of_values(fitted.estimator.predict(features))
+        except _FIT_ERRORS as error:
+            raise RefusedError(
+                f"{name} fails on the held-out rows: {_first_line(error)}"
+            ) from error
+    if not answers.is_finite:
+        raise RefusedError(
+            f"{name} answers what is not a finite number on the held-out rows; scale the inputs or"
+            " the target, or take a smaller learning rate"
+        )
+    return answers
+
+
+def _build(section: TrainSection, classes: tuple[str, ...]) -> Any:
+    parts = [_make(step.use, step.params, section.seed) for step in section.steps]
+    params = dict(section.params)
+    if isinstance(params.get("class_weight"), Mapping):
+        params["class_weight"] = _weigh_classes(params["class_weight"], classes)
+    parts.append(_make(section.estimator, params, section.seed))
+    if len(parts) == 1:
+        return parts[0]
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(*parts)
+
+
+def _make(name: str, params: Mapping[str, Any], seed: int) -> Any:
+    kind = load_class(name)
+    if "random_state" in inspect.signature(kind).parameters and "random_state" not in params:
+        params = {**params, "random_state": seed}
+    try:
+        return kind(**params)
+    except _FIT_ERRORS as error:
+        raise RefusedError(f"{name} cannot be made: {_first_line(error)}") from error
+
+
+def _weigh_classes(weights: Mapping[str, Any], classes: tuple[str, ...]) -> dict[int, Any]:
+    unknown = [name for name in weights if name not in classes]
+    if unknown:
+        raise RefusedError(
+            f"train.params.class_weight names class {unknown[0]!r}; the target has"
+            f" {', '.join(classes[:20])}"
+        )
+    return {classes.index(name): weight for name, weight in weights.items()}
+
+
+def _check_classifier(name: str, estimator: Any, classes: tuple[str, ...]) -> None:
+    short = name.rpartition(".")[2]
+    if not hasattr(estimator, "predict_proba"):
+        raise RefusedError(
+            f"{short} gives no probabilities with these parameters, which telemetry and drift"
+            ' need; for SGDClassifier take loss = "log_loss"'
+        )
+    if short == "LinearDiscriminantAnalysis" and len(classes) == 2:
+        raise RefusedError(
+            "LinearDiscriminantAnalysis with two classes gives wrong probabilities once converted;"
+            " use sklearn.linear_model.LogisticRegression"
+        )
+
+
+def _say(section: TrainSection, what: str, error: Exception) -> str:
+    return f"{section.estimator.rpartition('.')[2]} {what}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _note(warning: warnings.WarningMessage) -> str:
+    lines = str(warning.message).strip().splitlines() or [""]
+    return f"{warning.category.__name__}: {lines[0][:200]}"

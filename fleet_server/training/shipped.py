@@ -1,0 +1,106 @@
+"""Build one profile's package and let the shipped graph answer, by way of the converters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.build import build_package
+from converters.errors import ConversionError
+from converters.metrics import PrimaryMetric
+from converters.request import BuildRequest, BuiltPackage, ProfileLimits
+from converters.runtime import GraphRunner
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.package import MODEL, unpack_members
+from edge_agent.contract.schema import ModelSchema, Role, Task
+from fleet_server.errors import RefusedError
+from fleet_server.training.dataset import Side
+from fleet_server.training.metrics import METRICS, Answers
+from fleet_server.training.spec import ProfileLimit
+
+CALIBRATION_ROWS_MAX = 100_000
+
+
+def build_for_profile(
+    estimator: Any,
+    schema: ModelSchema,
+    profile: DeviceProfile,
+    limit: ProfileLimit,
+    train: Side,
+    test: Side,
+    *,
+    primary: str,
+    context: Mapping[str, Any],
+) -> BuiltPackage:
+    """Convert, quantize, check and pack for one profile.
+
+    Args:
+        estimator: Fitted; answers class indexes or values.
+        schema: Of the package.
+        profile: What it is built for.
+        limit: What the spec asks for this profile.
+        train: Rows that give int8 its ranges and drift its reference.
+        test: Held-out rows that every figure is from.
+        primary: Metric that decides how much conversion may cost.
+        context: Stored in evidence.json.
+
+    Raises:
+        RefusedError: No faithful graph, or none that fits the profile.
+    """
+    request = BuildRequest(
+        estimator=estimator,
+        schema=schema,
+        profile=profile,
+        calibration=train.features[:CALIBRATION_ROWS_MAX],
+        holdout=test.features,
+        holdout_targets=test.targets,
+        limits=ProfileLimits(
+            latency_ms_p95_max=limit.latency_ms_p95_max,
+            package_bytes_max=limit.package_bytes_max,
+            metric_drop_max=limit.metric_drop_max,
+            label_flips_max=limit.label_flips_max,
+        ),
+        metric=_primary(primary),
+        evidence_context=context,
+    )
+    try:
+        return build_package(request)
+    except ConversionError as error:
+        raise RefusedError(f"{profile.id}: {error}") from error
+
+
+def answer_package(
+    blob: bytes, task: Task, profile: DeviceProfile, features: NDArray[np.float32]
+) -> Answers:
+    """Let a package just built answer; raises RefusedError when the runtime refuses it."""
+    return answer_shipped(unpack_members(blob)[MODEL], task, profile, features)
+
+
+def answer_shipped(
+    model: bytes, task: Task, profile: DeviceProfile, features: NDArray[np.float32]
+) -> Answers:
+    """Run a shipped graph as a device of the profile would.
+
+    Raises:
+        RefusedError: onnxruntime refuses it.
+    """
+    try:
+        return _read_outputs(task, GraphRunner(model, profile).run(features))
+    except ConversionError as error:
+        raise RefusedError(f"{profile.id}: {error}") from error
+
+
+def _read_outputs(task: Task, outputs: Mapping[str, NDArray[Any]]) -> Answers:
+    if task is Task.CLASSIFICATION:
+        return Answers.of_classes(outputs[Role.LABEL], outputs[Role.PROBABILITIES])
+    return Answers.of_values(outputs[Role.VALUE])
+
+
+def _primary(name: str) -> PrimaryMetric:
+    metric = METRICS[name]
+    return PrimaryMetric(
+        name=name,
+        is_higher_better=metric.is_larger_better,
+        score=lambda targets, outputs: metric.of(targets, _read_outputs(metric.task, outputs)),
+    )

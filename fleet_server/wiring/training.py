@@ -1,0 +1,47 @@
+"""Training and the model registry of a workspace.
+
+What trains is imported when it is built: looking at models must not load scikit-learn.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fleet_server.adapters.database.model_repository import DatabaseModelRegistry
+from fleet_server.bootstrap import Fleet
+from fleet_server.ports.training import StepListener
+from fleet_server.services.browse_models import BrowseModels
+from fleet_server.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fleet_server.services.train_model import TrainModel
+
+PROFILES_DIR = "profiles"
+
+
+def profiles_dir(workspace: Workspace) -> Path:
+    """Return the folder of the fleet's own device profiles; it need not exist."""
+    return workspace.root / PROFILES_DIR
+
+
+def build_browser(fleet: Fleet) -> BrowseModels:
+    """Return what finds models and versions: ``list_models``, ``get_model``, ``get_version``."""
+    return BrowseModels(registry=DatabaseModelRegistry(fleet.engine))
+
+
+def build_trainer(fleet: Fleet, listener: StepListener) -> "TrainModel":
+    """Return what trains specs: ``train(spec_path, actor=…, force_reason=None) -> Trained``."""
+    from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
+    from fleet_server.adapters.git_commit import GitCodeVersions
+    from fleet_server.adapters.table_files import PyarrowTableReader
+    from fleet_server.services.train_model import TrainModel
+
+    return TrainModel(
+        reader=PyarrowTableReader(),
+        registry=DatabaseModelRegistry(fleet.engine),
+        packages=fleet.objects,
+        estimators=SkopsEstimatorWriter(),
+        code_versions=GitCodeVersions(),
+        clock=fleet.clock,
+        listener=listener,
+        profiles_dir=profiles_dir(fleet.workspace),
+    )
