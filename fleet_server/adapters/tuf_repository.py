@@ -148,11 +148,10 @@ class TufRepository:
 
     def roles(self) -> dict[str, Root | Targets | Snapshot | Timestamp]:
         """Return the newest metadata of each role, for people."""
-        snapshot = self._snapshot()
         return {
             Root.type: self._root(),
             Targets.type: Metadata[Targets].from_bytes(self.current_targets()).signed,
-            Snapshot.type: snapshot,
+            Snapshot.type: self._snapshot(),
             Timestamp.type: self._timestamp(),
         }
 

@@ -19,7 +19,7 @@ _PROBATION = ProbationPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device as the database knows it; ``capabilities`` are as it last reported."""
+    """A device as the database knows it; the last three fields are as it last reported."""
 
     number: int
     id: str
@@ -33,6 +33,8 @@ class DeviceRecord:
     is_online: bool = False
     last_seen_at: datetime | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    refusal: Mapping[str, str] = field(default_factory=dict)
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

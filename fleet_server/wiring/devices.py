@@ -12,6 +12,7 @@ from fleet_server.errors import NotFoundError
 from fleet_server.services.add_device import DeviceDesk, Place
 from fleet_server.services.assign_devices import Assigner
 from fleet_server.services.enrol_device import EnrolmentDesk
+from fleet_server.services.list_devices import DeviceReader
 from fleet_server.services.sign_assignments import AssignmentDesk
 from fleet_server.wiring.trust import build_operator, build_repository, user_name
 
@@ -36,6 +37,11 @@ def build_device_desk(fleet: Fleet, *, actor: str | None = None) -> DeviceDesk:
         place=lambda: find_place(fleet),
         actor=actor or user_name(),
     )
+
+
+def build_device_reader(fleet: Fleet) -> DeviceReader:
+    """Return what lists and shows devices."""
+    return DeviceReader(ledgers=ledgers_of(fleet.engine), clock=fleet.clock)
 
 
 def build_enrolment(fleet: Fleet) -> Enrolment:

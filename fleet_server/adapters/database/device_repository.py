@@ -144,6 +144,7 @@ class DeviceRepository:
 
 def _record(row: DeviceRow) -> DeviceRecord:
     assert row.number is not None  # noqa: S101 - the primary key of a stored row
+    reported = _reported(row.reported)
     return DeviceRecord(
         number=row.number,
         id=row.id,
@@ -156,18 +157,20 @@ def _record(row: DeviceRow) -> DeviceRecord:
         certificate_expires_at=row.certificate_expires_at,
         is_online=row.is_online,
         last_seen_at=row.last_seen_at,
-        capabilities=_capabilities(row.reported),
+        capabilities=reported.capabilities if reported else {},
+        refusal=(reported.refusal or {}) if reported else {},
+        agent=reported.agent if reported else "",
     )
 
 
-def _capabilities(reported: str) -> Mapping[str, object]:
-    """Read what a device said it is; nothing when it said nothing readable."""
-    if not reported:
-        return {}
+def _reported(text: str) -> Reported | None:
+    """Read what a device last said; None when it said nothing readable."""
+    if not text:
+        return None
     try:
-        return Reported.decode(reported.encode()).capabilities
+        return Reported.decode(text.encode())
     except ContractError:
-        return {}
+        return None
 
 
 def _slot(row: SlotRow) -> SlotRecord:
