@@ -175,15 +175,13 @@ class ModelCodec:
         return array.astype(np.float32)
 
     def _check_magnitude(self, array: NDArray[Any]) -> None:
-        flat = array.reshape(-1)
-        if flat.dot(flat) < _FLOAT32_MAX**2:  # then no single number is beyond it
+        if array.max() <= _FLOAT32_MAX and array.min() >= -_FLOAT32_MAX:
             return
         row, column = np.unravel_index(int(np.abs(array).argmax()), array.shape)
-        if abs(array[row, column]) > _FLOAT32_MAX:
-            raise InputError(
-                f"row {row}: {self._columns[column]} is {array[row, column]:g},"
-                f" beyond float32 ({_FLOAT32_MAX:.3g})"
-            )
+        raise InputError(
+            f"row {row}: {self._columns[column]} is {array[row, column]:g},"
+            f" beyond float32 ({_FLOAT32_MAX:.3g})"
+        )
 
 
 def describe_model(schema: ModelSchema) -> dict[str, Any]:
