@@ -12,6 +12,7 @@ from fleet_server.cli import audit, device, keys
 from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
+from fleet_server.cli.train import train
 from fleet_server.cli.up import up
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ def _root() -> None:
     """Train, convert, sign and roll out models to a fleet of edge devices, and watch them."""
 
 
-for _verb in (init, up, doctor, demo):
+for _verb in (init, up, doctor, train, demo):
     app.command()(_verb)
 for _noun, _app in (("device", device.app), ("audit", audit.app), ("keys", keys.app)):
     app.add_typer(_app, name=_noun)
