@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleet_server.cli import audit, device, keys
+from fleet_server.cli import audit, device, keys, model, profile
 from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
@@ -31,7 +31,13 @@ def _root() -> None:
 
 for _verb in (init, up, doctor, train, demo):
     app.command()(_verb)
-for _noun, _app in (("device", device.app), ("audit", audit.app), ("keys", keys.app)):
+for _noun, _app in (
+    ("model", model.app),
+    ("profile", profile.app),
+    ("device", device.app),
+    ("keys", keys.app),
+    ("audit", audit.app),
+):
     app.add_typer(_app, name=_noun)
 
 
