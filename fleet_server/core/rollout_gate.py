@@ -46,6 +46,7 @@ class Basis(StrEnum):
     EVIDENCE = "evidence"
     ALL_FINISHED = "all_finished"
     POLICY = "policy"
+    NOBODY = "nobody"
     OPERATOR = "operator"
 
 
@@ -59,6 +60,7 @@ class StageCounts:
         failed: The release failed there, or they fell silent after the offer.
         left_out: No evidence: offline before the offer, refused as not for them, network gave up.
         in_flight: Offered and not finished; part of ``waiting``.
+        offline: Left out because offline when their turn came; part of ``left_out``.
     """
 
     targeted: int
@@ -66,10 +68,15 @@ class StageCounts:
     failed: int
     left_out: int = 0
     in_flight: int = 0
+    offline: int = 0
 
     def __post_init__(self) -> None:
-        fields = (self.targeted, self.confirmed, self.failed, self.left_out, self.in_flight)
-        if min(fields) < 0 or self.in_flight > self.waiting:
+        parts = (self.targeted, self.confirmed, self.failed, self.left_out, self.offline)
+        if (
+            min(parts) < 0
+            or not 0 <= self.in_flight <= self.waiting
+            or self.offline > self.left_out
+        ):
             raise ValueError(f"outcomes must fit the stage: {self}")
 
     @property
@@ -119,6 +126,7 @@ def judge_stage(
     settled: Settled | None,
     *,
     now: datetime,
+    is_backed: bool = False,
     alarms: Sequence[str] = (),
 ) -> StageJudgement:
     """Judge one stage.
@@ -128,6 +136,8 @@ def judge_stage(
         policy: Limits.
         settled: What was remembered of an earlier look; None before the stage was found good.
         now: Aware UTC.
+        is_backed: A stage before it has passed; then a stage of which every device refused or was
+            given up does not hold the rollout for ever.
         alarms: Open drift alarms among its devices, as short names; each blocks the advance.
 
     >>> now = datetime.fromisoformat("2026-01-01T12:00:00+00:00")
@@ -139,7 +149,7 @@ def judge_stage(
     if reason := _find_harm(counts, policy, settled):
         return StageJudgement(verdict=Verdict.HALT, sentence=f"{figure} {reason}", settled=settled)
     if settled is None:
-        settled = _settle(counts, policy, now)
+        settled = _settle(counts, policy, now, is_backed=is_backed)
     if settled is None:
         return _judge_unsettled(counts, policy, figure)
     settled = _restart_watch(counts, policy, settled)
@@ -199,13 +209,16 @@ def _find_complete_harm(counts: StageCounts, test: SequentialTest, failures_min:
     return ""
 
 
-def _settle(counts: StageCounts, policy: GatePolicy, now: datetime) -> Settled | None:
+def _settle(
+    counts: StageCounts, policy: GatePolicy, now: datetime, *, is_backed: bool
+) -> Settled | None:
     """Find the stage good enough, by evidence or because all finished within the goal."""
     basis: Basis | None = None
     test = policy.test
     if counts.finished == 0:
-        return None
-    if (
+        is_over = counts.targeted > 0 and counts.waiting == 0 and counts.offline == 0
+        basis = Basis.NOBODY if is_backed and is_over else None
+    elif (
         isinstance(test, SequentialTest)
         and test.weigh(counts.finished, counts.failed) <= test.advance_at
     ):
@@ -252,8 +265,11 @@ def _restart_watch(counts: StageCounts, policy: GatePolicy, settled: Settled) ->
 def _judge_unsettled(counts: StageCounts, policy: GatePolicy, figure: str) -> StageJudgement:
     rule = _say_rule(policy)
     if counts.finished == 0:
-        left_out = f", {counts.left_out} left out" if counts.left_out else ""
-        sentence = f"{figure} {counts.in_flight} offered{left_out}: nothing to judge yet."
+        parts = [f"{counts.in_flight} offered"]
+        parts += [f"{counts.offline} offline"] if counts.offline else []
+        refused = counts.left_out - counts.offline
+        parts += [f"{refused} not for them"] if refused else []
+        sentence = f"{figure} {', '.join(parts)}: nothing to judge yet."
         return StageJudgement(verdict=Verdict.WAIT_NO_DATA, sentence=sentence, settled=None)
     if counts.waiting:
         sentence = f"{figure} {rule}: not decided yet, {counts.waiting} still to finish."
@@ -310,6 +326,8 @@ def _say_settled(counts: StageCounts, policy: GatePolicy, settled: Settled) -> s
     match settled.basis:
         case Basis.OPERATOR:
             said = f"{when} let pass by the operator."
+        case Basis.NOBODY:
+            said = f"{when} nobody here could take it, the stages before passed."
         case Basis.POLICY:
             said = f"{when} the evidence decides neither, the policy lets it pass."
         case Basis.EVIDENCE if isinstance(test, SequentialTest):

@@ -1,8 +1,9 @@
 """The states of a rollout: one table, and the only way from one state to the next.
 
-What a transition means for devices is carried by its effects; nothing else offers, withdraws or
-moves the champion. The rollout offers versions in ``running`` and in no other state. An event that
-a state does not know is refused and changes nothing.
+A transition only writes; what happens to devices follows from the state and is done again at every
+look until it is true, so that a controller may be killed anywhere. A stage's devices are offered
+the version in ``running`` and in no other state. An event that a state does not know is refused
+and changes nothing.
 """
 
 from enum import StrEnum
@@ -36,20 +37,36 @@ class RolloutEvent(StrEnum):
 
 
 class RolloutEffect(StrEnum):
-    """What a transition does beside changing the state."""
+    """What a transition writes beside the state, in the same transaction."""
 
     OPEN_STAGE = "open_stage"
     MOVE_CHAMPION = "move_champion"
+    RESTORE_CHAMPION = "restore_champion"
+    BEGIN_RETURN = "begin_return"
+    FINISH = "finish"
+
+
+class Duty(StrEnum):
+    """What the controller does at every look while a state lasts."""
+
+    OFFER = "offer"
     OFFER_LEFT_OUT = "offer_left_out"
     WITHDRAW = "withdraw"
     WITHDRAW_UNFINISHED = "withdraw_unfinished"
-    RESTORE_CHAMPION = "restore_champion"
-    FINISH = "finish"
 
 
 ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK})
 """States in which the rollout holds the slot of its devices."""
 FINAL = frozenset({RolloutState.COMPLETED, RolloutState.ROLLED_BACK, RolloutState.ABORTED})
+
+DUTIES: dict[RolloutState, Duty] = {
+    RolloutState.RUNNING: Duty.OFFER,
+    RolloutState.COMPLETED: Duty.OFFER_LEFT_OUT,
+    RolloutState.ROLLING_BACK: Duty.WITHDRAW,
+    RolloutState.ROLLED_BACK: Duty.WITHDRAW,
+    RolloutState.ABORTED: Duty.WITHDRAW_UNFINISHED,
+}
+"""A state that is absent changes nothing on devices."""
 
 _S, _E, _F = RolloutState, RolloutEvent, RolloutEffect
 TABLE: dict[tuple[RolloutState, RolloutEvent], tuple[RolloutState, tuple[RolloutEffect, ...]]] = {
@@ -59,19 +76,19 @@ TABLE: dict[tuple[RolloutState, RolloutEvent], tuple[RolloutState, tuple[Rollout
     (_S.RUNNING, _E.STAGE_PASSED): (_S.RUNNING, (_F.OPEN_STAGE,)),
     (_S.RUNNING, _E.LAST_STAGE_PASSED): (
         _S.COMPLETED,
-        (_F.MOVE_CHAMPION, _F.OFFER_LEFT_OUT, _F.FINISH),
+        (_F.MOVE_CHAMPION, _F.FINISH),
     ),
     (_S.RUNNING, _E.HALT): (_S.HALTED, ()),
-    (_S.RUNNING, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.WITHDRAW,)),
-    (_S.RUNNING, _E.ABORT): (_S.ABORTED, (_F.WITHDRAW_UNFINISHED, _F.FINISH)),
+    (_S.RUNNING, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.BEGIN_RETURN,)),
+    (_S.RUNNING, _E.ABORT): (_S.ABORTED, (_F.FINISH,)),
     (_S.PAUSED, _E.RESUME): (_S.RUNNING, ()),
     (_S.PAUSED, _E.HALT): (_S.HALTED, ()),
-    (_S.PAUSED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.WITHDRAW,)),
-    (_S.PAUSED, _E.ABORT): (_S.ABORTED, (_F.WITHDRAW_UNFINISHED, _F.FINISH)),
-    (_S.HALTED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.WITHDRAW,)),
-    (_S.HALTED, _E.ABORT): (_S.ABORTED, (_F.WITHDRAW_UNFINISHED, _F.FINISH)),
+    (_S.PAUSED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.BEGIN_RETURN,)),
+    (_S.PAUSED, _E.ABORT): (_S.ABORTED, (_F.FINISH,)),
+    (_S.HALTED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.BEGIN_RETURN,)),
+    (_S.HALTED, _E.ABORT): (_S.ABORTED, (_F.FINISH,)),
     (_S.ROLLING_BACK, _E.ALL_RETURNED): (_S.ROLLED_BACK, (_F.FINISH,)),
-    (_S.COMPLETED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.RESTORE_CHAMPION, _F.WITHDRAW)),
+    (_S.COMPLETED, _E.ROLL_BACK): (_S.ROLLING_BACK, (_F.RESTORE_CHAMPION, _F.BEGIN_RETURN)),
 }
 
 

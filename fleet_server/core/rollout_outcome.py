@@ -16,6 +16,8 @@ from fleet_server.core.rollout_limits import RolloutPolicy
 
 REVERTED = "reverted"
 """Code of a device that had confirmed the version and runs another one now."""
+SUPERSEDED = "superseded"
+"""Code of a device whose slot was given something else while it was in flight or confirmed."""
 SILENT = "silent"
 """Code of a device that gave no outcome in time."""
 GRACE_S = 5.0
@@ -135,15 +137,32 @@ class Weight(StrEnum):
     LEFT_OUT = "left_out"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standpoint:
+    """From where outcomes are judged.
+
+    Attributes:
+        rollout: This rollout's number.
+        policy: Deadlines.
+        now: Aware UTC.
+        listening_since: Silence counts from here at the earliest: a server that was down heard
+            nobody.
+    """
+
+    rollout: int
+    policy: RolloutPolicy
+    now: datetime
+    listening_since: datetime | None = None
+
+
 def judge_outcome(
     known: Progress,
     slot: SlotFacts,
     refusal: Refusal | None,
+    standpoint: Standpoint,
     *,
-    rollout: int,
     sha256: str,
-    policy: RolloutPolicy,
-    now: datetime,
+    is_held: bool = True,
 ) -> Reading:
     """Tell how it went on one device.
 
@@ -151,26 +170,29 @@ def judge_outcome(
         known: What was remembered.
         slot: The device's newest word on the slot.
         refusal: Its refusal of a whole assignment, if its newest report has one.
-        rollout: This rollout's number.
+        standpoint: From where it is judged.
         sha256: Of the package this device was offered.
-        policy: Deadlines.
-        now: Aware UTC.
+        is_held: The slot's desired target is still this rollout's.
     """
     remembered = Reading(known.outcome, known.code, known.detail)
     offered_at = known.offered_at
     if offered_at is None or known.outcome in (Outcome.WITHDRAWN, Outcome.RETURNED):
         return remembered
     if slot.running_sha256 == slot.confirmed_sha256 == sha256:
-        return Reading(Outcome.CONFIRMED)
+        return remembered if known.outcome is Outcome.CONFIRMED else Reading(Outcome.CONFIRMED)
+    if not is_held and (known.outcome in IN_FLIGHT or known.outcome is Outcome.CONFIRMED):
+        return Reading(Outcome.REFUSED, SUPERSEDED, "its slot was given something else since")
     if known.outcome is Outcome.CONFIRMED and not slot.code:
+        if slot.confirmed_sha256 == sha256 and not slot.running_sha256:
+            return remembered  # it has just started and answers in a moment
         return Reading(Outcome.FAILED, REVERTED, f"runs {slot.running_target or 'nothing'} now")
-    if slot.rollout == rollout and _is_of_this_try(known, slot, offered_at):
+    if slot.rollout == standpoint.rollout and _is_of_this_try(known, slot, offered_at):
         read = _read_slot(slot)
     elif refusal is not None and _is_about_offer(refusal, slot, offered_at):
         read = read_failure(refusal.code, refusal.detail)
     else:
         read = remembered
-    return _judge_silence(known, read, policy, now=now, offered_at=offered_at)
+    return _judge_silence(known, read, standpoint, offered_at)
 
 
 def read_failure(code: str, detail: str) -> Reading:
@@ -243,16 +265,34 @@ def _read_slot(slot: SlotFacts) -> Reading:
 
 
 def _judge_silence(
-    known: Progress, read: Reading, policy: RolloutPolicy, *, now: datetime, offered_at: datetime
+    known: Progress, read: Reading, standpoint: Standpoint, offered_at: datetime
 ) -> Reading:
     """Turn an unfinished outcome into silence once its deadline has passed."""
     if read.outcome not in IN_FLIGHT:
         return read
-    since, limit_s = offered_at, policy.deadline_s
+    policy, now = standpoint.policy, standpoint.now
+    since, limit_s = max(offered_at, standpoint.listening_since or offered_at), policy.deadline_s
     if read.outcome is Outcome.PROBATION:
-        since = known.changed_at if known.outcome is Outcome.PROBATION else now
+        is_old = known.outcome is Outcome.PROBATION
+        since = max(since, known.changed_at) if is_old else now
         limit_s += policy.probation.timeout_s
     if now < since + timedelta(seconds=limit_s):
         return read
-    detail = f"no outcome {limit_s:g} s after {read.outcome.replace('_', ' ')}"
+    detail = f"no outcome {limit_s:g} s after it was {say_outcome(read.outcome)}"
     return Reading(Outcome.SILENT_AFTER, SILENT, detail)
+
+
+def say_outcome(outcome: Outcome) -> str:
+    """Write an outcome as people say it.
+
+    >>> say_outcome(Outcome.PROBATION), say_outcome(Outcome.SILENT_AFTER)
+    ('in probation', 'silent after the offer')
+    """
+    return _WORDS.get(outcome, outcome.value)
+
+
+_WORDS = {
+    Outcome.PROBATION: "in probation",
+    Outcome.SILENT_BEFORE: "offline before the offer",
+    Outcome.SILENT_AFTER: "silent after the offer",
+}

@@ -44,6 +44,15 @@ def say_span(failed: int, finished: int) -> str:
     )
 
 
+def say_devices(count: int) -> str:
+    """Say a number of devices.
+
+    >>> say_devices(1), say_devices(1_200)
+    ('1 device', '1,200 devices')
+    """
+    return f"{count:,} device{'' if count == 1 else 's'}"
+
+
 def say_instant(instant: datetime) -> str:
     """Say an instant to the second, in UTC with the day left out."""
     return f"{instant:%H:%M:%S}"

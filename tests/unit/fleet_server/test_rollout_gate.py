@@ -63,7 +63,7 @@ def judge(
     ("targeted", "confirmed", "failed", "left_out", "verdict", "words"),
     [
         pytest.param(6, 0, 0, 0, Verdict.WAIT_NO_DATA, "nothing to judge yet", id="no report"),
-        pytest.param(6, 0, 0, 6, Verdict.WAIT_NO_DATA, "6 left out", id="all offline"),
+        pytest.param(6, 0, 0, 6, Verdict.WAIT_NO_DATA, "6 not for them", id="all refused"),
         pytest.param(100, 34, 0, 0, Verdict.WAIT, "66 still to finish", id="one good too few"),
         pytest.param(100, 35, 0, 0, Verdict.WAIT, "says below 10 %", id="evidence of good"),
         pytest.param(35, 35, 0, 0, Verdict.WAIT, "Soaking until 14:10:00", id="soak"),
@@ -86,6 +86,19 @@ def test_verdict(
     found = judge(targeted, confirmed, failed, left_out=left_out)
     assert found.verdict is verdict
     assert words in found.sentence
+
+
+def test_a_stage_that_nobody_could_take_holds_only_the_first_stage_and_whoever_is_offline() -> None:
+    refused = StageCounts(targeted=3, confirmed=0, failed=0, left_out=3)
+    offline = replace(refused, offline=1)
+    policy = GatePolicy()
+    assert judge_stage(refused, policy, None, now=NOW).verdict is Verdict.WAIT_NO_DATA
+    found = judge_stage(refused, policy, None, now=NOW, is_backed=True)
+    assert found.verdict is Verdict.ADVANCE
+    assert "nobody here could take it" in found.sentence
+    held = judge_stage(offline, policy, None, now=NOW, is_backed=True)
+    assert held.verdict is Verdict.WAIT_NO_DATA
+    assert "0 offered, 1 offline, 2 not for them" in held.sentence
 
 
 def test_advances_after_the_soak_and_only_without_open_alarms() -> None:
@@ -200,6 +213,7 @@ def test_fixed_threshold(targeted: int, confirmed: int, failed: int, verdict: Ve
         (lambda: GatePolicy(failures_min=0), "failures_min"),
         (lambda: StageCounts(targeted=1, confirmed=1, failed=1), "fit the stage"),
         (lambda: StageCounts(targeted=1, confirmed=1, failed=0, in_flight=1), "fit the stage"),
+        (lambda: StageCounts(targeted=1, confirmed=1, failed=0, offline=1), "fit the stage"),
     ],
 )
 def test_refuses_values_out_of_range(make: Any, message: str) -> None:

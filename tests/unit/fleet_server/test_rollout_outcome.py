@@ -15,6 +15,7 @@ from fleet_server.core.rollout_outcome import (
     Progress,
     Refusal,
     SlotFacts,
+    Standpoint,
     Weight,
     find_retry_at,
     judge_outcome,
@@ -33,6 +34,10 @@ OLD = SlotFacts(
 )
 
 
+def standpoint(after_s: float) -> Standpoint:
+    return Standpoint(rollout=7, policy=POLICY, now=OFFERED_AT + timedelta(seconds=after_s))
+
+
 def judge(
     slot: SlotFacts = OLD,
     known: Progress = KNOWN,
@@ -43,10 +48,8 @@ def judge(
         known,
         slot,
         refusal,
-        rollout=7,
+        standpoint(after_s),
         sha256=OURS,
-        policy=POLICY,
-        now=OFFERED_AT + timedelta(seconds=after_s),
     )
     return found.outcome, found.code
 
@@ -123,6 +126,36 @@ def test_a_success_whose_bytes_no_longer_run_is_taken_back() -> None:
     assert judge(known=reverted, after_s=10_000) == (Outcome.FAILED, "reverted")
 
 
+def test_a_device_that_has_just_started_has_not_reverted() -> None:
+    confirmed = replace(KNOWN, outcome=Outcome.CONFIRMED)
+    starting = SlotFacts(state="confirmed", confirmed_sha256=OURS, rollout=7)
+    assert judge(starting, confirmed) == (Outcome.CONFIRMED, "")
+    assert judge(replace(starting, running_sha256=THEIRS), confirmed)[0] is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [
+        (Outcome.FETCHING, (Outcome.REFUSED, "superseded")),
+        (Outcome.CONFIRMED, (Outcome.REFUSED, "superseded")),
+        (Outcome.FAILED, (Outcome.FAILED, "")),
+        (Outcome.SILENT_AFTER, (Outcome.SILENT_AFTER, "")),
+    ],
+)
+def test_what_others_gave_the_slot_is_not_the_releases_failure(
+    known: Outcome, found: tuple[Outcome, str]
+) -> None:
+    reading = judge_outcome(
+        replace(KNOWN, outcome=known),
+        OLD,
+        None,
+        standpoint(0),
+        sha256=OURS,
+        is_held=False,
+    )
+    assert (reading.outcome, reading.code) == found
+
+
 @pytest.mark.parametrize(
     ("outcome", "slot", "age_s", "found"),
     [
@@ -151,6 +184,20 @@ def test_a_success_whose_bytes_no_longer_run_is_taken_back() -> None:
 )
 def test_silence(outcome: Outcome, slot: SlotFacts, age_s: float, found: Outcome) -> None:
     assert judge(slot, replace(KNOWN, outcome=outcome), after_s=age_s)[0] is found
+
+
+def test_silence_counts_only_while_the_server_listened() -> None:
+    def judge_at(after_s: float) -> Outcome:
+        return judge_outcome(
+            KNOWN,
+            OLD,
+            None,
+            replace(standpoint(after_s), listening_since=OFFERED_AT + timedelta(hours=8)),
+            sha256=OURS,
+        ).outcome
+
+    assert judge_at(8 * 3_600 + 599) is Outcome.OFFERED
+    assert judge_at(8 * 3_600 + 600) is Outcome.SILENT_AFTER
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""One look at a rollout: what was reported, what the gate says of it, what to do now. Pure.
+
+The controller, the tests and the rehearsal run this same function. It is made to be run again:
+everything it asks for follows from the state it is given, so that a look that was lost, or done
+twice, changes nothing in the end.
+
+A look first reads reports, then queues who came back or joined, then lets the gate judge, then
+does the duty of the state the rollout is in after that (``rollout_duties``). A stage's devices are
+offered the version in ``running`` only, never before their stage is open, and never while more
+than the allowed number are in flight.
+"""
+
+from dataclasses import replace
+
+from fleet_server.core.rollout_duties import do_duty
+from fleet_server.core.rollout_gate import StageCounts, StageJudgement, Verdict, judge_stage
+from fleet_server.core.rollout_limits import OnHalt
+from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
+from fleet_server.core.rollout_outcome import (
+    Outcome,
+    Progress,
+    Reading,
+    Standpoint,
+    judge_outcome,
+    say_outcome,
+)
+from fleet_server.core.rollout_round import Decision, Round, RoundPlan, RoundView
+from fleet_server.core.rollout_state import Member, Rollout, StageRecord, dump_settled
+from fleet_server.core.rollout_words import say_devices
+from fleet_server.core.targeting import find_targets
+
+
+def plan_round(view: RoundView) -> RoundPlan:
+    """Decide one look; an empty plan with an equal rollout means there is nothing to write."""
+    look = Round(view)
+    if look.rollout.state is RolloutState.DRAFT:
+        return look.finish()
+    read_reports(look)
+    match look.rollout.state:
+        case RolloutState.RUNNING:
+            queue_newcomers(look)
+            judge_rollout(look)
+        case RolloutState.PAUSED:
+            judge_rollout(look)
+        case RolloutState.HALTED if look.rollout.policy.on_halt is not OnHalt.STAY:
+            look.apply(RolloutEvent.ROLL_BACK)
+    do_duty(look)
+    return look.finish()
+
+
+def read_reports(look: Round) -> None:
+    """Bring every outcome to what its device last said."""
+    view = look.view
+    standpoint = Standpoint(
+        rollout=view.rollout.id,
+        policy=view.rollout.policy,
+        now=view.now,
+        listening_since=view.listening_since,
+    )
+    for member in tuple(look.members.values()):
+        package = view.packages.get(member.device.profile)
+        if package is None:
+            continue
+        reading = judge_outcome(
+            member.progress,
+            member.slot,
+            member.refusal,
+            standpoint,
+            sha256=package.sha256,
+            is_held=member.desired is not None and member.desired.rollout == view.rollout.id,
+        )
+        known = member.progress
+        if reading != Reading(known.outcome, known.code, known.detail):
+            look.set_outcome(member, reading)
+
+
+def queue_newcomers(look: Round) -> None:
+    """Queue who joined the group and who came back.
+
+    In the open stage until it has passed its gate, so that a stage always ends; in the next one
+    afterwards. After the last, they are served when the rollout completes.
+    """
+    view, rollout = look.view, look.rollout
+    stage, is_closed = rollout.stage, rollout.stages[rollout.stage].settled is not None
+    if is_closed and stage + 1 < len(rollout.stages):
+        stage, is_closed = stage + 1, False
+    for member in tuple(look.members.values()):
+        is_left_out = member.progress.outcome is Outcome.SILENT_BEFORE
+        if is_left_out and member.device.is_online and not is_closed:
+            look.set_outcome(member, Reading(Outcome.PENDING), stage=stage)
+    if view.query is None:
+        return
+    outcome = Outcome.SILENT_BEFORE if is_closed else Outcome.PENDING
+    targets = find_targets(view.outsiders, view.query, view.packages, view.profiles)
+    for device in targets.fit:
+        progress = Progress(outcome=outcome, changed_at=view.now)
+        look.set_member(Member(device=device, stage=stage, progress=progress))
+
+
+def judge_rollout(look: Round) -> None:
+    """Let the gate judge every open stage, and let happen what it says."""
+    if not look.view.is_approved:
+        reason = f"{look.rollout.release} is no longer approved."
+        look.decisions.append(Decision(verdict=Verdict.HALT, sentence=reason, inputs={}))
+        look.apply(RolloutEvent.HALT, reason)
+        return
+    for stage in range(look.rollout.stage + 1):
+        counts = look.tally.count_stage(stage)
+        judgement = _judge_one(look, stage, counts)
+        if judgement.verdict is Verdict.HALT:
+            look.apply(RolloutEvent.HALT, look.rollout.sentence)
+            is_stage_only = look.rollout.policy.on_halt is OnHalt.ROLL_BACK_STAGE
+            returning = stage if is_stage_only else None
+            look.rollout = replace(look.rollout, returning_stage=returning)
+            return
+    if look.rollout.state is not RolloutState.RUNNING:
+        return
+    if judgement.verdict is Verdict.INCONCLUSIVE:
+        look.apply(RolloutEvent.PAUSE)
+        look.rollout = replace(look.rollout, is_undecided=True)
+    elif judgement.verdict is Verdict.ADVANCE:
+        is_last = look.rollout.stage + 1 == len(look.rollout.stages)
+        look.apply(RolloutEvent.LAST_STAGE_PASSED if is_last else RolloutEvent.STAGE_PASSED)
+        if is_last:
+            look.rollout = replace(look.rollout, sentence=_say_completed(look))
+
+
+def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
+    rollout, view = look.rollout, look.view
+    record = rollout.stages[stage]
+    is_open = stage == rollout.stage
+    alarms = tuple(view.alarms) if is_open else ()
+    is_backed = stage > 0
+    judgement = judge_stage(
+        counts,
+        rollout.policy.gate,
+        record.settled,
+        now=view.now,
+        is_backed=is_backed,
+        alarms=alarms,
+    )
+    is_halt = judgement.verdict is Verdict.HALT
+    verdict = str(judgement.verdict) if is_open or is_halt else record.verdict
+    sentence = f"{say_stage(rollout, stage)}: {judgement.sentence}"
+    is_news = verdict != record.verdict or (record.settled is None) != (judgement.settled is None)
+    if is_news:
+        inputs = {
+            "stage": stage,
+            "counts": dump_counts(counts),
+            "gate": rollout.policy.to_json()["gate"],
+            "settled": dump_settled(record.settled),
+            "is_backed": is_backed,
+            "alarms": list(alarms),
+            "now": view.now.isoformat(),
+        }
+        look.decisions.append(Decision(verdict=verdict, sentence=sentence, inputs=inputs))
+    updated = StageRecord(name=record.name, verdict=verdict, settled=judgement.settled)
+    stages = (*rollout.stages[:stage], updated, *rollout.stages[stage + 1 :])
+    look.rollout = replace(
+        rollout,
+        stages=stages,
+        sentence=sentence if is_open or is_halt else rollout.sentence,
+    )
+    return judgement
+
+
+def _say_completed(look: Round) -> str:
+    tally = look.tally.by_outcome()
+    confirmed = tally.pop(Outcome.CONFIRMED, 0)
+    others = [f"{count:,} {say_outcome(outcome)}" for outcome, count in tally.items()]
+    tail = f" ({', '.join(others)})" if others else ""
+    return f"{look.rollout.release} is confirmed on {say_devices(confirmed)}{tail}."
+
+
+def say_stage(rollout: Rollout, stage: int) -> str:
+    """Name a stage with its place: ``Stage 2 of 3 (25%)``."""
+    return f"Stage {stage + 1} of {len(rollout.stages)} ({rollout.stages[stage].name})"
+
+
+def dump_counts(counts: StageCounts) -> dict[str, int]:
+    """Give the JSON form."""
+    return {
+        "targeted": counts.targeted,
+        "confirmed": counts.confirmed,
+        "failed": counts.failed,
+        "left_out": counts.left_out,
+        "in_flight": counts.in_flight,
+        "offline": counts.offline,
+    }

@@ -1,0 +1,65 @@
+"""Count the devices of a rollout by what they are to its gate. Pure.
+
+Counts come grouped from the database; what a look has changed since is moved here, so that a
+verdict always sees both. Nothing is ever incremented in storage.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fleet_server.core.rollout_gate import StageCounts
+from fleet_server.core.rollout_outcome import Outcome, Weight, weigh_outcome
+
+
+class TallyKey(NamedTuple):
+    """What devices are counted by."""
+
+    stage: int
+    outcome: Outcome
+    code: str = ""
+    tries: int = 0
+
+
+class Tally:
+    """Devices by stage, outcome, code and tries."""
+
+    def __init__(self, counted: Mapping[TallyKey, int], *, tries_max: int) -> None:
+        """Start from what was counted; ``tries_max`` tells who is still to be tried again."""
+        self._counts = Counter(counted)
+        self._tries_max = tries_max
+
+    def move(self, before: TallyKey | None, after: TallyKey) -> None:
+        """Take one device from where it was, None when it is new, to where it is now."""
+        if before is not None:
+            self._counts[before] -= 1
+        self._counts[after] += 1
+
+    def count_stage(self, stage: int) -> StageCounts:
+        """Give one stage as the gate sees it."""
+        weights: Counter[Weight] = Counter()
+        offline = 0
+        for key, count in self._counts.items():
+            if key.stage == stage:
+                weights[weigh_outcome(key.outcome, key.code, key.tries, self._tries_max)] += count
+                offline += count if key.outcome is Outcome.SILENT_BEFORE else 0
+        return StageCounts(
+            targeted=weights.total(),
+            confirmed=weights[Weight.CONFIRMED],
+            failed=weights[Weight.FAILED],
+            left_out=weights[Weight.LEFT_OUT],
+            in_flight=weights[Weight.IN_FLIGHT],
+            offline=offline,
+        )
+
+    def count(self, *outcomes: Outcome) -> int:
+        """Give the number of devices with one of these outcomes, all stages together."""
+        return sum(count for key, count in self._counts.items() if key.outcome in outcomes)
+
+    def by_outcome(self, stage: int | None = None) -> dict[Outcome, int]:
+        """Give devices by outcome, of one stage or of all; outcomes nobody has are absent."""
+        found: Counter[Outcome] = Counter()
+        for key, count in self._counts.items():
+            if stage is None or key.stage == stage:
+                found[key.outcome] += count
+        return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
