@@ -80,12 +80,29 @@ def enrol(
         raise EnrolmentError(f"{error}; copy the whole string that begins with ef1:") from error
     ca_pem = _fetch_ca(ticket, timeout_s)
     key = generate_private_key(SECP256R1())
-    key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     home = identity_directory(directory)
     make_directory(home)
     probe = home / "device.key.new"
-    write_durable(probe, key_pem)  # a full disk shows before the secret is used up
+    write_durable(probe, _key_pem(key))  # a full disk shows before the secret is used up
     grant = _request_certificate(ticket, ca_pem, make_request(key, ticket.device_id), timeout_s)
+    identity = keep_grant(ticket, grant, ca_pem, key, directory)
+    remove_file(probe)
+    return identity
+
+
+def keep_grant(
+    ticket: JoinTicket,
+    grant: EnrolGrant,
+    ca_pem: bytes,
+    key: EllipticCurvePrivateKey,
+    directory: Path,
+) -> Identity:
+    """Check an answer against the join string and our key, then keep it as the identity.
+
+    Raises:
+        EnrolmentError: Something in it is not what the string pins; nothing is kept.
+        StorageError: The directory cannot be written.
+    """
     _check_grant(ticket, grant, ca_pem, key)
     identity = Identity(
         device_id=grant.device_id,
@@ -95,13 +112,19 @@ def enrol(
         mqtt_port=grant.mqtt_port,
         api_port=ticket.api_port,
         root=grant.root.encode(),
-        directory=home,
+        directory=identity_directory(directory),
     )
     save_identity(
-        identity, ca_pem=ca_pem, certificate_pem=grant.certificate.encode(), key_pem=key_pem
+        identity,
+        ca_pem=ca_pem,
+        certificate_pem=grant.certificate.encode(),
+        key_pem=_key_pem(key),
     )
-    remove_file(probe)
     return identity
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def make_request(key: EllipticCurvePrivateKey, device_id: str) -> bytes:

@@ -4,14 +4,14 @@ The name in the certificate is that of the token's record. The certificate is is
 transaction that uses the token up, so a request that is refused leaves the token as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.contract.join import EnrolGrant
 from fleet_server.errors import RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import DeviceRecord, JoinToken, Ledger, Ledgers
-from fleet_server.ports.trust import CertificateIssuer
+from fleet_server.ports.trust import CertificateIssuer, IssuedCertificate
 from fleet_server.services.add_device import Place, hash_secret
 
 
@@ -50,37 +50,65 @@ class EnrolmentDesk:
             JoinRefusedError: The secret is unknown, used, expired or cancelled.
             RefusedError: The certificate request is malformed; the secret still works.
         """
-        now_at, secret_sha256 = self.clock.now(), hash_secret(secret)
+        return self.enrol_many([(secret, csr_pem)], root_sha256=root_sha256)[0]
+
+    def enrol_many(
+        self, requests: Sequence[tuple[str, bytes]], *, root_sha256: str = ""
+    ) -> list[EnrolGrant]:
+        """Enrol devices in one transaction, all or none: simulated fleets join this way.
+
+        Args:
+            requests: Secret and certificate request of each.
+            root_sha256: As in ``enrol``.
+
+        Raises:
+            JoinRefusedError: As ``enrol``, for any of them.
+            RefusedError: As ``enrol``, for any of them.
+        """
         with self.ledgers() as ledger:
-            device = self._check(ledger, secret_sha256)
-            issued = self.issuer.issue_device(csr_pem, device.id)
-            ledger.devices.mark_enrolled(
-                device.number,
-                secret_sha256,
-                serial=issued.serial,
-                expires_at=issued.expires_at,
-                at=now_at,
-            )
+            joined = [self._enrol(ledger, secret, csr_pem) for secret, csr_pem in requests]
+            names = [device.id for device, _ in joined]
+            subject = names[0] if len(names) == 1 else f"{len(names)} devices"
             ledger.audit.append(
-                at=now_at,
-                actor=f"device {device.id}",
+                at=self.clock.now(),
+                actor=f"device {names[0]}" if len(names) == 1 else subject,
                 act="device.enrol",
-                subject=device.id,
-                detail={"serial": issued.serial, "replaces": device.certificate_serial},
+                subject=subject,
+                detail={"serials": {d.id: issued.serial for d, issued in joined[:100]}},
             )
-        if device.certificate_serial:
-            self.issuer.revoke([device.certificate_serial])
-        place = self.place()
-        return EnrolGrant(
-            device_id=device.id,
-            profile=device.profile,
-            fleet=place.fleet,
-            certificate=issued.pem.decode(),
-            ca=self.issuer.ca_pem.decode(),
-            root=self.root(root_sha256).decode(),
-            mqtt_host=place.host,
-            mqtt_port=place.mqtt_port,
+        former = [device.certificate_serial for device, _ in joined if device.certificate_serial]
+        if former:
+            self.issuer.revoke(former)
+        place, ca, root = self.place(), self.issuer.ca_pem.decode(), self.root(root_sha256).decode()
+        return [
+            EnrolGrant(
+                device_id=device.id,
+                profile=device.profile,
+                fleet=place.fleet,
+                certificate=issued.pem.decode(),
+                ca=ca,
+                root=root,
+                mqtt_host=place.host,
+                mqtt_port=place.mqtt_port,
+            )
+            for device, issued in joined
+        ]
+
+    def _enrol(
+        self, ledger: Ledger, secret: str, csr_pem: bytes
+    ) -> tuple[DeviceRecord, IssuedCertificate]:
+        """Use a secret up; return the device as it was before, and its new certificate."""
+        secret_sha256 = hash_secret(secret)
+        device = self._check(ledger, secret_sha256)
+        issued = self.issuer.issue_device(csr_pem, device.id)
+        ledger.devices.mark_enrolled(
+            device.number,
+            secret_sha256,
+            serial=issued.serial,
+            expires_at=issued.expires_at,
+            at=self.clock.now(),
         )
+        return device, issued
 
     def _check(self, ledger: Ledger, secret_sha256: str) -> DeviceRecord:
         """Return whom a secret belongs to; found by its hash, so timing tells nothing of it.
