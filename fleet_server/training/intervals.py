@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 Z_CONFIDENCE = 1.6448536269514722
 Z_POWER = 0.8416212335729143
 """Power .8: what 'about N more rows' is counted for."""
+SETTLE_SHARE_MIN = 1e-3
+"""Of the standard error: a limit nearer than this is not settled by any number worth telling."""
 RESAMPLES = 1_000
 BLOCKS_MAX = 2_000
 CELLS_MAX = 8_000_000
@@ -42,13 +44,13 @@ class Estimate:
     rows: int
 
     def rows_to_settle(self, distance: float) -> int:
-        """Give about how many further rows settle a limit this far away.
+        """Give about how many further rows settle a limit this far away; 0 when none can be told.
 
         Args:
             distance: From the value to the limit, above 0, if the value is the truth.
         """
         spread = (self.high - self.low) / (2 * Z_CONFIDENCE)
-        if distance <= 0 or spread <= 0:
+        if distance <= spread * SETTLE_SHARE_MIN or spread <= 0:
             return 0
         wanted = self.rows * ((Z_CONFIDENCE + Z_POWER) * spread / distance) ** 2
         return max(math.ceil(wanted) - self.rows, 1)

@@ -1,6 +1,12 @@
 """Specs, tables and fakes for tests of training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fleet_server.ports.training import NumberColumn, RawTable, WordColumn
+from fleet_server.training.spec import Spec
+from fleet_server.training.spec_parser import parse_spec
 
 PROFILES = ("camera", "iot-gateway", "onprem-server")
 
@@ -48,3 +54,64 @@ def edit(text: str, changes: Mapping[str, str]) -> str:
         assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
         text = text.replace(old, new)
     return text
+
+
+def raw_table(
+    numbers: Mapping[str, Sequence[float]] | None = None,
+    words: Mapping[str, Sequence[str | None]] | None = None,
+) -> RawTable:
+    """A table as a reader gives it; None is a missing word, NaN a missing number."""
+    columns = {
+        name: NumberColumn(values=np.array(values, np.float64), unreadable=np.empty(0, np.int64))
+        for name, values in (numbers or {}).items()
+    }
+    word_columns = {}
+    for name, values in (words or {}).items():
+        known = tuple(dict.fromkeys(word for word in values if word is not None))
+        codes = [known.index(word) if word is not None else -1 for word in values]
+        word_columns[name] = WordColumn(codes=np.array(codes, np.int64), words=known)
+    sizes = {len(c.values) for c in columns.values()} | {
+        len(c.codes) for c in word_columns.values()
+    }
+    (rows,) = sizes
+    return RawTable(rows=rows, numbers=columns, words=word_columns)
+
+
+def value_spec(
+    *features: str, task: str = "classification", target: str = "t", **train: str
+) -> str:
+    """A small spec; each feature is its line, such as ``x = { type = "float32" }``."""
+    metric = "accuracy" if task == "classification" else "mae"
+    estimator = train.get(
+        "estimator",
+        "sklearn.linear_model.LogisticRegression"
+        if task == "classification"
+        else "sklearn.linear_model.Ridge",
+    )
+    lines = "\n".join(features or ('x = { type = "float32" }',))
+    return f"""\
+[model]
+name = "small"
+task = "{task}"
+problem = "Try."
+[data]
+source = "file:rows.csv"
+target = "{target}"
+[data.features]
+{lines}
+[split]
+test = 0.3
+[train]
+estimator = "{estimator}"
+params = {train.get("params", "{}")}
+steps = {train.get("steps", "[]")}
+[metrics]
+primary = "{metric}"
+{metric} = {train.get("limit", "{}")}
+[profiles]
+camera = {{}}
+"""
+
+
+def read_spec(text: str) -> Spec:
+    return parse_spec(text, source="small.toml", profiles=PROFILES)

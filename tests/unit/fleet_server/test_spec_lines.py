@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet_server.training.spec_lines import find_lines, line_of
@@ -76,6 +76,7 @@ _VALUES: st.SearchStrategy[str] = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(_NAMES, st.dictionaries(_NAMES, _VALUES, max_size=4), max_size=4))
 def test_every_key_lies_on_the_line_that_starts_with_it(tables: dict[str, dict[str, Any]]) -> None:
     text = "".join(
