@@ -37,7 +37,11 @@ def test_steps_run_before_the_estimator_and_share_its_seed() -> None:
 
 
 def test_the_same_spec_and_rows_give_the_same_answers() -> None:
-    spec = read_spec(value_spec(estimator="sklearn.ensemble.RandomForestClassifier"))
+    spec = read_spec(
+        value_spec(
+            estimator="sklearn.ensemble.RandomForestClassifier", params="{ n_estimators = 10 }"
+        )
+    )
     rows = side().features
     one, two = (answer(fit(spec, side(), CLASSES), Task.CLASSIFICATION, rows) for _ in "ab")
     assert (one.probabilities == two.probabilities).all()

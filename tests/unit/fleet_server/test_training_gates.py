@@ -101,6 +101,7 @@ def test_a_champion_that_cannot_be_asked_is_never_passed_over() -> None:
     assert gate.to_json()["value"] is None
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.2), st.floats(0, 0.2))
 def test_a_wider_margin_never_makes_the_verdict_worse(
     value: float, below: float, above: float, margin: float, wider: float
