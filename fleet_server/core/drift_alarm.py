@@ -12,8 +12,6 @@ from typing import Any
 
 PENDING_STEPS_MAX = 3
 CROSSINGS_TO_OPEN = 2
-WINDOWS_CONFIRMED = 4
-"""A horizon of this many windows opens an alarm at its first crossing."""
 QUIET_STEPS_MIN = 3
 QUIET_WINDOWS = 4
 """Windows that quietness is judged over."""
@@ -80,6 +78,7 @@ class Look:
         newest_ms: End of the newest window.
         window_ms: Length of a window.
         case_windows: Windows of the shortest horizon that crossed; 0 without a case.
+        is_confirmed: Several windows added crossed, too.
         is_quiet: Nothing left of it in the newest windows; None when that was not judged.
         is_folded: An alarm of a larger set explains it.
     """
@@ -87,6 +86,7 @@ class Look:
     newest_ms: int
     window_ms: int
     case_windows: int = 0
+    is_confirmed: bool = False
     is_quiet: bool | None = None
     is_folded: bool = False
 
@@ -94,7 +94,7 @@ class Look:
 def step_alarm(memory: AlarmMemory | None, look: Look) -> tuple[AlarmMemory | None, AlarmEvent]:
     """Move one alarm by one look; no memory means there is none (or a closed one).
 
-    >>> look = Look(newest_ms=60_000, window_ms=60_000, case_windows=4)
+    >>> look = Look(newest_ms=60_000, window_ms=60_000, case_windows=1, is_confirmed=True)
     >>> step_alarm(None, look)[1]
     <AlarmEvent.OPENED: 'opened'>
     """
@@ -121,7 +121,7 @@ def step_alarm(memory: AlarmMemory | None, look: Look) -> tuple[AlarmMemory | No
 
 
 def _step_pending(memory: AlarmMemory, look: Look) -> tuple[AlarmMemory | None, AlarmEvent]:
-    if look.case_windows >= WINDOWS_CONFIRMED or memory.crossings >= CROSSINGS_TO_OPEN:
+    if look.is_confirmed or memory.crossings >= CROSSINGS_TO_OPEN:
         return _open(memory, look), AlarmEvent.OPENED
     if memory.steps >= PENDING_STEPS_MAX:
         return None, AlarmEvent.DROPPED

@@ -158,7 +158,30 @@ def find_blames(scene: Scene, groups: Mapping[str, Mask]) -> list[Blame]:
     fleet = _find_fleet(scene, remaining)
     if fleet is not None:
         blames.append(fleet)
-    return [*blames, *_find_devices(scene, blames)]
+    return [*blames, *find_devices(scene, blames)]
+
+
+def find_devices(scene: Scene, blames: Sequence[Blame]) -> list[Blame]:
+    """Find the devices that moved in a way no blame of a larger set covers."""
+    ids = scene.family.device_ids
+    crossed = scene.find_crossed(scene.devices, Level.DEVICE, ids)
+    for blame in blames:
+        crossed[np.ix_(blame.members, np.ones(len(HORIZONS), bool), blame.shared)] = False
+    found = []
+    for number in np.flatnonzero(crossed.any((1, 2))):
+        members = np.zeros(len(ids), bool)
+        members[number] = True
+        found.append(
+            Blame(
+                level=Level.DEVICE,
+                subject=ids[number],
+                members=members,
+                others=~members,
+                crossed=crossed[number],
+                shared=crossed[number].any(0),
+            )
+        )
+    return found
 
 
 def find_groups(masks: Mapping[str, Mask]) -> dict[str, Mask]:
@@ -219,25 +242,3 @@ def _find_fleet(scene: Scene, remaining: Mask) -> Blame | None:
         crossed=crossed,
         shared=scene.find_shared(results)[0],
     )
-
-
-def _find_devices(scene: Scene, blames: Sequence[Blame]) -> list[Blame]:
-    ids = scene.family.device_ids
-    crossed = scene.find_crossed(scene.devices, Level.DEVICE, ids)
-    for blame in blames:
-        crossed[np.ix_(blame.members, np.ones(len(HORIZONS), bool), blame.shared)] = False
-    found = []
-    for number in np.flatnonzero(crossed.any((1, 2))):
-        members = np.zeros(len(ids), bool)
-        members[number] = True
-        found.append(
-            Blame(
-                level=Level.DEVICE,
-                subject=ids[number],
-                members=members,
-                others=~members,
-                crossed=crossed[number],
-                shared=crossed[number].any(0),
-            )
-        )
-    return found

@@ -18,6 +18,8 @@ from fleet_server.core.drift_words import AlarmFacts, say_alarm
 
 EVIDENCE_MAX = 3
 """Features whose counters are kept with a case."""
+CONFIRMED_HORIZON = 1
+"""Index into HORIZONS from which one look is enough."""
 SINCE_SHARE = 0.8
 """The shift lasts over the longest horizon that still shows this part of the largest effect."""
 
@@ -32,6 +34,7 @@ class AlarmCase:
         features: That crossed, largest effect first.
         severity: Of the largest effect.
         windows: Of the shortest horizon that crossed.
+        is_confirmed: Several windows added crossed, too: one look is enough.
         since_ms: Estimated start of the shift.
         sentence: For people.
         inputs: JSON values from which ``replay_case`` makes severity and sentence again.
@@ -42,6 +45,7 @@ class AlarmCase:
     features: tuple[str, ...]
     severity: Severity
     windows: int
+    is_confirmed: bool
     since_ms: int
     sentence: str
     inputs: Mapping[str, Any]
@@ -87,6 +91,7 @@ def make_case(scene: Scene, blame: Blame, names: Sequence[str]) -> AlarmCase:
         features=tuple(names[f] for f in order),
         severity=severity,
         windows=HORIZONS[int(np.flatnonzero(blame.crossed.any(1))[0])],
+        is_confirmed=bool(blame.crossed[CONFIRMED_HORIZON:].any()),
         since_ms=int(results.since_ms[s, span]),
         sentence=sentence,
         inputs=inputs,

@@ -21,7 +21,8 @@ from fleet_server.core.drift_policy import FLEET_SUBJECT, Level
 from fleet_server.core.drift_words import say_finding, say_quiet
 
 DEVICE_CELLS_MAX = 20_000
-"""Cells kept of single devices, worst first; groups and fleet keep all."""
+DEVICE_CELLS_EACH = 8
+"""Cells kept of single devices, worst first; groups and the fleet keep all."""
 AFFECTED_LOG_P = math.log(0.01)
 
 Key = tuple[Level, str]
@@ -63,24 +64,29 @@ def feature_names(family: FamilyCounts) -> tuple[str, ...]:
 
 
 def make_cells(
-    scene: Scene, groups: Mapping[str, Mask], names: Sequence[str]
+    scene: Scene, groups: Mapping[str, Mask], names: Sequence[str], *, is_main: bool = True
 ) -> tuple[list[DriftCell], dict[Key, tuple[SubjectResults, int]]]:
     """Make the cells of all levels, and tell where each subject's results stand."""
     count = len(scene.family.device_ids)
+    shows = scene.devices.log_p.min(1) + LOG_HORIZONS < AFFECTED_LOG_P
+    cells = _make_device_cells(scene, names, shows)
+    found = {(Level.DEVICE, d): (scene.devices, s) for s, d in enumerate(scene.family.device_ids)}
+    if not is_main:
+        return cells, found
     masks = np.array([np.ones(count, bool), *groups.values()])
     keys: list[Key] = [(Level.FLEET, FLEET_SUBJECT), *((Level.GROUP, name) for name in groups)]
     sums = scene.add(masks)
     results = scene.against_reference(sums)
     rest = scene.against(sums, scene.add(~masks, sums.output_of))
-    shows = scene.devices.log_p.min(1) + LOG_HORIZONS < AFFECTED_LOG_P
     best = results.log_p.min(1) + LOG_HORIZONS
     notable = find_notable(best, scene.policy.notable_rate)
-    cells = []
+    larger = []
     for s, (level, subject) in enumerate(keys):
+        found[level, subject] = (results, s)
         for f, name in enumerate(names):
             affected = int(shows[masks[s], f].sum()), int(masks[s].sum())
             beside = rest if level is Level.GROUP else None
-            cells.append(
+            larger.append(
                 _make_cell(
                     scene,
                     sums,
@@ -92,11 +98,7 @@ def make_cells(
                     is_notable=bool(notable[s, f]),
                 )
             )
-    cells.extend(_make_device_cells(scene, names, shows))
-    found = {key: (results, s) for s, key in enumerate(keys)}
-    for d, device_id in enumerate(scene.family.device_ids):
-        found[Level.DEVICE, device_id] = (scene.devices, d)
-    return cells, found
+    return [*larger, *cells], found
 
 
 def _make_device_cells(scene: Scene, names: Sequence[str], shows: Mask) -> list[DriftCell]:
@@ -105,7 +107,7 @@ def _make_device_cells(scene: Scene, names: Sequence[str], shows: Mask) -> list[
     of_device = np.minimum(best.min(1) + math.log(len(names)), 0.0)
     chosen = find_notable(of_device, policy.notable_rate)
     within = find_notable(best, policy.notable_rate * max(1, int(chosen.sum())) / len(ids))
-    keep = max(1, min(len(names), DEVICE_CELLS_MAX // len(ids)))
+    keep = max(1, min(len(names), DEVICE_CELLS_EACH, DEVICE_CELLS_MAX // len(ids)))
     return [
         _make_cell(
             scene,

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fleet_server.core.drift_attribution import Blame, Mask, Scene, find_blames, find_groups
+from fleet_server.core.drift_attribution import (
+    Blame,
+    Mask,
+    Scene,
+    find_blames,
+    find_devices,
+    find_groups,
+)
 from fleet_server.core.drift_case import AlarmCase, make_case
 from fleet_server.core.drift_cells import DriftCell, Key, feature_names, make_cells
 from fleet_server.core.drift_compare import SubjectResults
@@ -55,6 +62,7 @@ def judge_family(
     now_ms: int,
     open_alarms: Mapping[Key, tuple[str, ...]] | None = None,
     ignore_before_ms: Mapping[Key, int] | None = None,
+    is_main: bool = True,
 ) -> Verdict:
     """Judge every device, group and the fleet.
 
@@ -66,8 +74,9 @@ def judge_family(
         open_alarms: Features by key, to learn whether they are quiet now.
         ignore_before_ms: Windows that began earlier never raise an alarm again: what a closed
             alarm has already said.
+        is_main: Judge groups and the fleet; without it single devices only.
     """
-    groups = find_groups(groups)
+    groups = find_groups(groups) if is_main else {}
     names = feature_names(family)
     threshold = find_log_threshold(
         policy,
@@ -82,13 +91,13 @@ def judge_family(
         log_threshold=threshold,
         ignore_before_ms=ignore_before_ms or {},
     )
-    blames = find_blames(scene, groups)
+    blames = find_blames(scene, groups) if is_main else find_devices(scene, [])
     larger = [b for b in blames if b.level is not Level.DEVICE]
     devices = sorted(
         (b for b in blames if b.level is Level.DEVICE),
         key=lambda b: -float(scene.devices.psi[np.flatnonzero(b.members)[0]][b.crossed].max()),
     )
-    cells, results = make_cells(scene, groups, names)
+    cells, results = make_cells(scene, groups, names, is_main=is_main)
     return Verdict(
         cells=tuple(cells),
         cases=tuple(make_case(scene, b, names) for b in [*larger, *devices[:CASES_MAX]]),

@@ -29,6 +29,7 @@ def look(
         newest_ms=int(step * W),
         window_ms=W,
         case_windows=windows,
+        is_confirmed=windows >= 4,
         is_quiet=quiet,
         is_folded=folded,
     )

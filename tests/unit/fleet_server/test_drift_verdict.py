@@ -159,7 +159,7 @@ def test_an_effect_below_the_floor_is_certain_but_no_alarm() -> None:
 def test_the_start_of_a_shift_is_estimated() -> None:
     case = case_of(judge(fleet(dict.fromkeys(range(10), 1.0), windows=64, shifted_windows=16)))
     assert case.since_ms == NOW_MS - 16 * WINDOW_MS
-    assert case.windows == 1
+    assert (case.windows, case.is_confirmed) == (1, True)
 
 
 def test_answers_are_judged_as_one_more_feature() -> None:
