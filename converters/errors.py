@@ -67,7 +67,10 @@ class NoRungFitsError(ConversionError):
     """
 
     def __init__(self, profile_id: str, sentence: str, rungs: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(f"no build fits profile {profile_id}: {sentence}")
+        super().__init__(
+            f"no build fits profile {profile_id}: {sentence}. Raise that limit, train another"
+            " model or choose another profile"
+        )
         self.profile_id = profile_id
         self.rungs = tuple(rungs)
 

@@ -99,13 +99,22 @@ def rename_tensor(model: ModelProto, old: str, new: str) -> None:
     """Rename a tensor everywhere; one that has the new name already makes room."""
     if old == new:
         return
-    names = _all_tensor_names(model.graph)
-    if new in names:
-        aside = f"{new}_inner"
-        while aside in names:
-            aside += "_"
-        _rename(model.graph, new, aside)
+    free_name(model, new)
     _rename(model.graph, old, new)
+
+
+def free_name(model: ModelProto, name: str) -> None:
+    """Move a tensor of this name aside, if there is one."""
+    if name in _all_tensor_names(model.graph):
+        _rename(model.graph, name, fresh_name(model, f"{name}_inner"))
+
+
+def fresh_name(model: ModelProto, wanted: str) -> str:
+    """Give a tensor name that is not taken: the wanted one, or that with underscores."""
+    names = _all_tensor_names(model.graph)
+    while wanted in names:
+        wanted += "_"
+    return wanted
 
 
 def set_outputs(model: ModelProto, outputs: Sequence[tuple[str, int, Sequence[int | str]]]) -> None:

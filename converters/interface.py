@@ -15,6 +15,8 @@ from onnx import ModelProto, TensorProto
 from converters.errors import InvalidRequestError
 from converters.graph import (
     ML_DOMAIN,
+    free_name,
+    fresh_name,
     list_input_names,
     rename_tensor,
     set_opset,
@@ -114,11 +116,13 @@ def finish_classifier(
     if keys == list(range(len(keys))):
         rename_tensor(model, label, LABEL)
     else:
-        rename_tensor(model, label, "source_label")
+        source = fresh_name(model, "source_label")
+        rename_tensor(model, label, source)
+        free_name(model, LABEL)
         model.graph.node.append(
             onnx.helper.make_node(
                 "LabelEncoder",
-                ["source_label"],
+                [source],
                 [LABEL],
                 domain=ML_DOMAIN,
                 values_int64s=list(range(len(keys))),
@@ -135,18 +139,24 @@ def finish_classifier(
 
 def add_label_from_probabilities(model: ModelProto, probabilities: str) -> str:
     """Append the index of the largest probability; returns the new tensor's name."""
+    label = fresh_name(model, "argmax_label")
     model.graph.node.append(
-        onnx.helper.make_node("ArgMax", [probabilities], ["argmax_label"], axis=1, keepdims=0)
+        onnx.helper.make_node("ArgMax", [probabilities], [label], axis=1, keepdims=0)
     )
-    return "argmax_label"
+    return label
 
 
 def finish_regressor(model: ModelProto, value: str) -> None:
-    """Flatten the only output of a regressor to [N] and name it ``value``."""
-    rename_tensor(model, value, "source_value")
-    shape = onnx.numpy_helper.from_array(np.array([-1], np.int64), "value_shape")
-    model.graph.initializer.append(shape)
-    model.graph.node.append(
-        onnx.helper.make_node("Reshape", ["source_value", "value_shape"], [VALUE])
-    )
+    """Name the only output of a regressor ``value`` and flatten it to [N] where it is not."""
+    if tensor_shape(model.graph, value) == (None,):
+        rename_tensor(model, value, VALUE)
+    else:
+        source = fresh_name(model, "source_value")
+        rename_tensor(model, value, source)
+        free_name(model, VALUE)
+        shape = fresh_name(model, "value_shape")
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array([-1], np.int64), shape)
+        )
+        model.graph.node.append(onnx.helper.make_node("Reshape", [source, shape], [VALUE]))
     set_outputs(model, [(VALUE, TensorProto.FLOAT, ["N"])])

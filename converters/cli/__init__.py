@@ -1,0 +1,30 @@
+"""``edge-convert``: convert, inspect and compare models without a server.
+
+Results go to stdout, words to stderr. Exit codes: 0 done, 1 refused, 2 wrong use.
+"""
+
+import typer
+
+from converters.cli import commands
+
+app = typer.Typer(
+    help="Turn a trained model into a checked package for one kind of device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(
+    epilog="Example: edge-convert run model.skops --rows wine.csv --target cultivar"
+    " --profile camera --out wine.tar"
+)(commands.run)
+app.command(epilog="Example: edge-convert inspect wine.tar --profile raspberry-pi-3")(
+    commands.inspect
+)
+app.command(
+    epilog="Example: edge-convert parity model.skops wine.tar --rows wine.csv --target cultivar"
+)(commands.parity)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,201 @@
+"""Turn files into a build request: what ``edge-convert`` does before it builds.
+
+Without a schema file the columns of the table are the features and the estimator's classes the
+classes. Without held-out rows every figure comes from 30 % of the table, drawn with a fixed seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InvalidRequestError
+from converters.from_onnx import OnnxSource
+from converters.graph import parse_model, tensor_shape, tensor_type
+from converters.request import BuildRequest
+from converters.source_files import (
+    is_graph,
+    is_package,
+    load_estimator,
+    load_package,
+    read_file,
+)
+from converters.tables import Table, read_table
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.package import MODEL, SCHEMA
+from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+
+Array = NDArray[Any]
+HOLDOUT_SHARE = 0.3
+_SEED = 0
+_INT64 = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A source model read from a file, with the schema it is to have.
+
+    Attributes:
+        model: Estimator, or an ``OnnxSource``.
+        schema: Given, or made from the table.
+        labels: What the source calls its classes; empty for a regression.
+    """
+
+    model: Any
+    schema: ModelSchema
+    labels: tuple[Any, ...]
+
+
+def read_schema(path: Path) -> ModelSchema:
+    """Read a ``schema.json``.
+
+    Raises:
+        InvalidRequestError: Not a schema.
+    """
+    try:
+        return ModelSchema.decode(read_file(path))
+    except ContractError as error:
+        raise InvalidRequestError(f"{path.name}: {error}") from error
+
+
+def open_source(
+    path: Path,
+    table: Table,
+    *,
+    target: str | None,
+    name: str,
+    schema: ModelSchema | None,
+    profile: DeviceProfile,
+) -> FileSource:
+    """Read a source model.
+
+    Args:
+        path: A ``.skops``, ``.onnx`` or package file.
+        table: Its columns but the target are the features when no schema is given.
+        target: Column of the true answers, if the table has one.
+        name: Model name of a made schema.
+        schema: What the source takes and answers; None makes one.
+        profile: An ONNX source runs with its threads.
+    """
+    columns = [column for column in table.columns if column != target]
+    if is_package(path):
+        members = load_package(path)
+        own = ModelSchema.decode(members[SCHEMA])
+        return _graph_source(members[MODEL], schema or own, profile)
+    if is_graph(path):
+        content = read_file(path)
+        made = schema or _schema_of_graph(content, columns, name)
+        return _graph_source(content, made, profile)
+    estimator = load_estimator(path)
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is not None:
+        columns = [str(column) for column in names]
+    labels = tuple(np.asarray(getattr(estimator, "classes_", ())).tolist())
+    made = schema or _schema_of(name, columns, [str(label) for label in labels])
+    if len(made.classes) != len(labels):
+        raise InvalidRequestError(
+            f"{path.name} tells {len(labels)} classes apart, the schema {len(made.classes)}"
+        )
+    return FileSource(model=estimator, schema=made, labels=labels)
+
+
+def read_request(
+    source: FileSource,
+    table: Table,
+    holdout_path: Path | None,
+    *,
+    target: str,
+    **settings: Any,
+) -> BuildRequest:
+    """Take rows and answers from tables.
+
+    Args:
+        source: The source model.
+        table: Training rows; a part is held out when there is no other file.
+        holdout_path: Held-out rows.
+        target: Column of the true answers.
+        settings: Further attributes of the request.
+    """
+    columns = source.schema.columns
+    answers, rows = _read_targets(source, table, target), table.read_numbers(columns)
+    if holdout_path is None:
+        order = np.random.default_rng(_SEED).permutation(len(rows))
+        cut = max(1, round(HOLDOUT_SHARE * len(rows)))
+        if cut == len(rows):
+            raise InvalidRequestError(f"{table.name} has too few rows to hold some out")
+        held, kept = np.sort(order[:cut]), np.sort(order[cut:])
+        calibration, holdout, targets = rows[kept], rows[held], answers[held]
+    else:
+        other = read_table(holdout_path)
+        calibration, holdout = rows, other.read_numbers(columns)
+        targets = _read_targets(source, other, target)
+    return BuildRequest(
+        estimator=source.model,
+        schema=source.schema,
+        calibration=calibration,
+        holdout=holdout,
+        holdout_targets=targets,
+        **settings,
+    )
+
+
+def _graph_source(content: bytes, schema: ModelSchema, profile: DeviceProfile) -> FileSource:
+    return FileSource(
+        model=OnnxSource(content, schema, profile),
+        schema=schema,
+        labels=tuple(range(len(schema.classes))),
+    )
+
+
+def _read_targets(source: FileSource, table: Table, target: str) -> Array:
+    """Give answers as the source says them; class names of the schema are understood too."""
+    if source.schema.task is Task.REGRESSION:
+        return table.read_numbers([target])[:, 0]
+    known: dict[str, Any] = dict(zip(source.schema.classes, source.labels, strict=False))
+    known |= {str(label): label for label in source.labels}
+    cells = [str(cell).strip() for cell in table.read_values(target)]
+    strange = sorted(set(cells) - set(known))
+    if strange:
+        raise InvalidRequestError(
+            f"{table.name} column {target!r} holds {strange[0][:40]!r}, which is no class of the"
+            f" model: {', '.join(list(known)[:10])}"
+        )
+    return np.array([known[cell] for cell in cells])
+
+
+def _schema_of(name: str, columns: Sequence[str], classes: Sequence[str]) -> ModelSchema:
+    outputs = (
+        (
+            Output(name="label", role=Role.LABEL),
+            Output(name="probabilities", role=Role.PROBABILITIES),
+        )
+        if classes
+        else (Output(name="value", role=Role.VALUE),)
+    )
+    return ModelSchema(
+        model=name,
+        task=Task.CLASSIFICATION if classes else Task.REGRESSION,
+        features=tuple(Feature(name=column) for column in columns),
+        outputs=outputs,
+        classes=tuple(classes),
+    )
+
+
+def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> ModelSchema:
+    """Read task and number of classes from the outputs of a graph."""
+    graph = parse_model(content, what="the source").graph
+    shapes = {output.name: tensor_shape(graph, output.name) for output in graph.output}
+    has_labels = any(tensor_type(graph, output) == _INT64 for output in shapes)
+    widths = [shape[1] for shape in shapes.values() if len(shape) == 2 and shape[1] is not None]
+    classes = max(widths, default=0)
+    if has_labels and classes < 2:
+        raise InvalidRequestError(
+            "the graph does not say how many classes it has; give --schema schema.json"
+        )
+    if classes < 2:
+        return _schema_of(name, columns, [])
+    return _schema_of(name, columns, [str(index) for index in range(classes)])

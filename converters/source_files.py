@@ -1,0 +1,99 @@
+"""Read source models and packages from files, none of which may run code when it is read.
+
+skops files are read under a list of exact types: scikit-learn's compiled parts, which skops itself
+does not trust, as far as estimators that convert need them. Pickle files are refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from converters.errors import InvalidRequestError, MissingLibraryError
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.package import unpack_members
+
+MODEL_BYTES_MAX = 1_073_741_824
+_DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
+ALLOWED_TYPES = frozenset(
+    {
+        "numpy.dtype",
+        "sklearn._loss.loss.HalfTweedieLoss",
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        "sklearn.utils._bunch.Bunch",
+        *(f"sklearn.metrics._dist_metrics.{name}Distance64" for name in _DISTANCES),
+    }
+)
+_PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".sav"})
+
+
+def read_file(path: Path) -> bytes:
+    """Read a whole file of bounded size.
+
+    Raises:
+        InvalidRequestError: Larger than any model may be.
+    """
+    size = path.stat().st_size
+    if size > MODEL_BYTES_MAX:
+        raise InvalidRequestError(f"{path.name} has {size} bytes, the limit is {MODEL_BYTES_MAX}")
+    return path.read_bytes()
+
+
+def load_estimator(path: Path) -> Any:
+    """Read a fitted estimator from a skops file.
+
+    Raises:
+        InvalidRequestError: A pickle, not a skops file, or one with a type outside the list.
+        MissingLibraryError: skops is not installed.
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise InvalidRequestError(
+            f"{path.name} is a pickle, and reading one runs whatever code it holds; save the model"
+            f" with skops.io.dump(model, {path.stem + '.skops'!r})"
+        )
+    try:
+        import skops.io
+    except ImportError as error:
+        raise MissingLibraryError("skops", path.name) from error
+    content = read_file(path)
+    try:
+        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - ALLOWED_TYPES)
+        model = None if unknown else skops.io.loads(content, trusted=sorted(ALLOWED_TYPES))
+    except Exception as error:  # a damaged archive raises a dozen kinds
+        raise InvalidRequestError(
+            f"{path.name} is not a readable skops file: {type(error).__name__}: {error}"
+        ) from error
+    if unknown:
+        raise InvalidRequestError(
+            f"{path.name} holds {unknown[0]}, which is not among the types that are read"
+        )
+    return model
+
+
+def load_package(path: Path) -> dict[str, bytes]:
+    """Read the members of a package.
+
+    Raises:
+        InvalidRequestError: Not a package.
+    """
+    try:
+        return unpack_members(read_file(path))
+    except ContractError as error:
+        raise InvalidRequestError(f"{path.name}: {error}") from error
+
+
+def is_package(path: Path) -> bool:
+    """Tell packages from graphs and estimators by the end of the name."""
+    return path.suffix.lower() == ".tar"
+
+
+def is_graph(path: Path) -> bool:
+    """Tell an ONNX file by the end of its name."""
+    return path.suffix.lower() == ".onnx"

@@ -1,0 +1,156 @@
+"""Read rows from CSV or Parquet files for the command line.
+
+CSV needs a header and commas; an empty cell is a missing value. Parquet needs pyarrow.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InvalidRequestError, MissingLibraryError
+
+Array = NDArray[Any]
+TABLE_BYTES_MAX = 1_073_741_824
+ROWS_MAX = 5_000_000
+COLUMNS_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Named columns of the same length.
+
+    Attributes:
+        name: File name, for errors.
+        columns: Cells by column, in the file's order; texts or numbers.
+        first_line: Line of the first row in the file, for errors.
+    """
+
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+    first_line: int = 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.columns.values())))
+
+    def read_numbers(self, names: Sequence[str]) -> Array:
+        """Give columns as float64 [rows, columns]; empty cells become NaN.
+
+        Raises:
+            InvalidRequestError: A column is missing, or a cell is not a number.
+        """
+        numbers = np.empty((self.rows, len(names)))
+        for place, name in enumerate(names):
+            numbers[:, place] = self._read_column(name)
+        return numbers
+
+    def read_values(self, name: str) -> list[Any]:
+        """Give the cells of one column as they are.
+
+        Raises:
+            InvalidRequestError: There is no such column.
+        """
+        if name not in self.columns:
+            known = ", ".join(list(self.columns)[:20])
+            raise InvalidRequestError(f"{self.name} has no column {name!r}; it has {known}")
+        return list(self.columns[name])
+
+    def _read_column(self, name: str) -> Array:
+        cells = self.read_values(name)
+        try:
+            return np.array([_number(cell) for cell in cells], np.float64)
+        except ValueError:
+            for line, cell in enumerate(cells, self.first_line):
+                try:
+                    _number(cell)
+                except ValueError as error:
+                    raise InvalidRequestError(
+                        f"{self.name} line {line}, column {name!r}:"
+                        f" {str(cell)[:40]!r} is not a number"
+                    ) from error
+            raise
+
+
+def read_table(path: Path) -> Table:
+    """Read a ``.csv`` or ``.parquet`` file.
+
+    Raises:
+        InvalidRequestError: Too large, empty, of another kind or not readable.
+        MissingLibraryError: Parquet without pyarrow.
+    """
+    size = path.stat().st_size
+    if size > TABLE_BYTES_MAX:
+        raise InvalidRequestError(f"{path.name} has {size} bytes, the limit is {TABLE_BYTES_MAX}")
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind == ".csv":
+        return _read_csv(path)
+    raise InvalidRequestError(f"{path.name}: rows are read from .csv or .parquet files")
+
+
+def _read_csv(path: Path) -> Table:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            header = [name.strip() for name in next(lines, [])]
+            _check_header(path, header)
+            rows = []
+            for line in lines:
+                if not line:
+                    continue
+                if len(line) != len(header):
+                    raise InvalidRequestError(
+                        f"{path.name} line {lines.line_num} has {len(line)} cells, the header"
+                        f" {len(header)}"
+                    )
+                rows.append(line)
+                if len(rows) > ROWS_MAX:
+                    raise InvalidRequestError(f"{path.name} has more than {ROWS_MAX} rows")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequestError(f"{path.name} is not a CSV file in UTF-8: {error}") from error
+    if not rows:
+        raise InvalidRequestError(f"{path.name} has no rows")
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return Table(name=path.name, columns=columns, first_line=2)
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingLibraryError("pyarrow", path.name) from error
+    try:
+        file = parquet.ParquetFile(path)
+        if file.metadata.num_rows > ROWS_MAX:
+            raise InvalidRequestError(f"{path.name} has more than {ROWS_MAX} rows")
+        table = file.read()
+    except (ArrowException, OSError) as error:
+        raise InvalidRequestError(f"{path.name} is not a Parquet file: {error}") from error
+    _check_header(path, table.column_names)
+    if table.num_rows == 0:
+        raise InvalidRequestError(f"{path.name} has no rows")
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return Table(name=path.name, columns=columns)
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if not header or not all(header) or len(header) > COLUMNS_MAX:
+        raise InvalidRequestError(
+            f"{path.name} needs a header of 1 to {COLUMNS_MAX} named columns in its first line"
+        )
+    if len(set(header)) != len(header):
+        twice = sorted({name for name in header if header.count(name) > 1})
+        raise InvalidRequestError(f"{path.name} has several columns named {twice[0]!r}")
+
+
+def _number(cell: Any) -> float:
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return float("nan")
+    return float(cell)
