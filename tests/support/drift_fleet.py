@@ -16,7 +16,13 @@ from edge_agent.statistics.varint import encode_counters
 from fleet_server.adapters.database.drift_repository import DatabaseDriftCatalog, DatabaseDriftStore
 from fleet_server.adapters.database.engine import open_engine, write_session
 from fleet_server.adapters.database.migrate import migrate
-from fleet_server.adapters.database.tables import ArtifactRow, DeviceRow, GroupRow
+from fleet_server.adapters.database.tables import (
+    ArtifactRow,
+    DeviceRow,
+    GroupRow,
+    ModelRow,
+    VersionRow,
+)
 from fleet_server.adapters.window_store import SqliteWindowStore
 from fleet_server.core.drift_policy import DriftPolicy
 from fleet_server.errors import NotFoundError
@@ -97,6 +103,9 @@ class DriftFleet:
             session.add(
                 GroupRow(name="cameras", query="profile=camera", created_at=self.clock.now())
             )
+            session.add(ModelRow(name="m", task="classification", created_at=self.clock.now()))
+            session.flush()
+            session.add(VersionRow(model="m", number=1, created_at=self.clock.now()))
             session.add(self.artifact())
 
     def artifact(self) -> ArtifactRow:
