@@ -17,13 +17,20 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from edge_agent.adapters.enrolment import ServerUnreachableError, _check_grant, enrol, make_request
+from edge_agent.adapters.enrolment import (
+    ServerUnreachableError,
+    _check_grant,
+    enrol,
+    keep_grant,
+    make_request,
+)
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.errors import EnrolmentError
 from fleet_server.adapters.certificate_authority import CertificateAuthority
 from fleet_server.bootstrap import Fleet
 from fleet_server.services.add_device import DeviceDesk, DeviceSpec
+from fleet_server.services.enrol_device import JoinRefusedError
 from fleet_server.wiring.devices import build_authority, build_device_desk, build_enrolment
 from fleet_server.wiring.trust import build_operator, build_repository
 from tests.support.clock import FakeClock
@@ -253,6 +260,24 @@ def test_a_bad_request_is_refused_and_the_secret_still_works(site: Site, csr: by
 def test_malformed_and_oversized_bodies_are_refused(site: Site, body: bytes, status: int) -> None:
     answer, problem = site.post(body)
     assert (answer, problem["status"]) == (status, status)
+
+
+def test_a_fleet_joins_in_one_transaction_or_not_at_all(site: Site, tmp_path: Path) -> None:
+    tickets = [site.new_ticket() for _ in range(3)]
+    enrolment = build_enrolment(site.fleet)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in tickets]
+    requests = [
+        (ticket.secret, make_request(key, ticket.device_id))
+        for ticket, key in zip(tickets, keys, strict=True)
+    ]
+    with pytest.raises(JoinRefusedError):
+        enrolment.desk.enrol_many([*requests, ("unknown", make_csr())])
+    root = tickets[0].root_sha256
+    grants = enrolment.desk.enrol_many(requests, root_sha256=root)
+    for ticket, grant, key in zip(tickets, grants, keys, strict=True):
+        home = tmp_path / ticket.device_id
+        identity = keep_grant(ticket, grant, enrolment.ca_pem, key, home)
+        assert identity == load_identity(home)
 
 
 def test_the_device_checks_what_it_is_given(site: Site) -> None:
