@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,18 +49,20 @@ class Prediction(NamedTuple):
     """One answer; a named tuple, because it is built in a fraction of a microsecond.
 
     Attributes:
-        values: Output tensors in the order of the schema.
+        values: Output tensors in the order of the schema; read them through ``outputs``.
         served: What answered.
         number: Counts the predictions of the slot within this boot from 0.
     """
 
-    values: list[NDArray[Any]]
+    values: Sequence[NDArray[Any]]
     served: "ServedModel"
     number: int
 
     @property
     def outputs(self) -> dict[str, NDArray[Any]]:
-        """The output tensors by name."""
+        """The output tensors by name, read-only: telemetry counts them later."""
+        for value in self.values:
+            value.flags.writeable = False
         return dict(zip(self.served.output_names, self.values, strict=True))
 
     @property
@@ -100,18 +102,13 @@ class ServedModel:
         self.recorder = recorder
         self.output_names = model.output_names
         self._run = model.run
-        self._row_shape, self._numbers = (model.width,), numbers
+        self._one_row, self._numbers = (1, model.width), numbers
         self._low, self._high = _find_ranges(model.schema)
 
     def predict(self, features: NDArray[np.float32]) -> Prediction:
         """Answer rows; see ``InferenceService.predict``."""
-        if features.dtype != _FLOAT32 or features.shape[1:] != self._row_shape:
-            raise InputError(
-                f"features must be float32 [rows, {self._row_shape[0]}],"
-                f" got {features.dtype} {list(features.shape)}"
-            )
-        if not 1 <= len(features) <= ROWS_PER_REQUEST_MAX:
-            raise InputError(f"{len(features)} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
+        if features.dtype is not _FLOAT32 or features.shape != self._one_row:
+            _check_tensor(features, self._one_row[1])
         began = time.perf_counter()
         try:
             values = self._run(features)
@@ -290,6 +287,16 @@ class InferenceService:
         for slot in tuple(self._served):
             self.deactivate(slot)
         self.close_due()
+
+
+def _check_tensor(features: NDArray[np.float32], width: int) -> None:
+    """Refuse what is not float32 [1 to ROWS_PER_REQUEST_MAX, width]; raises InputError."""
+    if features.dtype != _FLOAT32 or features.shape[1:] != (width,):
+        raise InputError(
+            f"features must be float32 [rows, {width}], got {features.dtype} {list(features.shape)}"
+        )
+    if not 1 <= len(features) <= ROWS_PER_REQUEST_MAX:
+        raise InputError(f"{len(features)} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
 
 
 class _Stream:

@@ -1,8 +1,8 @@
 """Count what one package answers: windows for the server, statistics for the probation.
 
 A request costs a copy of its row and one append; no lock, because appending to a list and cutting
-off its beginning are atomic in CPython. Counting happens for 256 requests together, or when
-someone asks. Encoding and writing never happen while a request waits.
+off its beginning are atomic in CPython. Counting happens once a second (``close_due``), or for
+256 requests together. Encoding happens when a window is full, writing never while a request waits.
 
 Left out: storing (``outbox.py``) and sending (``telemetry_uplink.py``).
 Invariants: every row recorded is in exactly one window, one recorded after ``retire`` included;
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
-from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.ports import Clock
@@ -31,8 +30,9 @@ from edge_agent.statistics.varint import encode_counters
 LATENCIES_KEPT = 1_024
 """The 95th percentile is of the newest requests, this many."""
 PENDING_REQUESTS_MAX = 256
-SMALL_REQUEST_BYTES_MAX = 8_192
-"""Larger requests are counted at once, under the lock: what is pending stays below 2 MiB."""
+PENDING_BYTES_MAX = 4_194_304
+SMALL_REQUEST_BYTES = 8_192
+"""A larger request of several rows is counted at once, under the lock."""
 _ARTIFACT_BYTES = 8
 
 
@@ -81,8 +81,8 @@ class TelemetryRecorder:
         self._layout = self._counter.layout
         self._latency_edges = np.array(model.reference.latency_edges_ms)
         self._names = [output.name for output in model.schema.outputs]
-        self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
-        self._pending: list[tuple[bytes, list[bytes], float]] = []
+        self._pending: list[tuple[bytes, Sequence[NDArray[Any]], float]] = []
+        self._small_bytes = max(SMALL_REQUEST_BYTES, 4 * model.width)
         self._pending_max = 0
         self._opened_at_ms = 0
         self._ends_at = 0.0
@@ -95,20 +95,20 @@ class TelemetryRecorder:
         self._fit_pending()
 
     def record(
-        self, features: NDArray[np.float32], outputs: list[NDArray[Any]], latency_ms: float
+        self, features: NDArray[np.float32], outputs: Sequence[NDArray[Any]], latency_ms: float
     ) -> None:
-        """Count one answered request; the arrays may be reused at once.
+        """Count one answered request.
 
         Args:
-            features: float32 [rows, width].
-            outputs: In the order of the schema.
+            features: float32 [rows, width]; copied.
+            outputs: In the order of the schema; kept, so nobody may write into them.
             latency_ms: How long the runtime took.
         """
-        if features.nbytes > SMALL_REQUEST_BYTES_MAX:
+        if features.nbytes > self._small_bytes:
             self._record_large(features, outputs, latency_ms)
             return
         pending = self._pending
-        pending.append((features.tobytes(), [o.tobytes() for o in outputs], latency_ms))
+        pending.append((features.tobytes(), outputs, latency_ms))
         if not self._is_open or self._is_retired or len(pending) >= self._pending_max:
             self._settle()
 
@@ -128,13 +128,12 @@ class TelemetryRecorder:
             self._open_or_close()
 
     def close_due(self) -> None:
-        """Close the window if its time is over."""
-        if self._is_open:
-            if self._clock.monotonic() >= self._ends_at:
-                with self._lock:
-                    self._close()
-        elif self._pending:  # came in while the former window was being closed
+        """Count what is pending, so that requests rarely have to; close the window when due."""
+        if self._pending:
             self._settle()
+        if self._is_open and self._clock.monotonic() >= self._ends_at:
+            with self._lock:
+                self._close()
 
     def retire(self) -> None:
         """Close the window; whatever is still recorded makes windows of its own."""
@@ -166,7 +165,7 @@ class TelemetryRecorder:
             self._latencies.clear()
 
     def _record_large(
-        self, features: NDArray[np.float32], outputs: list[NDArray[Any]], latency_ms: float
+        self, features: NDArray[np.float32], outputs: Sequence[NDArray[Any]], latency_ms: float
     ) -> None:
         with self._lock:
             self._count(features, dict(zip(self._names, outputs, strict=True)), [latency_ms])
@@ -196,15 +195,8 @@ class TelemetryRecorder:
         features, outputs, latencies = zip(*self._pending[:taken], strict=True)
         del self._pending[:taken]
         rows = np.frombuffer(b"".join(features), np.float32).reshape(-1, self._model.width)
-        arrays = [
-            np.frombuffer(b"".join(parts), dtype)
-            for parts, dtype in zip(zip(*outputs, strict=True), self._dtypes, strict=True)
-        ]
-        shaped = {
-            name: array.reshape(len(rows), -1) if name == Role.PROBABILITIES else array
-            for name, array in zip(self._names, arrays, strict=True)
-        }
-        self._count(rows, shaped, latencies)
+        arrays = map(np.concatenate, zip(*outputs, strict=True))
+        self._count(rows, dict(zip(self._names, arrays, strict=True)), latencies)
 
     def _count(
         self,
@@ -255,7 +247,8 @@ class TelemetryRecorder:
     def _fit_pending(self) -> None:
         """Let no more be pending than fits into the window."""
         left = self._limits.window_rows_max - self._window_rows
-        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, left))
+        fits = PENDING_BYTES_MAX // self._small_bytes
+        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, fits, left))
 
     def _measure_shift(self) -> float | None:
         if not self._answers.any():

@@ -13,7 +13,7 @@ from edge_agent.adapters.inference_service import (
     InferenceService,
 )
 from edge_agent.adapters.outbox import Outbox
-from edge_agent.adapters.telemetry_recorder import SMALL_REQUEST_BYTES_MAX, WindowLimits
+from edge_agent.adapters.telemetry_recorder import SMALL_REQUEST_BYTES, WindowLimits
 from edge_agent.client import LocalModel
 from edge_agent.contract.codes import Code
 from edge_agent.contract.windows import Window
@@ -286,8 +286,8 @@ def test_the_counters_of_single_rows_are_those_of_the_batch() -> None:
 
 
 def test_large_requests_are_counted_like_small_ones() -> None:
-    rows = np.resize(BUILT.rows, (SMALL_REQUEST_BYTES_MAX // 16 + 1, 4)).astype(np.float32)
-    assert rows.nbytes > SMALL_REQUEST_BYTES_MAX
+    rows = np.resize(BUILT.rows, (SMALL_REQUEST_BYTES // 16 + 1, 4)).astype(np.float32)
+    assert rows.nbytes > SMALL_REQUEST_BYTES
     outboxes = [Outbox(None), Outbox(None)]
     for outbox, parts in zip(outboxes, ([rows], np.array_split(rows, 9)), strict=True):
         service = make_service(outbox=outbox)
