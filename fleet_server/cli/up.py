@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fleet_server.cli.output import WorkspaceOption, fleet_errors, say
-from fleet_server.errors import UnreachableError
 
 if TYPE_CHECKING:
     from fleet_server.workers.supervisor import Supervisor
@@ -63,10 +62,8 @@ def _say_ready(
             return
         supervisor.look()
         if seconds() - started > READY_S_MAX:
-            raise UnreachableError(
-                f"{', '.join(late)} did not come up within {READY_S_MAX:g} s;"
-                f" read {workspace.log_dir}"
-            )
+            say(f"{', '.join(late)} not at work after {READY_S_MAX:g} s; read {workspace.log_dir}")
+            return
 
 
 def readiness(workspace: "Workspace") -> dict[str, bool]:

@@ -4,6 +4,7 @@ A backup is taken before an upgrade of a database that has rows; foreign keys ar
 tables are rebuilt and checked afterwards (docs/adr/0004).
 """
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -15,6 +16,7 @@ from sqlalchemy import text
 from fleet_server.adapters.database.engine import open_engine
 
 SCRIPTS = Path(__file__).parent / "migrations"
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class SchemaError(Exception):
