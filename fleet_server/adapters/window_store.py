@@ -257,7 +257,13 @@ class SqliteWindowStore:
             "INSERT INTO quarantine (received_ms, topic, reason, bytes, excerpt)"
             " VALUES (?, ?, ?, ?, ?)",
             [
-                (now_ms, m.topic[:200], m.reason[:400], len(m.payload), _excerpt(m.payload))
+                (
+                    now_ms,
+                    _plain(m.topic, 200),
+                    _plain(m.reason, 400),
+                    len(m.payload),
+                    m.payload[:EXCERPT_BYTES_MAX],
+                )
                 for m in messages
             ],
         )
@@ -370,5 +376,6 @@ def _to_span_ms(span: timedelta) -> int:
     return int(span.total_seconds() * 1_000)
 
 
-def _excerpt(payload: bytes) -> bytes:
-    return payload[:EXCERPT_BYTES_MAX]
+def _plain(text: str, chars_max: int) -> str:
+    """Cut a text from outside to what a column holds: no lone surrogates."""
+    return text[:chars_max].encode("utf-8", "replace").decode()

@@ -1,13 +1,19 @@
-"""A throw-away certificate authority, a real broker and plain MQTT clients for tests."""
+"""A throw-away authority, a real broker, plain MQTT clients, a workspace with its gateway."""
 
+import os
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from cryptography import x509
@@ -15,9 +21,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from paho.mqtt.enums import CallbackAPIVersion
+from sqlmodel import select
 
 from fleet_server.adapters.broker_config import SERVER_USER, BrokerSettings
 from fleet_server.adapters.broker_process import BrokerProcess, load_server_secret
+from fleet_server.adapters.certificate_authority import CertificateAuthority
+from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.tables import DeviceRow, SlotRow
+from fleet_server.adapters.window_store import SqliteWindowStore
+from fleet_server.bootstrap import open_fleet
+from fleet_server.run_state import read_heartbeat
+from fleet_server.wiring.workspace import broker_of, init_workspace
+from fleet_server.workspace import Config
 
 WAIT_S = 10.0
 _DAY = timedelta(days=1)
@@ -174,6 +189,147 @@ class BrokerLab:
         self._clients.append(client)
         client.connect(port)
         return client
+
+
+class WorkspaceLab:
+    """A real workspace with broker, gateway process and devices; no API, no controller."""
+
+    def __init__(self, root: Path, **config: Any) -> None:
+        broker_port, server_port, api_port = free_ports(3)
+        made = init_workspace(
+            root,
+            Config(broker_port=broker_port, server_port=server_port, api_port=api_port, **config),
+        )
+        self.fleet = open_fleet(made.workspace)
+        self.workspace = made.workspace
+        self.port = broker_port
+        self.broker = broker_of(made.workspace, self.fleet.clock)
+        self.authority = CertificateAuthority(made.workspace.keys_dir, self.fleet.clock)
+        self.gateway: subprocess.Popen[bytes] | None = None
+        self._clients: list[Client] = []
+
+    def add_devices(self, names: Sequence[str]) -> None:
+        """Insert device rows, as if they had been added and enrolled."""
+        now = self.fleet.clock.now()
+        with write_session(self.fleet.engine) as session:
+            for name in names:
+                session.add(DeviceRow(id=name, profile="camera", created_at=now, enrolled_at=now))
+
+    def issue(self, name: str) -> Identity:
+        """Issue a device certificate as enrolment does."""
+        folder = self.workspace.root / "devices"
+        folder.mkdir(exist_ok=True)
+        identity = Identity(folder / f"{name}.crt", folder / f"{name}.key")
+        if not identity.certificate.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+            csr = x509.CertificateSigningRequestBuilder().subject_name(subject)
+            signed = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+            identity.key.write_bytes(
+                key.private_bytes(
+                    serialization.Encoding.PEM,
+                    serialization.PrivateFormat.PKCS8,
+                    serialization.NoEncryption(),
+                )
+            )
+            identity.certificate.write_bytes(self.authority.issue_device(signed, name).pem)
+        return identity
+
+    def device(self, name: str) -> "Client":
+        """Connect a plain client as a device."""
+        client = Client(name, self.issue(name), self.authority.files.ca)
+        self._clients.append(client)
+        client.connect(self.port)
+        return client
+
+    def start_gateway(
+        self, *, command: Sequence[str] = ("-m", "fleet_server.workers.gateway")
+    ) -> None:
+        """Start the gateway's process."""
+        log = self.workspace.log_dir / "gateway.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self.gateway = subprocess.Popen(
+                [sys.executable, *command, "--workspace", str(self.workspace.root)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until the gateway says that it is connected."""
+        pid = self.gateway.pid if self.gateway else 0
+        self.wait(lambda: read_heartbeat(self.workspace.server_dir, "gateway").get("pid") == pid)
+
+    def wait(self, is_true: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+        """Poll until something is true; fails with the gateway's last words."""
+        end_s = time.monotonic() + timeout_s
+        while not is_true():
+            if time.monotonic() > end_s:
+                log = self.workspace.log_dir / "gateway.log"
+                words = log.read_text()[-2_000:] if log.exists() else "(no log)"
+                raise AssertionError(f"not within {timeout_s} s; the gateway said: {words}")
+            time.sleep(0.02)
+
+    def kill_gateway(self) -> None:
+        """SIGKILL."""
+        if self.gateway is not None:
+            self.gateway.kill()
+            self.gateway.wait()
+            self.gateway = None
+
+    def kill_broker(self) -> None:
+        """SIGKILL."""
+        if self.broker.pid is not None:
+            os.kill(self.broker.pid, signal.SIGKILL)
+            while self.broker.is_alive():
+                time.sleep(0.005)
+
+    def device_row(self, name: str) -> DeviceRow:
+        """Read a device."""
+        with read_session(self.fleet.engine) as session:
+            return session.exec(select(DeviceRow).where(DeviceRow.id == name)).one()
+
+    def slot_rows(self, name: str) -> dict[str, SlotRow]:
+        """Read a device's slots."""
+        number = self.device_row(name).number
+        with read_session(self.fleet.engine) as session:
+            rows = session.exec(select(SlotRow).where(SlotRow.device == number)).all()
+        return {row.slot: row for row in rows}
+
+    def telemetry_rows(self) -> list[tuple[int, int, int, int]]:
+        """Return (device, boot, stream, sequence) of every stored window."""
+        store = SqliteWindowStore(self.workspace.telemetry_db, retention=timedelta(days=7))
+        try:
+            return [
+                (w.device, w.boot, w.stream, w.sequence)
+                for w in store.read_recent(0, per_device_max=10**9)
+            ]
+        finally:
+            store.close()
+
+    def totals(self) -> dict[str, int]:
+        """Return the telemetry totals."""
+        store = SqliteWindowStore(self.workspace.telemetry_db, retention=timedelta(days=7))
+        try:
+            return dict(store.stats().totals)
+        finally:
+            store.close()
+
+    def stop(self) -> None:
+        """End everything."""
+        for client in self._clients:
+            client.close()
+        if self.gateway is not None:
+            self.gateway.terminate()
+            try:
+                self.gateway.wait(10)
+            except subprocess.TimeoutExpired:
+                self.gateway.kill()
+                self.gateway.wait()
+            self.gateway = None
+        self.broker.stop()
+        self.fleet.engine.dispose()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,226 @@
+"""The gateway's process: between the broker and the databases.
+
+One connection for control and telemetry, a second for bulk: paho sends in order, and a desired
+state must not wait behind ten megabytes of chunks.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+
+from edge_agent.contract.topics import PREFIX, SERVER_FILTER, Channel
+from fleet_server.adapters.broker_process import load_server_secret
+from fleet_server.adapters.certificate_authority import CertificateFiles
+from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
+from fleet_server.adapters.database.report_repository import (
+    SqlDeviceDirectory,
+    SqlReportRepository,
+)
+from fleet_server.adapters.mqtt_gateway import (
+    BulkSink,
+    Delivery,
+    Inbox,
+    LinkSettings,
+    MqttLink,
+    StateLink,
+    is_marker,
+)
+from fleet_server.adapters.tuf_repository import TufRepository
+from fleet_server.adapters.window_store import SqliteWindowStore
+from fleet_server.bootstrap import Fleet, open_fleet
+from fleet_server.errors import FleetError
+from fleet_server.run_state import beat
+from fleet_server.services.ingest_windows import IngestWindows
+from fleet_server.services.publish_state import MARKER_TOPIC, PublishState
+from fleet_server.services.record_report import RecordReports
+from fleet_server.services.serve_chunks import ServeChunks
+from fleet_server.workers.gateway_loops import (
+    Chore,
+    Loop,
+    PublishLoop,
+    ReportLoop,
+    Seen,
+    SilenceWatch,
+    TelemetryLoop,
+    TransferLoop,
+    describe,
+)
+from fleet_server.workers.supervisor import stop_on_signals
+from fleet_server.workspace import Workspace
+
+TELEMETRY_INBOX_MAX, REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 20_000, 5_000, 5_000
+TELEMETRY_SUFFIX = f"/{Channel.TELEMETRY}"
+BEAT_S = 5.0
+REFRESH_S = 5.0
+RETENTION_S = 3_600.0
+JOIN_S_MAX = 8.0
+_LOG = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Everything joined; ``start`` begins, ``stop`` ends."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        workspace, clock, engine = fleet.workspace, fleet.clock, fleet.engine
+        self._fleet, self._stop = fleet, Event()
+        retention = timedelta(days=workspace.config.retention_days)
+        self._store = SqliteWindowStore(workspace.telemetry_db, retention=retention)
+        self._telemetry, self._reports = Inbox(TELEMETRY_INBOX_MAX), Inbox(REPORT_INBOX_MAX)
+        self._requests = Inbox(TRANSFER_INBOX_MAX, is_lossy=True)
+        self._control = MqttLink(
+            _link_settings(workspace, "server-gateway", [(MARKER_TOPIC, 1), (SERVER_FILTER, 1)]),
+            route=self._route,
+        )
+        self._bulk = MqttLink(
+            _link_settings(
+                workspace, "server-bulk", [(f"{PREFIX}/+/+/{Channel.CHUNK_REQUEST}", 0)]
+            ),
+            route=self._requests.put,
+        )
+        self._state = StateLink(self._control, self._stop)
+        directory, reports = SqlDeviceDirectory(engine), SqlReportRepository(engine)
+        ingest, seen = IngestWindows(self._store), Seen()
+        self._serve = ServeChunks(
+            fleet.objects,
+            SqlTransferRights(engine),
+            BulkSink(self._bulk, self._stop),
+            clock,
+            bytes_per_s=workspace.config.transfer_bytes_per_s,
+            devices_max=workspace.config.transfer_devices_max,
+        )
+        timestamp = workspace.tuf_dir / "timestamp.json"
+        self._publisher = PublishState(
+            SqlAssignmentOutbox(engine),
+            TufRepository(workspace.tuf_dir, workspace.keys_dir, clock),
+            self._state,
+            stamp_of_metadata=lambda: _stamp(timestamp),
+        )
+        watch = SilenceWatch(self._control, reports, clock)
+        chores = (
+            Chore("directory", REFRESH_S, directory.refresh),
+            Chore(
+                "last seen",
+                REFRESH_S,
+                lambda: reports.save_last_seen(seen.take(), at=clock.now()),
+            ),
+            Chore("silence", 1.0, watch.look),
+            Chore(
+                "retention",
+                RETENTION_S,
+                lambda: self._store.drop_before(int((clock.now() - retention).timestamp() * 1_000)),
+            ),
+        )
+        records = RecordReports(reports, self._store)
+        stop = self._stop
+        self._loops: tuple[Loop, ...] = (
+            TelemetryLoop(self._telemetry, self._control, directory, ingest, seen, clock, stop),
+            ReportLoop(
+                self._reports, self._control, directory, ingest, records, clock, stop, chores
+            ),
+            TransferLoop(self._requests, self._serve, ingest, clock, stop),
+            PublishLoop(self._publisher, stop),
+        )
+
+    def start(self) -> None:
+        """Begin to connect and to work; returns at once."""
+        for loop in self._loops:
+            loop.start()
+        for link in (self._control, self._bulk):
+            link.start()
+
+    def beat(self) -> None:
+        """Say in the heartbeat that the gateway is at work."""
+        detail = describe(self._store, self._loops, self._serve, self._publisher)
+        is_connected = bool(self._control.epoch and self._bulk.epoch)
+        beat(
+            self._fleet.workspace.server_dir,
+            "gateway",
+            self._fleet.clock,
+            {**detail, "is_connected": is_connected},
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether both connections stand."""
+        return bool(self._control.epoch and self._bulk.epoch)
+
+    def stop(self) -> None:
+        """Finish the batches at hand, then disconnect."""
+        self._stop.set()
+        inboxes = (self._telemetry, self._reports, self._requests)
+        for inbox in inboxes:
+            inbox.close()
+        for loop in self._loops:
+            loop.join(JOIN_S_MAX)
+        for link in (self._control, self._bulk):
+            link.stop()
+        self._store.close()
+
+    def _route(self, delivery: Delivery) -> None:
+        if delivery.message.topic.endswith(TELEMETRY_SUFFIX):
+            self._telemetry.put(delivery)
+        elif is_marker(delivery):
+            self._state.note_marker(delivery)
+            self._control.ack([delivery])
+        else:
+            self._reports.put(delivery)
+
+
+def run_gateway(workspace: Workspace | Fleet, stop: Event) -> None:
+    """Run until ``stop`` is set; raises FleetError when it cannot begin."""
+    fleet = workspace if isinstance(workspace, Fleet) else open_fleet(workspace)
+    gateway = Gateway(fleet)
+    gateway.start()
+    try:
+        while not stop.wait(BEAT_S if gateway.is_connected else 0.1):
+            if gateway.is_connected:
+                gateway.beat()
+    finally:
+        gateway.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="fleet_server.workers.gateway", description=__doc__)
+    parser.add_argument("--workspace", type=Path, required=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = Event()
+    stop_on_signals(stop)
+    try:
+        run_gateway(open_fleet(parser.parse_args(arguments).workspace), stop)
+    except FleetError as error:
+        _LOG.error("%s", error)
+        sys.exit(1)
+
+
+def _link_settings(
+    workspace: Workspace, client_id: str, filters: Sequence[tuple[str, int]]
+) -> LinkSettings:
+    files = CertificateFiles(workspace.keys_dir)
+    return LinkSettings(
+        host="127.0.0.1",
+        port=workspace.config.server_port,
+        client_id=client_id,
+        ca_file=files.ca,
+        certificate_file=files.certificate("server"),
+        key_file=files.key("server"),
+        secret=load_server_secret(workspace.broker_dir),
+        filters=filters,
+        is_persistent=client_id == "server-gateway",
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+if __name__ == "__main__":
+    main()
