@@ -1,12 +1,13 @@
 """The agent's link: one MQTT session at a time, kept up by a thread of its own.
 
 paho's own reconnect has no jitter, so it is switched off: each end of a session is followed by
-the wait that ``core/retry.py`` plans. A watch looks for a session that never came up and for a
-network thread that died.
+the wait that ``core/retry.py`` plans. A session that is not granted in time is given up.
 """
 
+import contextlib
 import logging
-import ssl
+import selectors
+import socket
 import threading
 from collections.abc import Callable
 
@@ -17,13 +18,13 @@ from edge_agent.ports import Clock, Connected, Identity, Jitter
 
 SESSION_TIMEOUT_S = 30.0
 """A broker that took the connection must have granted the subscriptions by then."""
-WATCH_S = 2.0
+GOODBYE_S = 2.0
 STOP_TIMEOUT_S = 3.0
 _LOG = logging.getLogger(__name__)
 
 
 class MqttLink:
-    """Link over a thread; ``take`` is called from that thread and from paho's."""
+    """Link over one thread of its own, in which ``take`` is called."""
 
     def __init__(
         self,
@@ -46,18 +47,21 @@ class MqttLink:
             is_plain: Plain TCP, for tests on the loopback.
         """
         self._identity, self._give = identity, take
-        self._clock, self._jitter, self._is_plain = clock, jitter, is_plain
+        self._clock, self._jitter = clock, jitter
         self._plan = Reconnection(spread_s=0.0)
         self._plan_lock = threading.Lock()
-        self._ended, self._stop = threading.Event(), threading.Event()
+        self._stop = threading.Event()
+        self._waker, self._wake_end = socket.socketpair()
+        for end in (self._waker, self._wake_end):
+            end.settimeout(0)
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
         self._session = MqttSession(
             identity.device_id,
             boot,
             self._take,
-            tls=self._make_tls(),
-            on_end=self._ended.set,
+            tls=None if is_plain else tls_context(identity),
         )
+        self._session.client.on_socket_register_write = self._on_writable
 
     @property
     def is_connected(self) -> bool:
@@ -71,16 +75,19 @@ class MqttLink:
     def stop(self) -> None:
         """Say goodbye and end; waits a few seconds at most."""
         self._stop.set()
-        self._session.say_goodbye()
-        self._ended.wait(STOP_TIMEOUT_S)
-        self._ended.set()
-        self._thread.join(STOP_TIMEOUT_S)
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT_S)
+        self._waker.close()
+        self._wake_end.close()
 
     def publish(
         self, channel: Channel, payload: bytes, *, qos: int, is_retained: bool = False
     ) -> bool:
         """Hand a message to the session; False when it was not taken (offline or full)."""
-        return self._session.publish(channel, payload, qos=qos, is_retained=is_retained)
+        is_taken = self._session.publish(channel, payload, qos=qos, is_retained=is_retained)
+        self._wake()
+        return is_taken
 
     def spread_reconnects(self, spread_s: float) -> None:
         """Spread the first reconnect over this many seconds from now on."""
@@ -91,8 +98,9 @@ class MqttLink:
                 spread_s=min(spread_s, SPREAD_S_MAX),
             )
 
-    def _make_tls(self) -> ssl.SSLContext | None:
-        return None if self._is_plain else tls_context(self._identity)
+    def _on_writable(self, *_: object) -> None:
+        """Keep paho from writing in the publisher's thread; the loop's thread does."""
+        self._wake()
 
     def _take(self, item: object) -> None:
         if isinstance(item, Connected):
@@ -102,7 +110,6 @@ class MqttLink:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._ended.clear()
             try:
                 self._hold_session()
             except (OSError, ValueError) as error:
@@ -124,25 +131,40 @@ class MqttLink:
             self._stop.wait(wait_s)
 
     def _hold_session(self) -> None:
-        client = self._session.client
-        self._session.connect(self._identity.host, self._identity.mqtt_port, jitter=self._jitter())
-        client.loop_start()
-        try:
-            began = self._clock.monotonic()
-            while not self._ended.wait(WATCH_S):
-                age_s = self._clock.monotonic() - began
-                if not self._session.is_connected and age_s > SESSION_TIMEOUT_S:
-                    _LOG.warning("the broker granted no session within %.0f s", age_s)
-                    client.disconnect()
-                    return
-                if not _is_thread_alive(self._identity.device_id):
-                    _LOG.error("the network thread died; connecting anew")
-                    return
-        finally:
-            client.loop_stop()
+        session, began = self._session, self._clock.monotonic()
+        session.connect(self._identity.host, self._identity.mqtt_port, jitter=self._jitter())
+        kept_alive_at = began
+        said_goodbye_at: float | None = None
+        while (opened := session.open_socket) is not None:
+            self._wait_for(opened)
+            session.read()
+            session.write()
+            now = self._clock.monotonic()
+            if now - kept_alive_at >= 1:
+                kept_alive_at = now
+                session.keep_alive()
+            if self._stop.is_set() and said_goodbye_at is None:
+                said_goodbye_at = now
+                session.say_goodbye()
+            if said_goodbye_at is not None and now - said_goodbye_at > GOODBYE_S:
+                return
+            if not session.is_connected and now - began > SESSION_TIMEOUT_S:
+                _LOG.warning("the broker granted no session within %.0f s", now - began)
+                session.say_goodbye()
+                return
 
+    def _wait_for(self, opened: socket.socket) -> None:
+        """Wait until the socket or another thread has something to do, a second at most."""
+        wants = selectors.EVENT_READ
+        if self._session.client.want_write():
+            wants |= selectors.EVENT_WRITE
+        with selectors.DefaultSelector() as selector:
+            selector.register(opened, wants)
+            selector.register(self._waker, selectors.EVENT_READ)
+            selector.select(1.0)
+        with contextlib.suppress(BlockingIOError):
+            self._waker.recv(4_096)
 
-def _is_thread_alive(device_id: str) -> bool:
-    """Tell whether paho's network thread runs; paho itself says connected when it died."""
-    name = f"paho-mqtt-client-{device_id}"
-    return any(thread.name == name for thread in threading.enumerate())
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it will wake up anyway; closed: it has ended
+            self._wake_end.send(b"w")

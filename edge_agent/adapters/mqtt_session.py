@@ -1,13 +1,15 @@
 """One device's MQTT session over paho: what is said at connect, what arrives, what may be sent.
 
 Shared by the agent's threaded link and by simulators that drive many sessions from one loop.
-Nothing here waits, reconnects or starts a thread. paho's callbacks are wrapped, because an
-exception in one would kill its network thread unseen; they only hand items over.
+Nothing here waits, reconnects or starts a thread: the owner turns the loop with ``read``, ``write``
+and ``keep_alive`` (paho's own thread dies unseen of an exception, leaks a socket pair a reconnect,
+and its ``select`` ends at 339 clients). Callbacks only hand items over.
 
 MQTT 5 with QoS 0 and 1, one subscription below ``down/``: overlapping ones deliver copies.
 """
 
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -31,6 +33,9 @@ CONNECT_TIMEOUT_S = 10.0
 UNWELCOME = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9D})
 """Reason codes after which coming back quickly only does harm: identity refused, or taken over."""
 _LOG = logging.getLogger(__name__)
+_PAHO_LOG = logging.getLogger(f"{__name__}.paho")
+# paho calls it an error that its loop ends after a disconnect.
+_PAHO_LOG.addFilter(lambda record: "is not connected" not in record.getMessage())
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
@@ -56,7 +61,6 @@ class MqttSession:
         take: Callable[[object], None],
         *,
         tls: ssl.SSLContext | None,
-        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a client; nothing connects yet.
 
@@ -65,9 +69,8 @@ class MqttSession:
             boot: Random id of this start of the agent.
             take: Gets Connected, Disconnected and MessageArrived, in paho's thread.
             tls: None for plain TCP.
-            on_end: Called when a session, or an attempt at one, is over.
         """
-        self.device_id, self._boot, self._take, self._on_end = device_id, boot, take, on_end
+        self.device_id, self._boot, self._take = device_id, boot, take
         self.is_connected = False
         self.is_unwelcome = False
         self.client = mqtt.Client(
@@ -79,7 +82,7 @@ class MqttSession:
         self.client.suppress_exceptions = True
         self.client.connect_timeout = CONNECT_TIMEOUT_S
         self.client.max_queued_messages_set(QUEUED_MESSAGES_MAX)
-        self.client.enable_logger(_LOG)
+        self.client.enable_logger(_PAHO_LOG)
         if tls is not None:
             self.client.tls_set_context(tls)
         self.client.will_set(
@@ -119,6 +122,27 @@ class MqttSession:
             return False
         info = self.client.publish(self._topic(channel), payload, qos, is_retained)
         return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    @property
+    def open_socket(self) -> socket.socket | None:
+        """The open socket to wait on, None without one."""
+        opened = self.client.socket()
+        return opened if isinstance(opened, socket.socket) else None
+
+    def read(self) -> None:
+        """Take in what the socket has, what TLS holds back included."""
+        self.client.loop_read()
+        while isinstance(opened := self.client.socket(), ssl.SSLSocket) and opened.pending():
+            self.client.loop_read()
+
+    def write(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        if self.client.want_write():
+            self.client.loop_write()
+
+    def keep_alive(self) -> None:
+        """Ping, and give up a silent broker; to be called about once a second."""
+        self.client.loop_misc()
 
     def say_goodbye(self) -> None:
         """Say offline and disconnect; the will is not sent then."""
@@ -162,6 +186,7 @@ class MqttSession:
             client.disconnect()
             return
         self.is_connected = True
+        _LOG.info("%s has a session", self.device_id)
         self.publish(Channel.STATUS, self._status(is_online=True), qos=1, is_retained=True)
         self._take(Connected())
 
@@ -178,7 +203,6 @@ class MqttSession:
         if was_connected:
             _LOG.info("session of %s ended: %s", self.device_id, reason)
             self._take(Disconnected(str(reason)))
-        self._on_end()
 
     def _on_message(
         self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage

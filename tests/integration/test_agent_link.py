@@ -1,0 +1,197 @@
+"""The agent's link against a real broker: session, will, one copy of each message, reconnects."""
+
+import gc
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.adapters.mqtt_link import MqttLink
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.contract.messages import Status
+from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
+from edge_agent.ports import Connected, Disconnected, Identity, MessageArrived
+from tests.support.gateway import BrokerLab
+from tests.support.waiting import wait_until
+
+DEVICE = "cam-7"
+DESIRED, STATUS = (device_topic(DEVICE, c) for c in (Channel.DESIRED, Channel.STATUS))
+
+
+class Taken:
+    """What a link handed over."""
+
+    def __init__(self) -> None:
+        self.items: list[object] = []
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(item, kind) for item in self.items)
+
+    @property
+    def messages(self) -> list[MessageArrived]:
+        return [item for item in self.items if isinstance(item, MessageArrived)]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[BrokerLab]:
+    lab = BrokerLab(tmp_path)
+    lab.broker.start()
+    yield lab
+    lab.stop()
+
+
+def identity_of(lab: BrokerLab, name: str = DEVICE) -> Identity:
+    directory = lab.directory / f"identity-{name}"
+    directory.mkdir(exist_ok=True)
+    issued = lab.authority.issue(name)
+    identity = Identity(
+        device_id=name,
+        profile="camera",
+        fleet="fleet-1",
+        host="127.0.0.1",
+        mqtt_port=lab.port,
+        api_port=1,
+        root=b"{}",
+        directory=directory,
+    )
+    shutil.copy(issued.certificate, identity.certificate_path)
+    shutil.copy(issued.key, identity.key_path)
+    shutil.copy(lab.authority.ca_file, identity.ca_path)
+    return identity
+
+
+@pytest.fixture
+def taken() -> Taken:
+    return Taken()
+
+
+@pytest.fixture
+def link(lab: BrokerLab, taken: Taken) -> Iterator[MqttLink]:
+    link = MqttLink(
+        identity_of(lab), 7, taken.items.append, clock=SystemClock(), jitter=lambda: 0.05
+    )
+    yield link
+    link.stop()
+
+
+def start(link: MqttLink, taken: Taken) -> None:
+    link.start()
+    wait_until(lambda: taken.count(Connected) == 1)
+
+
+def test_a_session_says_online_and_takes_what_is_meant_for_the_device(
+    lab: BrokerLab, link: MqttLink, taken: Taken
+) -> None:
+    server = lab.server("server-1")
+    server.subscribe("ef/v1/+/+/up/#")
+    server.publish(DESIRED, b"retained", retain=True)
+    server.publish(META_TOPIC, b"bundle", retain=True)
+    start(link, taken)
+    wait_until(lambda: len(taken.messages) == 2)
+    server.publish(DESIRED, b"live")
+    server.publish(device_topic("cam-8", Channel.DESIRED), b"for another")
+    server.publish(device_topic(DEVICE, Channel.CHUNK), b"chunk", qos=0)
+    wait_until(lambda: len(taken.messages) == 4)
+    assert sorted(m.payload for m in taken.messages) == [b"bundle", b"chunk", b"live", b"retained"]
+    assert link.publish(Channel.REPORTED, b"report", qos=1)
+    said = {m.topic: m.payload for m in server.wait_for(2)}
+    assert Status.decode(said[STATUS]) == Status(is_online=True, boot=7)
+    assert said[device_topic(DEVICE, Channel.REPORTED)] == b"report"
+
+
+def test_offline_nothing_is_taken(link: MqttLink) -> None:
+    assert not link.is_connected
+    assert not link.publish(Channel.REPORTED, b"report", qos=1)
+
+
+def test_stopping_says_offline_and_leaves_no_thread(
+    lab: BrokerLab, link: MqttLink, taken: Taken
+) -> None:
+    server = lab.server("server-1")
+    start(link, taken)
+    link.stop()
+    server.subscribe(STATUS)
+    (status,) = server.wait_for(1)
+    assert Status.decode(status.payload) == Status(is_online=False, boot=7)
+    assert not [t for t in threading.enumerate() if DEVICE in t.name or t.name == "mqtt-link"]
+
+
+def test_a_killed_broker_is_found_again_and_the_session_with_it(
+    lab: BrokerLab, link: MqttLink, taken: Taken
+) -> None:
+    link.spread_reconnects(0.5)
+    start(link, taken)
+    lab.broker.stop()
+    wait_until(lambda: taken.count(Disconnected) == 1)
+    assert not link.publish(Channel.REPORTED, b"report", qos=1)
+    lab.broker.start()
+    wait_until(lambda: taken.count(Connected) == 2)
+    server = lab.server("server-1")
+    server.publish(DESIRED, b"after")
+    wait_until(lambda: [m.payload for m in taken.messages] == [b"after"])
+
+
+def test_a_broker_that_does_not_exist_yet_is_waited_for(
+    lab: BrokerLab, link: MqttLink, taken: Taken
+) -> None:
+    lab.broker.stop()
+    link.start()
+    time.sleep(0.5)
+    assert taken.items == []
+    lab.broker.start()
+    wait_until(lambda: taken.count(Connected) == 1)
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_broker_of_another_authority_gets_nothing(lab: BrokerLab, tmp_path: Path) -> None:
+    other = BrokerLab(tmp_path / "other")
+    identity = identity_of(lab)
+    shutil.copy(other.authority.ca_file, identity.ca_path)
+    taken = Taken()
+    link = MqttLink(identity, 7, taken.items.append, clock=SystemClock(), jitter=lambda: 0.9)
+    link.start()
+    time.sleep(0.5)
+    link.stop()
+    gc.collect()
+    assert taken.items == []
+
+
+def test_two_with_one_identity_do_not_chase_each_other(lab: BrokerLab) -> None:
+    """The broker need not say that a session was taken over: unstable sessions back off."""
+    both = [Taken(), Taken()]
+    links = [
+        MqttLink(identity_of(lab), 7, t.items.append, clock=SystemClock(), jitter=lambda: 0.5)
+        for t in both
+    ]
+    for link in links:
+        link.start()
+    time.sleep(4)
+    for link in links:
+        link.stop()
+    # Waits of 0.5, 1 and 2 seconds each: a chase without back-off connects hundreds of times.
+    assert 2 <= sum(t.count(Connected) for t in both) <= 8
+
+
+def test_a_callback_that_fails_does_not_end_the_session(lab: BrokerLab) -> None:
+    seen: list[object] = []
+
+    def take(item: object) -> None:
+        seen.append(item)
+        if isinstance(item, MessageArrived):
+            raise KeyError("a mistake of ours")
+
+    link = MqttLink(identity_of(lab), 7, take, clock=SystemClock(), jitter=lambda: 0.05)
+    link.start()
+    try:
+        wait_until(lambda: len(seen) == 1)
+        server = lab.server("server-1")
+        for number in range(3):
+            server.publish(DESIRED, str(number).encode())
+        wait_until(lambda: len(seen) == 4)
+        assert link.is_connected
+    finally:
+        link.stop()
