@@ -48,7 +48,19 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(identity.ca_path)
     context.load_cert_chain(identity.certificate_path, identity.key_path)
+    context.sslsocket_class = _ClosingSocket
     return context
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """A socket that a failed handshake closes; paho leaves it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is inherited
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 class MqttSession:
