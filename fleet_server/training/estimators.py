@@ -28,7 +28,7 @@ CLASSIFIERS = (
     | _names("naive_bayes", "GaussianNB BernoulliNB MultinomialNB ComplementNB")
     | _names("neighbors", "KNeighborsClassifier")
     | _names("neural_network", "MLPClassifier")
-    | _names("discriminant_analysis", "LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis")
+    | _names("discriminant_analysis", "LinearDiscriminantAnalysis")
 )
 REGRESSORS = (
     _names(
@@ -68,6 +68,7 @@ REFUSED: Mapping[str, str] = {
     "RadiusNeighborsClassifier": "it fails on a row without neighbours",
     "RadiusNeighborsRegressor": "it fails on a row without neighbours",
     "CategoricalNB": "it fails on a category that training did not see",
+    "QuadraticDiscriminantAnalysis": "its converted label has the wrong shape",
     "LinearSVC": _NO_PROBABILITIES,
     "RidgeClassifier": _NO_PROBABILITIES,
     "RidgeClassifierCV": _NO_PROBABILITIES,

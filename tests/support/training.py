@@ -1,12 +1,28 @@
 """Specs, tables and fakes for tests of training."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
+from edge_agent.contract.package import unpack_members
+from fleet_server.adapters.database.engine import open_engine, write_session
+from fleet_server.adapters.database.migrate import migrate
+from fleet_server.adapters.database.model_repository import DatabaseModelRegistry
+from fleet_server.adapters.database.tables import ModelRow
+from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
+from fleet_server.adapters.git_commit import GitCodeVersions
+from fleet_server.adapters.object_store import ObjectStore
+from fleet_server.adapters.table_files import PyarrowTableReader
+from fleet_server.ports.registry import Version
 from fleet_server.ports.training import NumberColumn, RawTable, WordColumn
+from fleet_server.services.train_model import TrainModel
 from fleet_server.training.spec import Spec
 from fleet_server.training.spec_parser import parse_spec
+from tests.support.clock import FakeClock
 
 PROFILES = ("camera", "iot-gateway", "onprem-server")
 
@@ -115,3 +131,82 @@ camera = {{}}
 
 def read_spec(text: str) -> Spec:
     return parse_spec(text, source="small.toml", profiles=PROFILES)
+
+
+class HeardSteps:
+    """Remembers what a training said."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def started(self, step: str, detail: str) -> None:
+        assert step
+        assert detail
+
+    def finished(self, step: str, seconds: float, sentence: str) -> None:
+        assert seconds >= 0
+        self.lines.append((step, sentence))
+
+
+class TrainingBench:
+    """A registry, a package store and a folder for specs, all real."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "control.db"
+        migrate(self.database)
+        self.engine = open_engine(self.database)
+        self.objects = ObjectStore(folder / "objects")
+        self.registry = DatabaseModelRegistry(self.engine)
+        self.heard = HeardSteps()
+        self.profiles_dir = folder / "profiles"
+        self.trainer = TrainModel(
+            reader=PyarrowTableReader(),
+            registry=self.registry,
+            packages=self.objects,
+            estimators=SkopsEstimatorWriter(),
+            code_versions=GitCodeVersions(),
+            clock=FakeClock(),
+            listener=self.heard,
+            profiles_dir=self.profiles_dir,
+        )
+
+    def write(self, spec: str, table: pa.Table, name: str = "rows.csv") -> Path:
+        if name.endswith(".csv"):
+            pa.csv.write_csv(table, self.folder / name)
+        else:
+            pa.parquet.write_table(table, self.folder / name)
+        path = self.folder / "spec.toml"
+        path.write_text(spec.replace("rows.csv", name))
+        return path
+
+    def train(self, spec: str, table: pa.Table, **options: str) -> Version:
+        """Train and give the version that was registered."""
+        path = self.write(spec, table, options.pop("name", "rows.csv"))
+        trained = self.trainer.train(path, actor="ann", **options)
+        version = self.registry.find_version(trained.model, trained.number)
+        assert version is not None
+        return version
+
+    def crown(self, model: str, number: int) -> None:
+        """Make a version the champion, as a completed rollout does."""
+        with write_session(self.engine) as session:
+            session.get_one(ModelRow, model).champion = number
+
+    def member(self, version: Version, name: str, profile: str = "camera") -> bytes:
+        (sha256,) = [a.package.sha256 for a in version.artifacts if a.package.profile == profile]
+        return unpack_members(self.objects.read(sha256))[name]
+
+
+def blob_table(rows: int = 240, seed: int = 0, noise: float = 0.0) -> pa.Table:
+    """Two columns, three classes in three clouds; ``noise`` is the share of wrong answers."""
+    draw = np.random.default_rng(seed)
+    true = draw.integers(0, 3, rows)
+    centres = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    points = (centres[true] + draw.normal(size=(rows, 2))).astype(np.float32)
+    said = np.where(draw.random(rows) < noise, draw.integers(0, 3, rows), true)
+    names = np.array(["left", "right", "top"])[said]
+    return pa.table({"x": points[:, 0], "y": points[:, 1], "t": names})
+
+
+BLOB_FEATURES = ('x = { type = "float32" }', 'y = { type = "float32" }')
