@@ -236,7 +236,18 @@ def rsa_csr() -> bytes:
     return request.public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("csr", [b"garbage", b"", rsa_csr()], ids=["garbage", "empty", "rsa"])
+def forged_csr() -> bytes:
+    """A request for somebody else's public key, which we cannot sign."""
+    der = bytearray(x509.load_pem_x509_csr(make_csr()).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    return x509.load_der_x509_csr(bytes(der)).public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    "csr",
+    [b"garbage", b"", rsa_csr(), forged_csr()],
+    ids=["garbage", "empty", "rsa", "not signed by its key"],
+)
 def test_a_bad_request_is_refused_and_the_secret_still_works(site: Site, csr: bytes) -> None:
     ticket = site.new_ticket()
     status, problem = site.request(ticket.secret, csr)
