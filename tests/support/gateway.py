@@ -235,9 +235,11 @@ class WorkspaceLab:
             identity.certificate.write_bytes(self.authority.issue_device(signed, name).pem)
         return identity
 
-    def device(self, name: str) -> "Client":
-        """Connect a plain client as a device."""
+    def device(self, name: str, *, will: tuple[str, bytes] | None = None) -> "Client":
+        """Connect a plain client as a device; ``will`` is a topic and what is retained there."""
         client = Client(name, self.issue(name), self.authority.files.ca)
+        if will is not None:
+            client.paho.will_set(*will, qos=1, retain=True)
         self._clients.append(client)
         client.connect(self.port)
         return client
