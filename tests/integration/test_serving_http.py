@@ -37,14 +37,8 @@ BUILT = build_classifier(
         Feature(name="pixels", shape=(3,)),
     )
 )
-LIMITS = ServerLimits(
-    http=HttpLimits(body_bytes_max=1_048_576),
-    connections_max=6,
-    idle_s=1.5,
-    head_s=0.6,
-    body_s=0.6,
-    write_s=0.8,
-)
+LIMITS = ServerLimits(http=HttpLimits(body_bytes_max=1_048_576), connections_max=6)
+HASTY = ServerLimits(idle_s=0.6, head_s=0.6, body_s=0.6, write_s=0.8)
 
 
 class Client:
@@ -105,14 +99,28 @@ class World:
             connection.close()
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+@contextlib.contextmanager
+def serving(limits: ServerLimits) -> Iterator[World]:
     service = make_service()
     activate(service, BUILT)
-    server = HttpInferenceServer(InferenceRoutes(service), limits=LIMITS)
-    port = server.start()
-    yield World(service, port)
-    server.stop()
+    server = HttpInferenceServer(InferenceRoutes(service), limits=limits)
+    try:
+        yield World(service, server.start())
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with serving(LIMITS) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[World]:
+    """A server with little patience."""
+    with serving(HASTY) as world:
+        yield world
 
 
 def tensor(data: Any, **changes: Any) -> dict[str, Any]:
@@ -442,42 +450,42 @@ def test_a_client_that_expects_to_be_told_is_told_to_go_on(world: World) -> None
         (b"POST /v2/models/main/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", 408),
     ],
 )
-def test_a_slow_client_is_told_and_let_go(world: World, sent: bytes, status: int) -> None:
-    with world.client() as client:
+def test_a_slow_client_is_told_and_let_go(hasty: World, sent: bytes, status: int) -> None:
+    with hasty.client() as client:
         began = time.monotonic()
         client.send(sent)
         seen, _, body = client.read()
         assert (seen, "too slowly" in body.decode()) == (status, True)
         assert client.ends()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
-def test_a_byte_now_and_then_does_not_keep_a_connection_open(world: World) -> None:
-    with world.client() as client:
+def test_a_byte_now_and_then_does_not_keep_a_connection_open(hasty: World) -> None:
+    with hasty.client() as client:
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - began < 5:
+            while time.monotonic() - began < 20:
                 client.send(b"X")
                 time.sleep(0.05)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
-def test_an_idle_connection_is_closed_quietly(world: World) -> None:
-    with world.client() as client:
+def test_an_idle_connection_is_closed_quietly(hasty: World) -> None:
+    with hasty.client() as client:
         client.send(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.read()[0] == 200
         assert client.ends()
 
 
-def test_a_client_that_does_not_read_its_answers_is_let_go(world: World) -> None:
+def test_a_client_that_does_not_read_its_answers_is_let_go(hasty: World) -> None:
     request = infer_bytes(np.resize(BUILT.rows, (300, 4)))
-    with world.client() as client:
+    with hasty.client() as client:
         began = time.monotonic()
-        client.socket.settimeout(6)
+        client.socket.settimeout(20)
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - began < 6:
+            while time.monotonic() - began < 20:
                 client.send(request)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 20
 
 
 def test_one_connection_too_many_is_told_so_and_a_place_becomes_free(world: World) -> None:
