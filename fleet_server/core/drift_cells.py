@@ -14,14 +14,14 @@ from fleet_server.core.drift_finding import (
     LOG_HORIZONS,
     Evidence,
     Finding,
-    pick_horizon,
+    pick_horizons,
     read_finding,
 )
 from fleet_server.core.drift_policy import FLEET_SUBJECT, Level
 from fleet_server.core.drift_words import say_finding, say_quiet
 
 DEVICE_CELLS_MAX = 20_000
-DEVICE_CELLS_EACH = 8
+DEVICE_CELLS_EACH = 5
 """Cells kept of single devices, worst first; groups and the fleet keep all."""
 AFFECTED_LOG_P = math.log(0.01)
 
@@ -80,6 +80,7 @@ def make_cells(
     rest = scene.against(sums, scene.add(~masks, sums.output_of))
     best = results.log_p.min(1) + LOG_HORIZONS
     notable = find_notable(best, scene.policy.notable_rate)
+    horizons = pick_horizons(results)
     larger = []
     for s, (level, subject) in enumerate(keys):
         found[level, subject] = (results, s)
@@ -91,7 +92,7 @@ def make_cells(
                     scene,
                     sums,
                     results,
-                    (s, f),
+                    (s, int(horizons[s, f]), f),
                     (level, subject, name),
                     beside,
                     affected=affected,
@@ -104,6 +105,7 @@ def make_cells(
 def _make_device_cells(scene: Scene, names: Sequence[str], shows: Mask) -> list[DriftCell]:
     ids, policy = scene.family.device_ids, scene.policy
     best = scene.devices.log_p.min(1) + LOG_HORIZONS
+    horizons = pick_horizons(scene.devices)
     of_device = np.minimum(best.min(1) + math.log(len(names)), 0.0)
     chosen = find_notable(of_device, policy.notable_rate)
     within = find_notable(best, policy.notable_rate * max(1, int(chosen.sum())) / len(ids))
@@ -113,7 +115,7 @@ def _make_device_cells(scene: Scene, names: Sequence[str], shows: Mask) -> list[
             scene,
             scene.sums,
             scene.devices,
-            (d, f),
+            (d, int(horizons[d, f]), f),
             (Level.DEVICE, device_id, names[f]),
             None,
             affected=(int(shows[d, f]), 1),
@@ -128,15 +130,14 @@ def _make_cell(
     scene: Scene,
     sums: Sums,
     results: SubjectResults,
-    at: tuple[int, int],
+    at: tuple[int, int, int],
     title: tuple[Level, str, str],
     rest: SubjectResults | None,
     *,
     affected: tuple[int, int],
     is_notable: bool,
 ) -> DriftCell:
-    s, f = at
-    h = pick_horizon(results, s, f)
+    s, h, f = at
     evidence = take_evidence(scene, sums, (s, h, f), title[2])
     finding = read_finding(results, (s, h, f), evidence)
     has_rest = rest is not None and bool(rest.windows[s, h])

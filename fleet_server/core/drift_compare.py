@@ -6,6 +6,7 @@ choosing among them costs a factor, which ``drift_verdict.py`` pays.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -163,26 +164,26 @@ def find_strength(log_p: Floats | float) -> Floats:
     return np.asarray(np.maximum(-special.ndtri_exp(np.minimum(log_p, 0.0) - math.log(2)), 0.0))
 
 
-def find_median_rank(counts: Counts, reference: Counts) -> float:
+def find_median_rank(counts: Sequence[int], reference: Sequence[int]) -> float:
     """Say at which quantile of the reference, 0 to 1, the median of ``counts`` now lies.
 
     Args:
         counts: One cell; only its bins are used.
         reference: The reference's cell.
 
-    >>> new, old = np.zeros(12, int), np.zeros(12, int)
-    >>> new[:4], old[:4] = (0, 0, 10, 10), (10, 10, 10, 10)
-    >>> find_median_rank(new, old)
+    >>> find_median_rank([0, 0, 10, 10], [10, 10, 10, 10])
     0.75
     """
-    new, old = counts[:BINS_MAX].astype(float), reference[:BINS_MAX].astype(float)
-    if not new.sum() or not old.sum():
+    new, old = counts[:BINS_MAX], reference[:BINS_MAX]
+    half, rows_before = sum(new) / 2, sum(old)
+    if not half or not rows_before:
         return 0.5
-    above = np.cumsum(new) / new.sum()
-    k = int(np.searchsorted(above, 0.5))
-    before = above[k] - new[k] / new.sum()
-    part = (0.5 - before) / (new[k] / new.sum())
-    return float((old[:k].sum() + part * old[k]) / old.sum())
+    seen = below = 0
+    for count, before in zip(new, old, strict=True):
+        if seen + count >= half:
+            return (below + (half - seen) / count * before) / rows_before
+        seen, below = seen + count, below + before
+    return 1.0
 
 
 def find_notable(log_p: Floats, rate: float) -> NDArray[np.bool_]:

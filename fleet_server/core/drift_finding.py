@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fleet_server.core.drift_compare import SubjectResults, find_median_rank
 from fleet_server.core.drift_counts import HORIZONS
@@ -174,17 +175,16 @@ def _describe(
     psi: float,
     log_p_mix: float,
 ) -> Finding:
-    counts, baseline = np.array(evidence.counts), np.array(evidence.baseline)
     return Finding(
         feature=evidence.feature,
         change=find_change(cells, at, log_p_mix),
-        rows=int(counts.sum()),
+        rows=sum(evidence.counts),
         windows=evidence.windows,
         z_location=float(cells.z_location[at]),
         z_spread=float(cells.z_spread[at]),
         log_p=min(log_p + LOG_HORIZONS, 0.0),
         psi=psi,
-        median_rank=find_median_rank(counts, baseline),
+        median_rank=find_median_rank(evidence.counts, evidence.baseline),
         shares=find_shares(evidence),
         is_answers=evidence.is_answers,
     )
@@ -205,29 +205,32 @@ def find_change(cells: CellResults, at: tuple[int, ...], log_p_mix: float = 0.0)
 
 def find_shares(evidence: Evidence) -> Shares:
     """Give the shares that a sentence about this evidence may quote."""
-    new, old = np.array(evidence.counts), np.array(evidence.baseline)
-    rows, rows_before = max(1, int(new.sum())), max(1, int(old.sum()))
+    new, old = evidence.counts, evidence.baseline
+    rows, rows_before = max(1, sum(new)), max(1, sum(old))
     top, top_now, top_before = "", 0.0, 0.0
     if evidence.mix:
-        now = np.array(evidence.mix) / max(1, sum(evidence.mix))
-        before = np.array(evidence.baseline_mix) / max(1, sum(evidence.baseline_mix))
-        k = int(np.argmax(np.abs(now - before)))
-        top, top_now, top_before = evidence.classes[k], float(now[k]), float(before[k])
+        answers, answers_before = max(1, sum(evidence.mix)), max(1, sum(evidence.baseline_mix))
+        now = [count / answers for count in evidence.mix]
+        before = [count / answers_before for count in evidence.baseline_mix]
+        k = max(range(len(now)), key=lambda c: abs(now[c] - before[c]))
+        top, top_now, top_before = evidence.classes[k], now[k], before[k]
     return Shares(
-        missing=float(new[MISSING] / rows),
-        missing_before=float(old[MISSING] / rows_before),
-        outside=float(new[OUTSIDE] / rows),
-        outside_before=float(old[OUTSIDE] / rows_before),
+        missing=new[MISSING] / rows,
+        missing_before=old[MISSING] / rows_before,
+        outside=new[OUTSIDE] / rows,
+        outside_before=old[OUTSIDE] / rows_before,
         top_class=top,
         top=top_now,
         top_before=top_before,
     )
 
 
-def pick_horizon(results: SubjectResults, subject: int, feature: int) -> int:
-    """Choose the horizon to show: the most certain one, or the longest when none says anything."""
-    log_p = results.log_p[subject, :, feature]
-    if log_p.min() < math.log(0.05) - LOG_HORIZONS:
-        return int(np.argmin(log_p))
-    judged = np.flatnonzero(results.windows[subject])
-    return int(judged[-1]) if len(judged) else 0
+def pick_horizons(results: SubjectResults) -> NDArray[np.intp]:
+    """Choose the horizon to show of each subject and feature, [S, features + 1].
+
+    The most certain one, or the longest that was judged when none says anything.
+    """
+    judged = results.windows > 0
+    longest = np.where(judged, np.arange(len(HORIZONS)), 0).max(1)
+    is_telling = results.log_p.min(1) < math.log(0.05) - LOG_HORIZONS
+    return np.asarray(np.where(is_telling, results.log_p.argmin(1), longest[:, None]))

@@ -212,14 +212,15 @@ class RolloutPolicy:
         """Read the JSON form that ``to_json`` gave."""
         known = {f.name for f in fields(cls)} - {"gate", "on_halt", "probation"}
         return cls(
-            gate=_gate_from_json(value["gate"]),
+            gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
             probation=ProbationPolicy.from_json(value["probation"]),
             **{name: value[name] for name in known},
         )
 
 
-def _gate_from_json(value: Mapping[str, Any]) -> GatePolicy:
+def read_gate(value: Mapping[str, Any]) -> GatePolicy:
+    """Read the JSON form of a gate's policy."""
     limits = {name: number for name, number in value["test"].items() if name != "kind"}
     is_fixed = value["test"]["kind"] == "fixed"
     return GatePolicy(

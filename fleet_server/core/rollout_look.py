@@ -156,6 +156,8 @@ def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
         look.decisions.append(Decision(verdict=verdict, sentence=sentence, inputs=inputs))
     updated = StageRecord(name=record.name, verdict=verdict, settled=judgement.settled)
     stages = (*rollout.stages[:stage], updated, *rollout.stages[stage + 1 :])
+    if not is_halt and rollout.state is RolloutState.PAUSED:
+        sentence = f"{rollout.stop_reason} {sentence}".strip()
     look.rollout = replace(
         rollout,
         stages=stages,

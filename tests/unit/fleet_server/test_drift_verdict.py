@@ -339,7 +339,9 @@ def test_benjamini_hochberg_selects_what_it_should() -> None:
 def test_strength_and_rank_put_numbers_in_words() -> None:
     assert float(find_strength(math.log(2.7e-3))) == pytest.approx(3.0, abs=0.01)
     assert float(find_strength(-5_000.0)) == pytest.approx(100, abs=1)
-    assert find_median_rank(np.zeros(12, int), np.ones(12, int)) == 0.5
+    assert find_median_rank([0] * 12, [1] * 12) == 0.5
+    assert find_median_rank([5, 5, 0], [1, 1, 1]) == pytest.approx(1 / 3)
+    assert find_median_rank([0, 0, 4], [1, 1, 2]) == 0.75
 
 
 def test_windows_beyond_the_longest_horizon_are_refused() -> None:
