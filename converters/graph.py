@@ -117,6 +117,44 @@ def fresh_name(model: ModelProto, wanted: str) -> str:
     return wanted
 
 
+def name_by_place(model: ModelProto) -> None:
+    """Name inner tensors and nodes by where they first occur: exporters draw some at random."""
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
+    names: dict[str, str] = {name: name for name in kept}
+    for number, node in enumerate(iterate_nodes(model)):
+        node.name = f"n{number}"
+    for graph in iterate_graphs(model.graph):
+        for old in _names_in_order(graph):
+            if old not in names:
+                names[old] = _next_name(names, kept)
+    for graph in iterate_graphs(model.graph):
+        for value in (*graph.input, *graph.output):
+            value.name = names[value.name]
+        for tensor in graph.initializer:
+            tensor.name = names[tensor.name]
+        for node in graph.node:
+            for ends in (node.input, node.output):
+                for place, old in enumerate(ends):
+                    ends[place] = names[old]
+
+
+def drop_unused_initializers(model: ModelProto) -> None:
+    """Remove constants that no node reads."""
+    read = {name for node in iterate_nodes(model) for name in node.input}
+    for graph in iterate_graphs(model.graph):
+        read.update(value.name for value in graph.output)
+    for graph in iterate_graphs(model.graph):
+        used = [tensor for tensor in graph.initializer if tensor.name in read]
+        if len(used) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(used)
+
+
+def find_producer(graph: GraphProto, tensor: str) -> str:
+    """Name the operator that makes a tensor; empty when it is an input or constant."""
+    return next((node.op_type for node in graph.node if tensor in node.output), "")
+
+
 def set_outputs(model: ModelProto, outputs: Sequence[tuple[str, int, Sequence[int | str]]]) -> None:
     """Declare the outputs: name, element type and shape of each."""
     del model.graph.output[:]
@@ -133,6 +171,21 @@ def _all_tensor_names(graph: GraphProto) -> set[str]:
             names.update(node.input)
             names.update(node.output)
     return names
+
+
+def _names_in_order(graph: GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+    yield from (value.name for value in (*graph.input, *graph.output))
+    yield from (tensor.name for tensor in graph.initializer)
+
+
+def _next_name(names: dict[str, str], kept: set[str]) -> str:
+    number = len(names) - len(kept)
+    while f"t{number}" in kept:
+        number += len(names)
+    return f"t{number}"
 
 
 def _rename(graph: GraphProto, old: str, new: str) -> None:

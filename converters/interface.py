@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto
 from converters.errors import InvalidRequestError
 from converters.graph import (
     ML_DOMAIN,
+    find_producer,
     free_name,
     fresh_name,
     list_input_names,
@@ -113,6 +114,7 @@ def finish_classifier(
         keys = [str(value) for value in values]
         key_attribute = {"keys_strings": keys}
     rename_tensor(model, probabilities, PROBABILITIES)
+    label = _flatten_picked_label(model, label)
     if keys == list(range(len(keys))):
         rename_tensor(model, label, LABEL)
     else:
@@ -144,6 +146,16 @@ def add_label_from_probabilities(model: ModelProto, probabilities: str) -> str:
         onnx.helper.make_node("ArgMax", [probabilities], [label], axis=1, keepdims=0)
     )
     return label
+
+
+def _flatten_picked_label(model: ModelProto, label: str) -> str:
+    """Make [N] of the [1, N] that picking labels from a list gives; returns the tensor's name."""
+    if find_producer(model.graph, label) != "ArrayFeatureExtractor":
+        return label
+    flat, shape = fresh_name(model, "flat_label"), fresh_name(model, "label_shape")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), shape))
+    model.graph.node.append(onnx.helper.make_node("Reshape", [label, shape], [flat]))
+    return flat
 
 
 def finish_regressor(model: ModelProto, value: str) -> None:

@@ -1,16 +1,23 @@
 """Make a graph portable: within the profile, self-contained, and the same bytes every time.
 
 Exporters write an operator set twice (which onnxruntime's quantizer refuses), newer file formats
-than onnxruntime reads, comments and their own names. Invariants of the result: one import a
-domain; IR and operator sets within the profile; only standard operators; no external data; no
-producer, comment or free metadata; serialised deterministically.
+than onnxruntime reads, comments, unused constants and names drawn at random. Invariants of the
+result: one import a domain; IR and operator sets within the profile; only standard operators; no
+external data; no producer, comment or free metadata; names by place; serialised deterministically.
 """
 
 import onnx
 from onnx import ModelProto, TensorProto
 
 from converters.errors import InvalidRequestError, ProfileMisfitError
-from converters.graph import ML_DOMAIN, find_opset, iterate_graphs, iterate_nodes
+from converters.graph import (
+    ML_DOMAIN,
+    drop_unused_initializers,
+    find_opset,
+    iterate_graphs,
+    iterate_nodes,
+    name_by_place,
+)
 from device_profiles.compatibility import Misfit
 from device_profiles.profile import DeviceProfile
 
@@ -31,7 +38,10 @@ def normalise(model: ModelProto, profile: DeviceProfile) -> bytes:
     clean.CopyFrom(model)
     _check_self_contained(clean)
     _merge_imports(clean)
+    drop_unused_initializers(clean)
     _strip(clean)
+    if not clean.functions and not any(g.sparse_initializer for g in iterate_graphs(clean.graph)):
+        name_by_place(clean)
     clean.ir_version = min(clean.ir_version, max(IR_MIN, _oldest_ir(clean)))
     _check_profile(clean, profile)
     try:
@@ -87,6 +97,7 @@ def _strip(model: ModelProto) -> None:
         graph.doc_string = ""
         del graph.value_info[:]
         del graph.metadata_props[:]
+        del graph.quantization_annotation[:]
         for node in graph.node:
             node.doc_string = ""
             del node.metadata_props[:]

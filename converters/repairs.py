@@ -16,9 +16,9 @@ from sklearn.pipeline import Pipeline
 from converters.errors import UnsupportedEstimatorError
 from converters.tree_thresholds import (
     FOLDABLE_SCALERS,
-    TREES_OF_FLOAT32,
-    TREES_OF_FLOAT64,
     fold_into_thresholds,
+    is_tree_model,
+    rounds_to_float32,
 )
 from edge_agent.contract.schema import Task
 
@@ -112,21 +112,25 @@ def prepare(estimator: Any, width: int, dtype: type[np.floating[Any]] = np.float
         width: Columns of the input.
         dtype: What the source model is fed.
     """
-    last_name = type(find_last_step(estimator)).__name__
+    last = find_last_step(estimator)
     repairs: list[str] = []
     clone = copy.deepcopy(estimator)
     for inner in _iterate_estimators(clone, 0):
         if type(inner).__name__ == "VotingClassifier":
             inner.flatten_transform = False
             repairs.append("VotingClassifier: flatten_transform switched off")
-    if last_name == "LinearDiscriminantAnalysis":
+    if type(last).__name__ == "LinearDiscriminantAnalysis":
         clone = _replace_binary_discriminant(clone, repairs)
-    if last_name in TREES_OF_FLOAT32 | TREES_OF_FLOAT64:
+    has_trees = is_tree_model(last)
+    if has_trees:
         folded = _fold_scalers(clone, width, dtype, repairs)
         if folded is not None:
             return Prepared(estimator=folded, is_double=False, repairs=tuple(repairs))
     is_double = (
-        isinstance(clone, Pipeline) and last_name in TREES_OF_FLOAT32 and dtype is np.float64
+        isinstance(clone, Pipeline)
+        and has_trees
+        and rounds_to_float32(last)
+        and dtype is np.float64
     )
     return Prepared(estimator=clone, is_double=is_double, repairs=tuple(repairs))
 
@@ -159,7 +163,7 @@ def _fold_scalers(
     if any(type(step).__name__ not in FOLDABLE_SCALERS for step in steps):
         return None
     transform = _chain(steps) if steps else None
-    if transform is None and type(trees).__name__ in TREES_OF_FLOAT32:
+    if transform is None and rounds_to_float32(trees):
         return trees
     changed = fold_into_thresholds(trees, width, transform, dtype)
     if changed is None:

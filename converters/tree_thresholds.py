@@ -18,17 +18,25 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 FOLDABLE_SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
-TREES_OF_FLOAT32 = frozenset(
-    {
-        f"{kind}{task}"
-        for kind in ("DecisionTree", "ExtraTree", "ExtraTrees", "RandomForest", "GradientBoosting")
-        for task in ("Classifier", "Regressor")
-    }
-)
-"""They round their input to float32 themselves before they compare."""
-TREES_OF_FLOAT64 = frozenset({"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"})
+_SINGLE = ("DecisionTree", "ExtraTree")
+_FORESTS = ("ExtraTrees", "RandomForest", "GradientBoosting")
+_MIXED = ("AdaBoost", "Bagging")
+_ROUNDED_FIRST = "HistGradientBoosting"
 _KEY_LOW, _KEY_HIGH = -0x7F800000, 0x7F7FFFFF
 """Order-preserving integers of float32 -inf and of the largest finite float32."""
+
+
+def is_tree_model(estimator: Any) -> bool:
+    """Tell whether a fitted estimator is made of decision trees and nothing else."""
+    kind = _kind(estimator)
+    if kind in _MIXED:
+        return all(_kind(member) in _SINGLE for member in estimator.estimators_)
+    return kind in (*_SINGLE, *_FORESTS, _ROUNDED_FIRST)
+
+
+def rounds_to_float32(estimator: Any) -> bool:
+    """Tell whether these trees round their input to float32 before they compare."""
+    return _kind(estimator) != _ROUNDED_FIRST
 
 
 def fold_into_thresholds(
@@ -58,13 +66,13 @@ def fold_into_thresholds(
         return 0
     if np.any((columns < 0) | (columns >= width)):
         return None
-    rounds_to_float32 = type(estimator).__name__ in TREES_OF_FLOAT32
+    is_rounding = rounds_to_float32(estimator)
 
     def before_comparison(rows: Array) -> Array:
         fed = rows.astype(dtype)
         with np.errstate(over="ignore"):
             ready = fed if transform is None else transform(fed)
-            return ready.astype(np.float32) if rounds_to_float32 else ready
+            return ready.astype(np.float32) if is_rounding else ready
 
     exact = _largest_float32_below(columns, thresholds, width, before_comparison)
     start, changed = 0, 0
@@ -125,23 +133,30 @@ def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
 
     The attributes of fitted trees are the ones skl2onnx itself reads.
     """
-    name = type(estimator).__name__
-    if name in TREES_OF_FLOAT64:
+    kind = _kind(estimator)
+    if kind == _ROUNDED_FIRST:
         predictors = [p for stage in estimator._predictors for p in stage]  # noqa: SLF001
         if any(np.any(p.nodes["is_categorical"]) for p in predictors):
             return
         for predictor in predictors:
             yield _hist_gradient_nodes(predictor.nodes)
-    elif name.startswith("GradientBoosting"):
-        if estimator.init not in (None, "zero"):
-            return
-        for tree in estimator.estimators_.ravel():
-            yield _tree_nodes(tree.tree_)
-    elif hasattr(estimator, "estimators_"):
+    elif kind == "GradientBoosting":
+        if estimator.init in (None, "zero"):
+            for tree in estimator.estimators_.ravel():
+                yield _tree_nodes(tree.tree_)
+    elif kind == "Bagging":
+        columns = estimator.estimators_features_
+        for tree, own in zip(estimator.estimators_, columns, strict=True):
+            yield _tree_nodes(tree.tree_, np.asarray(own))
+    elif kind in _SINGLE:
+        yield _tree_nodes(estimator.tree_)
+    else:
         for tree in estimator.estimators_:
             yield _tree_nodes(tree.tree_)
-    elif hasattr(estimator, "tree_"):
-        yield _tree_nodes(estimator.tree_)
+
+
+def _kind(estimator: Any) -> str:
+    return type(estimator).__name__.removesuffix("Classifier").removesuffix("Regressor")
 
 
 def _hist_gradient_nodes(nodes: Array) -> _Nodes:
@@ -153,10 +168,12 @@ def _hist_gradient_nodes(nodes: Array) -> _Nodes:
     return nodes["feature_idx"][splits], nodes["num_threshold"][splits], write
 
 
-def _tree_nodes(tree: Any) -> _Nodes:
+def _tree_nodes(tree: Any, columns: Array | None = None) -> _Nodes:
+    """Read a tree; one grown on some of the columns names those."""
     splits = tree.children_left != -1
+    own = tree.feature[splits]
 
     def write(thresholds: Array) -> None:
         tree.threshold[splits] = thresholds
 
-    return tree.feature[splits], tree.threshold[splits], write
+    return own if columns is None else columns[own], tree.threshold[splits], write

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import sklearn.ensemble  # noqa: F401 - loads the thread pools that are limited below
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # has no types
 
 from converters.build import BuildRequest, MeasurementPlan, ProfileLimits
 from converters.metrics import PrimaryMetric
@@ -15,6 +17,8 @@ from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 
 Array = NDArray[Any]
 QUICK = MeasurementPlan(rounds=3, round_s=0.002, runs_max=50)
+# Fits of a few hundred rows are slower on several threads, and far slower beside other test runs.
+_ONE_THREAD = threadpool_limits(limits=1)
 
 
 def schema_of(width: int, classes: Sequence[str] = (), *, model: str = "tried") -> ModelSchema:
