@@ -18,7 +18,7 @@ class ChampionAnswers:
     """What the champion answered, or why it cannot be asked.
 
     Attributes:
-        answers: In the candidate's classes; None when not comparable.
+        answers: None when not comparable.
         reason: Empty, or a sentence.
     """
 
@@ -47,19 +47,11 @@ def ask_champion(
         return ChampionAnswers(
             answers=None, reason=f"it reads column {missing[0]!r}, which the candidate does not"
         )
-    if set(theirs.classes) != set(schema.classes):
+    if theirs.classes != schema.classes:
         return ChampionAnswers(answers=None, reason="it answers other classes")
     at = {column: place for place, column in enumerate(schema.columns)}
     rows = features[:, [at[column] for column in theirs.columns]]
     answers = answer_shipped(members[MODEL], theirs.task, profile, rows)
     if not answers.is_finite:
         return ChampionAnswers(answers=None, reason="it answers what is not a finite number")
-    return ChampionAnswers(answers=_in_order_of(schema.classes, theirs.classes, answers))
-
-
-def _in_order_of(mine: tuple[str, ...], theirs: tuple[str, ...], answers: Answers) -> Answers:
-    if mine == theirs:
-        return answers
-    place = np.array([mine.index(name) for name in theirs])
-    order = np.array([theirs.index(name) for name in mine])
-    return Answers.of_classes(place[answers.labels], answers.probabilities[:, order])
+    return ChampionAnswers(answers=answers)
