@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.contract.errors import ContractError
 from edge_agent.statistics.layout import CounterLayout
@@ -17,8 +18,12 @@ from fleet_server.ports.drift import ReferenceSource, WatchedPackage, WindowRead
 from fleet_server.ports.telemetry import StoredWindow
 
 REFERENCES_REMEMBERED = 256
+DECODED_BYTES_MAX = 67_108_864
+"""Decoded windows kept from one run to the next; what does not fit is decoded again."""
 ARTIFACT_DIGITS = 16
 """Hex digits of a package's sha256 that a window carries."""
+
+_WindowKey = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class WindowCollector:
         self._reader = reader
         self._source = references
         self._load = lru_cache(maxsize=REFERENCES_REMEMBERED)(self._read_reference)
+        self._decoded: dict[_WindowKey, NDArray[np.int64]] = {}
 
     def collect(
         self,
@@ -80,6 +86,7 @@ class WindowCollector:
                 is_same = window.reference == newest.reference_hash
                 if is_same and len(taken[key]) < HORIZONS[-1]:
                     taken[key].append(window)
+        decoder = _Decoder(self._decoded)
         devices: dict[str, list[DeviceWindows]] = defaultdict(list)
         problems: dict[str, str] = {}
         windows = unreadable = 0
@@ -90,11 +97,12 @@ class WindowCollector:
             except (ContractError, FleetError) as error:
                 problems[package.sha256] = f"{model} {package.version}: {error}"
                 continue
-            device = _decode(device_ids[number], reference, found)
+            device = decoder.decode(device_ids[number], reference, found)
             kept = 0 if device is None else len(device.counters)
             windows, unreadable = windows + kept, unreadable + len(found) - kept
             if device is not None:
                 devices[model].append(device)
+        self._decoded = decoder.kept
         return Collected(
             devices=devices,
             windows=windows,
@@ -110,23 +118,42 @@ class WindowCollector:
         return Reference.decode(encoded)
 
 
-def _decode(
-    device_id: str, reference: Reference, windows: Sequence[StoredWindow]
-) -> DeviceWindows | None:
-    size = CounterLayout.of(reference).size
-    counters, kept = [], []
-    for window in windows:
-        try:
-            counters.append(decode_counters(window.counters, size))
-        except ContractError:
-            continue
-        kept.append(window)
-    if not kept:
-        return None
-    return DeviceWindows(
-        device_id=device_id,
-        reference=reference,
-        counters=np.array(counters),
-        t0_ms=np.array([window.t0_ms for window in kept], np.int64),
-        t1_ms=np.array([window.t1_ms for window in kept], np.int64),
-    )
+class _Decoder:
+    """Decodes windows, reusing what the last run decoded: a window's bytes never change."""
+
+    def __init__(self, known: Mapping[_WindowKey, NDArray[np.int64]]) -> None:
+        self._known = known
+        self._room_bytes = DECODED_BYTES_MAX
+        self.kept: dict[_WindowKey, NDArray[np.int64]] = {}
+
+    def decode(
+        self, device_id: str, reference: Reference, windows: Sequence[StoredWindow]
+    ) -> DeviceWindows | None:
+        """Decode one device's windows; None when none of them fits the reference."""
+        size = CounterLayout.of(reference).size
+        counters, fitting = [], []
+        for window in windows:
+            try:
+                counters.append(self._decode(window, size))
+            except ContractError:
+                continue
+            fitting.append(window)
+        if not fitting:
+            return None
+        return DeviceWindows(
+            device_id=device_id,
+            reference=reference,
+            counters=np.array(counters),
+            t0_ms=np.array([window.t0_ms for window in fitting], np.int64),
+            t1_ms=np.array([window.t1_ms for window in fitting], np.int64),
+        )
+
+    def _decode(self, window: StoredWindow, size: int) -> NDArray[np.int64]:
+        key = (window.device, window.boot, window.stream, window.sequence, window.t0_ms)
+        counters = self._known.get(key)
+        if counters is None:
+            counters = decode_counters(window.counters, size)
+        if counters.nbytes <= self._room_bytes:
+            self._room_bytes -= counters.nbytes
+            self.kept[key] = counters
+        return counters
