@@ -5,7 +5,6 @@ the same inputs; nothing else here depends on time. Non-finite numbers are writt
 JSON has no other way for.
 """
 
-import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from converters.errors import InvalidRequestError
 from converters.ladder import Choice, LadderLimits, Rung
 from converters.parity import Parity
-from edge_agent.contract.fields import dump_object
+from edge_agent.contract.fields import dump_object, parse_object
 from edge_agent.contract.schema import ModelSchema, Role, Task
 
 Array = NDArray[Any]
@@ -114,9 +113,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def read_evidence(content: bytes) -> dict[str, Any]:
-    """Read what ``encode_evidence`` wrote."""
-    evidence: dict[str, Any] = json.loads(content)
-    return evidence
+    """Read what ``encode_evidence`` wrote; raises ContractError."""
+    return parse_object(content, what="evidence.json", limit_bytes=EVIDENCE_BYTES_MAX)
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner, Result
 
 from converters.cli import app
-from edge_agent.contract.package import MODEL, SCHEMA, unpack_members
+from edge_agent.contract.package import MODEL, SCHEMA, pack_members, unpack_members
 from tests.support.convert import fit_quietly, load_table
 
 Array = NDArray[Any]
@@ -171,6 +171,22 @@ def test_pickles_and_broken_files_are_never_read(desk: Path) -> None:
         done = edge_convert("run", desk / path, *run_words(desk, "wine")[2:])
         assert done.exit_code == 1
         assert words in done.stderr
+
+
+def test_a_package_with_broken_members_is_refused(desk: Path) -> None:
+    members = unpack_members((desk / "wine.tar").read_bytes())
+    for name, content in (
+        ("evidence.json", b"{"),
+        ("schema.json", b"[]"),
+        ("model.onnx", b"graph"),
+    ):
+        (desk / "broken.tar").write_bytes(pack_members({**members, name: content}))
+        shown = edge_convert("inspect", desk / "broken.tar")
+        assert shown.exit_code == 1
+        assert "edge-convert: " in shown.stderr
+        assert "Traceback" not in shown.output
+    (desk / "broken.tar").write_bytes(b"no tar")
+    assert "package" in edge_convert("inspect", desk / "broken.tar").stderr
 
 
 def test_a_function_in_a_skops_file_is_refused_by_name(desk: Path) -> None:
