@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,9 @@ WINDOWS_WAITING_MAX = 256
 """Closed windows kept in memory while the disk refuses them."""
 _FLOAT32 = np.dtype(np.float32)
 _LOG = logging.getLogger(__name__)
+
+LoadPackage = Callable[[bytes, str, RuntimeOptions], LoadedModel]
+"""Blob, its sha256 and options in, a model out; raises PackageError."""
 
 
 class Prediction(NamedTuple):
@@ -150,6 +153,7 @@ class InferenceService:
         boot: int,
         windows: WindowLimits,
         options: RuntimeOptions,
+        load: LoadPackage = LoadedModel.from_package,
     ) -> None:
         """Begin with no model.
 
@@ -159,9 +163,11 @@ class InferenceService:
             boot: Random id of this start of the agent.
             windows: When a window is full.
             options: Of the runtime, from the device profile.
+            load: Makes a model of a package; a loaded model may answer in several services, so
+                a thousand simulated devices need not load it a thousand times.
         """
         self._clock, self._outbox, self._boot = clock, outbox, boot
-        self._windows, self._options = windows, options
+        self._windows, self._options, self._load = windows, options, load
         self._served: Mapping[str, ServedModel] = {}
         self._streams: dict[str, _Stream] = {}
         self._change = threading.Lock()
@@ -178,7 +184,7 @@ class InferenceService:
             check_target_path(target)
         except MalformedError as error:
             raise PackageError(Code.PACKAGE_FORMAT, str(error)) from error
-        model = LoadedModel.from_package(blob, sha256, self._options)
+        model = self._load(blob, sha256, self._options)
         with self._change:
             if slot not in self._served and len(self._served) >= SLOTS_MAX:
                 raise PackageError(

@@ -12,6 +12,7 @@ from edge_agent.adapters.inference_service import (
     WINDOWS_WAITING_MAX,
     InferenceService,
 )
+from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.telemetry_recorder import SMALL_REQUEST_BYTES, WindowLimits
 from edge_agent.client import LocalModel
@@ -219,6 +220,25 @@ def test_a_package_that_cannot_be_loaded_leaves_the_former_one_answering() -> No
     with pytest.raises(PackageError, match="MODEL/VERSION"):
         service.activate("main", blob=OTHER.blob, target="x", sha256=OTHER.sha256)
     assert service.predict("main", BUILT.rows[:1]).served.sha256 == BUILT.sha256
+
+
+def test_services_may_share_a_loaded_model_and_still_count_apart() -> None:
+    model = LoadedModel.from_package(BUILT.blob, BUILT.sha256)
+    services = [
+        InferenceService(
+            clock=FakeClock(),
+            outbox=Outbox(None),
+            boot=n,
+            windows=WindowLimits(),
+            options=RuntimeOptions(),
+            load=lambda *_: model,
+        )
+        for n in range(2)
+    ]
+    for rows, service in enumerate(services, start=1):
+        activate(service, BUILT)
+        service.predict("main", BUILT.rows[:rows])
+    assert [s.probation_stats("main").rows for s in services] == [1, 2]
 
 
 def test_a_deactivated_slot_answers_no_more_and_its_rows_are_kept() -> None:
