@@ -7,6 +7,7 @@ from edge_agent import __version__
 from fleet_server.adapters.database.engine import read_session
 from fleet_server.api.problems import BodyLimit, install_problems
 from fleet_server.api.routes.enrol import enrol_router
+from fleet_server.api.routes.reading import reading_router
 from fleet_server.bootstrap import Fleet
 from fleet_server.wiring.devices import build_enrolment
 
@@ -31,4 +32,5 @@ def create_app(fleet: Fleet) -> FastAPI:
         return {"status": "ok", "fleet": fleet.workspace.config.fleet}
 
     app.include_router(enrol_router(build_enrolment(fleet)))
+    app.include_router(reading_router(fleet))
     return app
