@@ -1,0 +1,202 @@
+"""One transaction over the control database, as rollouts and groups see it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy import Engine, update
+from sqlmodel import Session, col, select
+
+from fleet_server.adapters.database.assignment_repository import AssignmentRepository
+from fleet_server.adapters.database.device_repository import DeviceRepository
+from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.group_repository import GroupRepository
+from fleet_server.adapters.database.lease import check_fence
+from fleet_server.adapters.database.ledger import AuditTrail
+from fleet_server.adapters.database.rollout_repository import RolloutRepository
+from fleet_server.adapters.database.tables import (
+    ArtifactRow,
+    DeviceRow,
+    DriftAlarmRow,
+    ModelRow,
+    RolloutDeviceRow,
+    VersionRow,
+)
+from fleet_server.core.drift_alarm import AlarmState
+from fleet_server.core.drift_policy import FLEET_SUBJECT, Level
+from fleet_server.core.label_query import LabelQuery, device_facts
+from fleet_server.core.rollout_outcome import EXPOSED
+from fleet_server.core.rollout_state import Rollout
+from fleet_server.core.targeting import Candidate, Package
+from fleet_server.ports.rollouts import Book, Fence
+
+ALARMS_MAX = 20
+
+
+class RolloutBook:
+    """The ``Book`` over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.rollouts = RolloutRepository(session)
+        self.fleet = FleetRepository(session)
+        self.groups = GroupRepository(session)
+        self.devices = DeviceRepository(session)
+        self.assignments = AssignmentRepository(session)
+        self.audit = AuditTrail(session)
+
+
+class RolloutBooks:
+    """The ``Books`` over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Book]:
+        """Open one that sees one state and writes nothing."""
+        with read_session(self._engine) as session:
+            yield RolloutBook(session)
+
+    @contextmanager
+    def writing(self, fence: Fence | None = None) -> Iterator[Book]:
+        """Open one that commits at its end; checks the fence under the write lock."""
+        with write_session(self._engine) as session:
+            if fence is not None:
+                check_fence(session, fence)
+            yield RolloutBook(session)
+
+
+class FleetRepository:
+    """The ``FleetView`` over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list_candidates(self) -> list[Candidate]:
+        """Return every device by id."""
+        rows = self._session.exec(select(DeviceRow).order_by(col(DeviceRow.id)))
+        return [_candidate(row) for row in rows]
+
+    def list_outsiders(self, rollout_id: int, query: LabelQuery) -> list[Candidate]:
+        """Return enrolled devices that a query means and that have no part in a rollout."""
+        members = select(RolloutDeviceRow.device).where(col(RolloutDeviceRow.rollout) == rollout_id)
+        row = DeviceRow
+        columns = (col(row.number), col(row.id), col(row.profile), col(row.labels))
+        found = self._session.execute(
+            sa.select(*columns).where(
+                col(DeviceRow.number).not_in(members),
+                col(DeviceRow.enrolled_at).is_not(None),
+                col(DeviceRow.revoked_at).is_(None),
+            )
+        )
+        meant = [
+            number
+            for number, name, profile, labels in found
+            if query.is_match(device_facts(name, profile, json.loads(labels)))
+        ]
+        rows = [self._session.get_one(DeviceRow, number) for number in meant]
+        return [_candidate(row) for row in rows]
+
+    def find_version_state(self, model: str, version: int) -> str | None:
+        """Return a version's state; None when there is no such version."""
+        query = select(VersionRow.state).where(
+            col(VersionRow.model) == model, col(VersionRow.number) == version
+        )
+        return self._session.exec(query).first()
+
+    def list_packages(self, model: str, version: int) -> dict[str, Package]:
+        """Return a version's packages by profile."""
+        query = select(ArtifactRow.profile, ArtifactRow.target, ArtifactRow.sha256).where(
+            col(ArtifactRow.model) == model, col(ArtifactRow.version) == version
+        )
+        return {
+            profile: Package(profile=profile, target=target, sha256=sha256)
+            for profile, target, sha256 in self._session.exec(query)
+        }
+
+    def list_alarms(self, rollout: Rollout) -> list[str]:
+        """Name open, unacknowledged drift alarms that arose among its devices since its start."""
+        if rollout.started_at is None:
+            return []
+        exposed = (
+            select(DeviceRow.id)
+            .join(RolloutDeviceRow, col(RolloutDeviceRow.device) == col(DeviceRow.number))
+            .where(
+                col(RolloutDeviceRow.rollout) == rollout.id,
+                col(RolloutDeviceRow.outcome).in_([str(outcome) for outcome in EXPOSED]),
+            )
+        )
+        groups = [rollout.group, *self._profile_groups(rollout)]
+        query = (
+            select(DriftAlarmRow)
+            .where(
+                col(DriftAlarmRow.model) == rollout.model,
+                col(DriftAlarmRow.state).in_([str(AlarmState.OPEN), str(AlarmState.CLOSING)]),
+                col(DriftAlarmRow.opened_at) >= rollout.started_at,
+                col(DriftAlarmRow.acknowledged_at).is_(None),
+                (
+                    (col(DriftAlarmRow.level) == str(Level.DEVICE))
+                    & col(DriftAlarmRow.subject).in_(exposed)
+                )
+                | (
+                    (col(DriftAlarmRow.level) == str(Level.GROUP))
+                    & col(DriftAlarmRow.subject).in_(groups)
+                )
+                | (
+                    (col(DriftAlarmRow.level) == str(Level.FLEET))
+                    & (col(DriftAlarmRow.subject) == FLEET_SUBJECT)
+                ),
+            )
+            .order_by(col(DriftAlarmRow.id))
+            .limit(ALARMS_MAX)
+        )
+        return [f"{row.level} {row.subject} (alarm {row.id})" for row in self._session.exec(query)]
+
+    def find_champion(self, model: str) -> int:
+        """Return the version in service, 0 when none."""
+        query = select(ModelRow.champion).where(col(ModelRow.name) == model)
+        return self._session.exec(query).first() or 0
+
+    def move_champion(self, model: str, version: int) -> None:
+        """Put a version in service; 0 for none."""
+        self._session.execute(
+            update(ModelRow).where(col(ModelRow.name) == model).values(champion=version)
+        )
+
+    def _profile_groups(self, rollout: Rollout) -> list[str]:
+        """Name the groups that drift judges for every profile, where this rollout has devices."""
+        query = (
+            select(DeviceRow.profile)
+            .join(RolloutDeviceRow, col(RolloutDeviceRow.device) == col(DeviceRow.number))
+            .where(
+                col(RolloutDeviceRow.rollout) == rollout.id,
+                col(RolloutDeviceRow.outcome).in_([str(outcome) for outcome in EXPOSED]),
+            )
+            .distinct()
+        )
+        return [f"profile={profile}" for profile in self._session.exec(query)]
+
+
+def _candidate(row: DeviceRow) -> Candidate:
+    assert row.number is not None  # noqa: S101 - the primary key of a stored row
+    return Candidate(
+        number=row.number,
+        id=row.id,
+        profile=row.profile,
+        labels=json.loads(row.labels),
+        is_enrolled=row.enrolled_at is not None,
+        is_revoked=row.revoked_at is not None,
+        is_online=row.is_online,
+        capabilities=_capabilities(row.reported),
+    )
+
+
+def _capabilities(reported: str) -> dict[str, object] | None:
+    """Read what a device said it is; None when it said nothing readable."""
+    try:
+        said = json.loads(reported) if reported else None
+    except ValueError:
+        return None
+    found = said.get("capabilities") if isinstance(said, dict) else None
+    return found if isinstance(found, dict) and found else None

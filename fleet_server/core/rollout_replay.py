@@ -1,0 +1,55 @@
+"""Make a stored verdict again from its stored inputs. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fleet_server.core.rollout_gate import StageCounts, judge_stage
+from fleet_server.core.rollout_limits import SequentialTest, read_gate
+from fleet_server.core.rollout_state import read_settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What the gate says today of the inputs of then.
+
+    Attributes:
+        verdict: As it comes out.
+        is_same: It is the stored one.
+        workings: The numbers behind it, one a line.
+    """
+
+    verdict: str
+    is_same: bool
+    workings: tuple[str, ...]
+
+
+def replay_decision(verdict: str, inputs: Mapping[str, Any]) -> Replay | None:
+    """Judge again; None for a verdict that no gate made, such as an operator's."""
+    if "gate" not in inputs:
+        return None
+    counts = StageCounts(**inputs["counts"])
+    gate = read_gate(inputs["gate"])
+    found = judge_stage(
+        counts,
+        gate,
+        read_settled(inputs["settled"]),
+        now=datetime.fromisoformat(inputs["now"]),
+        is_backed=inputs["is_backed"],
+        alarms=inputs["alarms"],
+    )
+    workings = [
+        f"{counts.targeted} devices: {counts.confirmed} confirmed, {counts.failed} failed,"
+        f" {counts.left_out} left out, {counts.in_flight} in flight"
+    ]
+    if isinstance(gate.test, SequentialTest):
+        evidence = gate.test.weigh(counts.finished, counts.failed)
+        workings.append(
+            f"evidence {evidence:+.2f}; halts at {gate.test.halt_at:+.2f},"
+            f" passes at {gate.test.advance_at:+.2f}"
+            f" (alpha {gate.test.alpha:g}, beta {gate.test.beta:g})"
+        )
+    workings.append(f"soak {gate.soak_s:g} s; open alarms: {', '.join(inputs['alarms']) or 'none'}")
+    said = str(found.verdict)
+    return Replay(verdict=said, is_same=said == verdict, workings=tuple(workings))

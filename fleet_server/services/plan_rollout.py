@@ -1,0 +1,248 @@
+"""Plan a rollout: exactly who gets what in which stage, and what cannot be honoured.
+
+A plan is a value; storing it makes a draft, which changes nothing on any device until it is
+started. An unapproved version is refused here already.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fleet_server.core.rollout_limits import RolloutPolicy
+from fleet_server.core.rollout_words import say_devices
+from fleet_server.core.stage_plan import (
+    PlannedStage,
+    StageError,
+    StageSpec,
+    parse_stages,
+    plan_stages,
+)
+from fleet_server.core.targeting import Candidate, LeftOut, Package, Targets, Unfit, find_targets
+from fleet_server.errors import MisuseError, NotFoundError, RefusedError
+from fleet_server.ports.clock import Clock
+from fleet_server.ports.devices import DeviceRecord, Wish
+from fleet_server.ports.rollouts import Book, Books, NewRollout, ProfileSource
+from fleet_server.services.approve_model import APPROVED
+from fleet_server.services.assign_devices import Assigner
+from fleet_server.services.define_group import find_group, is_in, read_query
+
+SLOT_CHARS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What is asked for.
+
+    Attributes:
+        slot: Slot name; empty for the model's name.
+        stages: As written, such as ``5%,25%,100%``.
+    """
+
+    model: str
+    version: int
+    group: str
+    stages: str
+    policy: RolloutPolicy
+    slot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPlan:
+    """Who gets what, in order, and what cannot be honoured.
+
+    Attributes:
+        request: What was asked for, its slot filled in.
+        stages: Who is in which stage.
+        packages: What each profile gets.
+        left_out: Devices of the group that get nothing, with the reason.
+        notes: Sentences on what could not be done as asked.
+        now_running: What the slot's devices run now, by target, and how many.
+    """
+
+    request: PlanRequest
+    stages: tuple[PlannedStage, ...]
+    packages: Mapping[str, Package]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    now_running: Mapping[str, int]
+
+    @property
+    def devices(self) -> int:
+        """Devices that get the version."""
+        return sum(len(stage.devices) for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPlanner:
+    """Plans the rollouts of one fleet."""
+
+    books: Books
+    make_assigner: Callable[[], Assigner]
+    profiles: ProfileSource
+    clock: Clock
+    actor: str
+
+    def plan(self, request: PlanRequest) -> RolloutPlan:
+        """Work out a plan; nothing is stored.
+
+        Raises:
+            NotFoundError: No such version or group; names those there are.
+            RefusedError: The version is not approved, or nobody can be given it.
+            MisuseError: The stages cannot be read or do not fit the devices.
+        """
+        request = replace(request, slot=request.slot or request.model)
+        if len(request.slot) > SLOT_CHARS_MAX:
+            raise MisuseError(f"slot {request.slot[:80]!r} is longer than {SLOT_CHARS_MAX}")
+        try:
+            specs = parse_stages(request.stages)
+        except StageError as error:
+            raise MisuseError(f"--stages: {error}; for example: 5%,25%,100%") from error
+        with self.books.reading() as book:
+            packages = find_packages(book, request.model, request.version)
+            targets = self._find_targets(book, request, packages)
+            groups = _find_tests(book, specs)
+            now_running = Counter(
+                record.running_target
+                for slots in book.devices.slots([d.number for d in targets.fit]).values()
+                for record in slots
+                if record.slot == request.slot and record.running_target
+            )
+        if not targets.fit:
+            raise RefusedError(say_nobody(request, targets.left_out))
+        release = f"{request.model}/{request.version}"
+        try:
+            planned = plan_stages(targets.fit, specs, release=release, groups=groups)
+        except StageError as error:
+            raise MisuseError(f"--stages {request.stages}: {error}") from error
+        offline = sum(not device.is_online for device in targets.fit)
+        notes = list(planned.notes)
+        if offline:
+            notes.append(
+                f"{say_devices(offline)} offline now: held up for by nobody, served when back"
+            )
+        return RolloutPlan(
+            request=request,
+            stages=planned.stages,
+            packages=packages,
+            left_out=targets.left_out,
+            notes=tuple(notes),
+            now_running=dict(now_running.most_common()),
+        )
+
+    def store(self, plan: RolloutPlan) -> int:
+        """Store a plan as a draft; return the rollout's number."""
+        request, now = plan.request, self.clock.now()
+        with self.books.writing() as book:
+            number = book.rollouts.add(
+                NewRollout(
+                    model=request.model,
+                    version=request.version,
+                    slot=request.slot,
+                    group=request.group,
+                    policy=request.policy,
+                    stages=tuple(stage.name for stage in plan.stages),
+                    members=tuple(
+                        tuple(device.number for device in stage.devices) for stage in plan.stages
+                    ),
+                ),
+                at=now,
+            )
+            reasons = Counter(str(left.reason) for left in plan.left_out)
+            book.audit.append(
+                at=now,
+                actor=self.actor,
+                act="rollout.plan",
+                subject=f"rollout/{number}",
+                detail={
+                    "release": f"{request.model}/{request.version}",
+                    "group": request.group,
+                    "stages": {stage.name: len(stage.devices) for stage in plan.stages},
+                    "left_out": dict(reasons),
+                    "policy": request.policy.to_json(),
+                },
+            )
+        return number
+
+    def _find_targets(
+        self, book: Book, request: PlanRequest, packages: Mapping[str, Package]
+    ) -> Targets:
+        """Split the group, with everything that assigning would object to."""
+        view = find_group(book, request.group)
+        if not view.devices:
+            raise RefusedError(
+                f"group {request.group} has no devices: its query is {view.group.query!r};"
+                f" see `edgefleet device ls` and `edgefleet group set {request.group} QUERY`"
+            )
+        query = read_query(view.group.query)
+        targets = find_targets(view.devices, query, packages, self.profiles.load_all())
+        records = book.devices.find_many([device.id for device in targets.fit])
+        assigner = self.make_assigner()
+        fit: list[Candidate] = []
+        left_out = list(targets.left_out)
+        for device in targets.fit:
+            wish = Wish(device=device.id, slot=request.slot, target=packages[device.profile].target)
+            found = _object(assigner, wish, records.get(device.id), device)
+            if found is None:
+                fit.append(device)
+            else:
+                left_out.append(found)
+        return Targets(fit=tuple(fit), left_out=tuple(left_out))
+
+
+def find_packages(book: Book, model: str, version: int) -> dict[str, Package]:
+    """Return the packages of an approved version by profile.
+
+    Raises:
+        NotFoundError: No such version.
+        RefusedError: It is not approved, or has no packages.
+    """
+    state = book.fleet.find_version_state(model, version)
+    if state is None:
+        raise NotFoundError(
+            f"no version {version} of model {model!r}; `edgefleet model ls` names those there are"
+        )
+    if state != APPROVED:
+        raise RefusedError(
+            f"{model} {version} is {state}, not approved; look at `edgefleet model show {model}"
+            f" {version}`, then `edgefleet model approve {model} {version}`"
+        )
+    packages = book.fleet.list_packages(model, version)
+    if not packages:
+        raise RefusedError(f"{model} {version} has no packages; train it for a device profile")
+    return packages
+
+
+def say_nobody(request: PlanRequest, left_out: Sequence[LeftOut]) -> str:
+    """Say why nobody of a group can be given a version."""
+    parts = [f"{count} {reason}" for reason, count in Counter(x.reason for x in left_out).items()]
+    first = left_out[0]
+    return (
+        f"nobody in group {request.group} can be given {request.model} {request.version}:"
+        f" {', '.join(parts)}; for example {first.device.id}: {first.detail}"
+    )
+
+
+def _object(
+    assigner: Assigner, wish: Wish, record: DeviceRecord | None, device: Candidate
+) -> LeftOut | None:
+    objection = assigner.find_objection(wish, record)
+    if objection is None:
+        return None
+    if objection.field in ("approval", "slot"):
+        raise RefusedError(str(objection))
+    return LeftOut(
+        device=device,
+        reason=Unfit.MISFIT,
+        detail=f"{objection.field}: needs {objection.need}, has {objection.have}",
+    )
+
+
+def _find_tests(book: Book, specs: Sequence[StageSpec]) -> dict[str, Callable[[Candidate], bool]]:
+    """Read the groups that stages name."""
+    tests: dict[str, Callable[[Candidate], bool]] = {}
+    for spec in specs:
+        if spec.group:
+            query = read_query(find_group(book, spec.group).group.query)
+            tests[spec.group] = partial(is_in, query)
+    return tests

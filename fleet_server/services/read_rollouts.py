@@ -1,0 +1,210 @@
+"""Read rollouts for people and programs: the list, one rollout whole, and why it was decided so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fleet_server.core.rollout_gate import StageCounts
+from fleet_server.core.rollout_limits import OnHalt
+from fleet_server.core.rollout_machine import RolloutState
+from fleet_server.core.rollout_outcome import Outcome
+from fleet_server.core.rollout_replay import Replay, replay_decision
+from fleet_server.core.rollout_state import Rollout
+from fleet_server.core.rollout_tally import Tally
+from fleet_server.core.targeting import LeftOut, find_targets
+from fleet_server.ports.clock import Clock
+from fleet_server.ports.rollouts import Book, Books, MemberView, ProfileSource, StoredDecision
+from fleet_server.services.define_group import find_query, is_in, read_query
+from fleet_server.services.steer_rollout import find_rollout
+
+FAILURES_SHOWN = 5
+LEFT_OUT_SHOWN = 1_000
+DECISIONS_SHOWN = 200
+BAD = (Outcome.FAILED, Outcome.SILENT_AFTER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """One stage: its devices as the gate sees them and by outcome."""
+
+    name: str
+    counts: StageCounts
+    outcomes: Mapping[Outcome, int]
+    verdict: str
+    is_passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """One rollout whole.
+
+    Attributes:
+        rollout: Its state and sentence.
+        stages: In order.
+        failures: The newest devices that failed or fell silent.
+        running: Devices of it that say they run its version now.
+        read_at: When this was read.
+    """
+
+    rollout: Rollout
+    stages: tuple[StageView, ...]
+    failures: tuple[MemberView, ...]
+    running: int
+    read_at: datetime
+
+    def count(self, *outcomes: Outcome) -> int:
+        """Give the devices of all stages with one of these outcomes."""
+        return sum(stage.outcomes.get(o, 0) for stage in self.stages for o in outcomes)
+
+    @property
+    def devices(self) -> int:
+        """All devices of the rollout."""
+        return sum(stage.counts.targeted for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        rollout = self.rollout
+        return {
+            "id": rollout.id,
+            "model": rollout.model,
+            "version": rollout.version,
+            "slot": rollout.slot,
+            "group": rollout.group,
+            "state": str(rollout.state),
+            "is_undecided": rollout.is_undecided,
+            "sentence": rollout.sentence,
+            "stage": rollout.stage + 1,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "devices": stage.counts.targeted,
+                    "outcomes": {str(o): count for o, count in stage.outcomes.items()},
+                    "verdict": stage.verdict,
+                    "is_passed": stage.is_passed,
+                }
+                for stage in self.stages
+            ],
+            "running": self.running,
+            "failures": [dump_member(member) for member in self.failures],
+            "policy": rollout.policy.to_json(),
+            "created_at": rollout.created_at,
+            "started_at": rollout.started_at,
+            "stage_opened_at": rollout.stage_opened_at,
+            "finished_at": rollout.finished_at,
+            "revision": rollout.revision,
+            "read_at": self.read_at,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A verdict and what the gate makes of its inputs again; None when no gate made it."""
+
+    decision: StoredDecision
+    replay: Replay | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutReader:
+    """Reads the rollouts of one fleet."""
+
+    books: Books
+    profiles: ProfileSource
+    clock: Clock
+
+    def list_newest(self, limit: int) -> list[RolloutView]:
+        """Return rollouts, newest first."""
+        with self.books.reading() as book:
+            return [self._view(book, rollout) for rollout in book.rollouts.list_newest(limit)]
+
+    def show(self, rollout_id: int) -> RolloutView:
+        """Return one rollout.
+
+        Raises:
+            NotFoundError: There is none of that number.
+        """
+        with self.books.reading() as book:
+            return self._view(book, find_rollout(book, rollout_id))
+
+    def list_members(
+        self, rollout_id: int, outcomes: Sequence[Outcome], limit: int
+    ) -> list[MemberView]:
+        """Return a rollout's devices with these outcomes. Raises as ``show``."""
+        with self.books.reading() as book:
+            find_rollout(book, rollout_id)
+            return book.rollouts.list_members(rollout_id, outcomes, limit)
+
+    def list_left_out(self, rollout_id: int) -> list[LeftOut]:
+        """Return devices of its group that can be given nothing now. Raises as ``show``."""
+        with self.books.reading() as book:
+            rollout = find_rollout(book, rollout_id)
+            text = find_query(book.groups, rollout.group)
+            if text is None:
+                return []
+            query = read_query(text)
+            devices = [d for d in book.fleet.list_candidates() if is_in(query, d)]
+            packages = book.fleet.list_packages(rollout.model, rollout.version)
+            found = find_targets(devices, query, packages, self.profiles.load_all()).left_out
+            return list(found[:LEFT_OUT_SHOWN])
+
+    def explain(self, rollout_id: int) -> list[Explanation]:
+        """Return its verdicts, oldest first, each judged again. Raises as ``show``."""
+        with self.books.reading() as book:
+            find_rollout(book, rollout_id)
+            decisions = book.rollouts.list_decisions(rollout_id, DECISIONS_SHOWN)
+        return [
+            Explanation(decision=d, replay=replay_decision(d.verdict, d.inputs)) for d in decisions
+        ]
+
+    def _view(self, book: Book, rollout: Rollout) -> RolloutView:
+        counted = book.rollouts.tally(rollout.id)
+        tally = Tally(counted, tries_max=rollout.policy.tries_max)
+        stages = tuple(
+            StageView(
+                name=record.name,
+                counts=tally.count_stage(index),
+                outcomes=tally.by_outcome(index),
+                verdict=record.verdict,
+                is_passed=_is_passed(rollout, index),
+            )
+            for index, record in enumerate(rollout.stages)
+        )
+        return RolloutView(
+            rollout=rollout,
+            stages=stages,
+            failures=tuple(book.rollouts.list_members(rollout.id, BAD, FAILURES_SHOWN)),
+            running=book.rollouts.count_running(rollout),
+            read_at=self.clock.now(),
+        )
+
+
+def dump_member(member: MemberView) -> dict[str, Any]:
+    """Give the JSON form."""
+    return {
+        "device": member.device,
+        "profile": member.profile,
+        "stage": member.stage + 1,
+        "outcome": str(member.outcome),
+        "code": member.code,
+        "detail": member.detail,
+        "running": member.running_target,
+        "offered_at": member.offered_at,
+        "changed_at": member.changed_at,
+        "tries": member.tries,
+    }
+
+
+def is_moving(rollout: Rollout) -> bool:
+    """Tell whether a rollout will go on without a person: what ``watch`` waits for."""
+    if rollout.state is RolloutState.HALTED:
+        return rollout.policy.on_halt is not OnHalt.STAY
+    return rollout.state in (
+        RolloutState.RUNNING,
+        RolloutState.PAUSED,
+        RolloutState.ROLLING_BACK,
+    )
+
+
+def _is_passed(rollout: Rollout, index: int) -> bool:
+    return index < rollout.stage or rollout.state is RolloutState.COMPLETED
