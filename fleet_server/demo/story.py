@@ -172,7 +172,7 @@ class Demo:
             list(pool.map(join, zip(places, ports, strict=True)))
         self._start_simulation()
         self.fleet.wait(
-            lambda: sum(d["is_online"] for d in self._devices()) == len(places) + SIMULATED,
+            lambda: sum(d["state"] == "online" for d in self._devices()) == len(places) + SIMULATED,
             what="all devices to be online",
             timeout_s=60,
         )
@@ -228,8 +228,7 @@ class Demo:
             application.start()
         rollout = self._roll_out(1, "everything", "5%,25%,100%")
         self._wait_for_state(rollout, "completed")
-        running = sum(d["running"] == f"{MODEL}@1" for d in self._devices())
-        return f"completed: {running} devices confirmed version 1"
+        return f"completed: {self._count_running(1)} devices run version 1"
 
     def _roll_out(self, version: int, group: str, stages: str) -> int:
         planned = self.fleet.json(
@@ -294,17 +293,17 @@ class Demo:
         self._say(self._train_and_approve(spec, 2))
         rollout = self._roll_out(2, "everything", "5%,25%,100%")
         shown = self._wait_for_state(rollout, "rolled_back")
-        counts = shown["stages"]
-        exposed = [s for s in counts if s["offered"] > 0]
-        if len(exposed) != 1:
-            raise StepFailedError(f"version 2 reached {len(exposed)} stages, not one")
-        on_second = sum(d["running"] == f"{MODEL}@2" for d in self._devices())
-        if on_second:
-            raise StepFailedError(f"{on_second} devices still run version 2")
+        reached = [s for s in shown["stages"] if set(s["outcomes"]) - {"pending"}]
+        if len(reached) != 1:
+            raise StepFailedError(f"version 2 reached {len(reached)} stages, not one")
+        still = self._count_running(2)
+        if still:
+            raise StepFailedError(f"{still} devices still run version 2")
         live = self._wait_for_accuracy(PROFILES, GOOD_ACCURACY, at_least=True, version="1")
         return (
-            f"halted at its first stage after {exposed[0]['offered']} of"
-            f" {6 + SIMULATED} devices, rolled back on its own; live accuracy {live}"
+            f"halted at its first stage of {reached[0]['devices']} of"
+            f" {len(self.applications) + SIMULATED} devices, rolled back on its own;"
+            f" live accuracy {live}"
         )
 
     # 7 ------------------------------------------------------------------------------------------
@@ -355,3 +354,7 @@ class Demo:
     def _devices(self) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = self.fleet.json("device", "ls", "--all")
         return listed
+
+    def _count_running(self, version: int) -> int:
+        slots = (d["slots"].get(MODEL, {}) for d in self._devices())
+        return sum(s.get("running", "").startswith(f"{MODEL}/{version}/") for s in slots)
