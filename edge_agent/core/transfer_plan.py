@@ -20,7 +20,8 @@ from edge_agent.contract.transfer import (
     count_chunks,
 )
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
+"""Of a full window: four chunks at 420 kbit/s; slower links double it."""
 TIMEOUT_S_MAX = 80.0
 """Four chunks at 26 kbit/s."""
 LIST_FAILURES_MAX = 3
