@@ -42,7 +42,7 @@ seed = 7
 
 [train]
 estimator = "sklearn.neural_network.MLPClassifier"
-params = {{ hidden_layer_sizes = [256, 128], max_iter = 120 }}
+params = {{ hidden_layer_sizes = [256, 128], max_iter = 200 }}
 steps = [{{ use = "sklearn.preprocessing.StandardScaler" }}]
 
 [metrics]

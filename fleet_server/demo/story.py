@@ -1,6 +1,7 @@
 """The demo's story: six acts, each of which fails the demo when it does not do what it says."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +135,7 @@ class Demo:
         shown = self.fleet.json("model", "show", MODEL, str(version))
         table = Table(box=None, padding=(0, 2, 0, 3))
         for column in ("profile", "precision", "bytes", "p95", "flips", "why"):
-            table.add_column(column, overflow="fold")
+            table.add_column(column, no_wrap=column != "why")
         for a in shown["artifacts"]:
             table.add_row(
                 a["profile"],
@@ -142,7 +143,7 @@ class Demo:
                 f"{a['size_bytes']:,}",
                 f"{a['latency_ms_p95']:.3f} ms",
                 f"{a['label_flips']:.2%}",
-                a["decision"],
+                shorten(a["decision"]),
             )
         self.console.print(table)
         self.fleet.run("model", "approve", MODEL, str(version), "--yes")
@@ -358,3 +359,13 @@ class Demo:
     def _count_running(self, version: int) -> int:
         slots = (d["slots"].get(MODEL, {}) for d in self._devices())
         return sum(s.get("running", "").startswith(f"{MODEL}/{version}/") for s in slots)
+
+
+def shorten(decision: str) -> str:
+    """Keep the first reason of a decision, without the figures that have columns of their own.
+
+    >>> shorten("fp32: int8_dynamic does not help (1.10 x the latency); int8_static neither")
+    'int8_dynamic does not help'
+    """
+    words = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", "", decision.partition(": ")[2])
+    return re.sub(r"\s+", " ", words.split(";")[0]).strip()
