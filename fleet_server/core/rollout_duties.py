@@ -17,6 +17,7 @@ from fleet_server.core.rollout_machine import DUTIES, Duty, RolloutEvent, Rollou
 from fleet_server.core.rollout_outcome import IN_FLIGHT, Outcome, Reading, find_retry_at
 from fleet_server.core.rollout_round import Offer, Round, Withdrawal
 from fleet_server.core.rollout_state import Member, Rollout
+from fleet_server.core.rollout_tally import Tally
 from fleet_server.core.rollout_words import say_devices
 from fleet_server.core.targeting import find_unfitness
 
@@ -38,28 +39,22 @@ def do_duty(look: Round) -> None:
         _DUTIES[duty](look)
 
 
-def find_room(rollout: Rollout, *, in_flight: int, confirmed: int) -> int:
-    """Say how many more devices may be offered the version now.
+def find_room(rollout: Rollout, tally: Tally) -> int:
+    """Say how many more devices may be offered the version now."""
+    limit = rollout.policy.in_flight_max or _find_auto_limit(rollout, tally)
+    return max(0, min(limit - tally.count(*IN_FLIGHT), ROWS_PER_ROUND))
 
-    Args:
-        rollout: Its policy and open stage.
-        in_flight: Devices of the rollout that are offered and not finished.
-        confirmed: Devices of the rollout that have confirmed.
-    """
-    limit = rollout.policy.in_flight_max
-    if not limit:
-        has_passed = rollout.stages[rollout.stage].settled is not None
-        limit = max(AUTO_IN_FLIGHT, confirmed) if has_passed else AUTO_IN_FLIGHT
-    return max(0, min(limit - in_flight, ROWS_PER_ROUND))
+
+def _find_auto_limit(rollout: Rollout, tally: Tally) -> int:
+    """Grow with what is proven: the stages before, and the open one once it has passed its test."""
+    has_passed = rollout.stages[rollout.stage].settled is not None
+    proven = range(rollout.stage + has_passed)
+    return max(AUTO_IN_FLIGHT, sum(tally.count_stage(stage).confirmed for stage in proven))
 
 
 def _offer(look: Round) -> None:
     """Offer to the queue in its order, as far as there is room; pass over who is offline."""
-    room = find_room(
-        look.rollout,
-        in_flight=look.tally.count(*IN_FLIGHT),
-        confirmed=look.tally.count(Outcome.CONFIRMED),
-    )
+    room = find_room(look.rollout, look.tally)
     for member in tuple(look.members.values()):
         is_due = _is_due(look, member)
         if not is_due or member.stage > look.rollout.stage:

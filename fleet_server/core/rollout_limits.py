@@ -160,8 +160,9 @@ class RolloutPolicy:
     Attributes:
         gate: What each stage must show.
         on_halt: Who goes back when the gate halts.
-        in_flight_max: Devices offered and not finished at once; 0 chooses: AUTO_IN_FLIGHT until
-            the open stage has passed its test, then as many as the rollout has confirmed.
+        in_flight_max: Devices offered and not finished at once; 0 lets it grow: as many as have
+            confirmed in stages that have passed their test, at least AUTO_IN_FLIGHT.
+        is_held_by_alarms: Drift alarms that open among its devices hold the next stage.
         deadline_s: Seconds from an offer, or from the start of its probation plus the
             probation's own time-out, after which a device without an outcome counts as silent.
         tries_max: Offers to one device, 1 to 20; only failures that a retry can help are retried.
@@ -172,6 +173,7 @@ class RolloutPolicy:
     gate: GatePolicy = GatePolicy()
     on_halt: OnHalt = OnHalt.ROLL_BACK
     in_flight_max: int = 0
+    is_held_by_alarms: bool = True
     deadline_s: float = 3_600.0
     tries_max: int = 3
     retry_delay_s: float = 60.0
@@ -201,6 +203,7 @@ class RolloutPolicy:
             },
             "on_halt": str(self.on_halt),
             "in_flight_max": self.in_flight_max,
+            "is_held_by_alarms": self.is_held_by_alarms,
             "deadline_s": self.deadline_s,
             "tries_max": self.tries_max,
             "retry_delay_s": self.retry_delay_s,

@@ -165,7 +165,10 @@ class FleetView(Protocol):
         ...
 
     def list_alarms(self, rollout: Rollout) -> list[str]:
-        """Name open, unacknowledged drift alarms that arose among its devices since its start."""
+        """Name open, unacknowledged drift alarms that arose among its devices since its start.
+
+        A device's own alarm counts when it opened after the device had confirmed the version.
+        """
         ...
 
     def find_champion(self, model: str) -> int:

@@ -241,6 +241,7 @@ def test_rolling_back_a_completed_rollout_restores_the_champion(world: DatabaseF
         pytest.param({}, True, id="device of the rollout"),
         pytest.param({"state": "closing"}, True, id="closing"),
         pytest.param({"opened_at": START - timedelta(hours=1)}, False, id="open before the start"),
+        pytest.param({"opened_at": START + timedelta(seconds=20)}, False, id="before it confirmed"),
         pytest.param({"acknowledged_at": START}, False, id="acknowledged"),
         pytest.param({"state": "closed"}, False, id="closed"),
         pytest.param({"model": "other"}, False, id="another model"),
@@ -254,14 +255,17 @@ def test_rolling_back_a_completed_rollout_restores_the_champion(world: DatabaseF
 def test_which_drift_alarms_hold_a_stage(
     world: DatabaseFleet, alarm: dict[str, Any], is_held: bool
 ) -> None:
-    rollout = world.start("50%,100%")
-    world.runner.run_once()
-    first = world.reader.list_members(rollout, [Outcome.OFFERED], 1)[0]
-    add_alarm(world, **({"subject": first.device} | alarm))
+    rollout = world.start("100%", in_flight_max=11, gate=GatePolicy(soak_s=10_000))
+    for _ in range(6):
+        world.tick()
+    confirmed = world.reader.list_members(rollout, [Outcome.CONFIRMED], 1)[0]
+    add_alarm(world, **({"subject": confirmed.device} | alarm))
     with world.books.reading() as book:
         found = book.rollouts.find(rollout)
         assert found is not None
         assert bool(book.fleet.list_alarms(found)) is is_held
+        policy = replace(found.policy, is_held_by_alarms=False)
+        assert book.fleet.list_alarms(replace(found, policy=policy)) == []
 
 
 def test_an_open_drift_alarm_holds_the_next_stage_until_it_is_acknowledged(
@@ -289,7 +293,7 @@ def add_alarm(world: DatabaseFleet, **columns: Any) -> None:
         "severity": "warning",
         "features": "[]",
         "sentence": "",
-        "opened_at": START + timedelta(seconds=15),
+        "opened_at": START + timedelta(hours=1),
         "changed_at": START,
         **columns,
     }

@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet_server.core.rollout_duties import find_room
-from fleet_server.core.rollout_limits import GatePolicy, OnHalt, OnInconclusive, RolloutPolicy
+from fleet_server.core.rollout_limits import (
+    AUTO_IN_FLIGHT,
+    GatePolicy,
+    OnHalt,
+    OnInconclusive,
+    RolloutPolicy,
+)
 from fleet_server.core.rollout_machine import (
     FINAL,
     TABLE,
@@ -77,9 +82,15 @@ def check_offers(world: RolloutWorld, plan: RoundPlan, in_flight_before: int) ->
             assert world.rows[offer.device.number].stage <= plan.rollout.stage
             assert offer.device.is_online
         now = sum(world.outcomes().get(o, 0) for o in IN_FLIGHT)
-        confirmed = world.outcomes().get(Outcome.CONFIRMED, 0)
-        room = find_room(plan.rollout, in_flight=0, confirmed=confirmed)
-        assert now <= max(in_flight_before, room)
+        rows = world.rows.values()
+        settled = plan.rollout.stages[plan.rollout.stage].settled is not None
+        proven = sum(
+            row.progress.outcome is Outcome.CONFIRMED
+            for row in rows
+            if row.stage < plan.rollout.stage + settled
+        )
+        limit = plan.rollout.policy.in_flight_max or max(AUTO_IN_FLIGHT, proven)
+        assert now <= max(in_flight_before, limit)
 
 
 def check_rows(world: RolloutWorld, before: Mapping[int, int]) -> None:

@@ -26,7 +26,7 @@ from fleet_server.adapters.database.tables import (
 from fleet_server.core.drift_alarm import AlarmState
 from fleet_server.core.drift_policy import FLEET_SUBJECT, Level
 from fleet_server.core.label_query import LabelQuery, device_facts
-from fleet_server.core.rollout_outcome import EXPOSED
+from fleet_server.core.rollout_outcome import EXPOSED, Outcome
 from fleet_server.core.rollout_state import Rollout
 from fleet_server.core.targeting import Candidate, Package
 from fleet_server.ports.rollouts import Book, Fence
@@ -117,15 +117,19 @@ class FleetRepository:
 
     def list_alarms(self, rollout: Rollout) -> list[str]:
         """Name open, unacknowledged drift alarms that arose among its devices since its start."""
-        if rollout.started_at is None:
+        if rollout.started_at is None or not rollout.policy.is_held_by_alarms:
             return []
-        exposed = (
-            select(DeviceRow.id)
-            .join(RolloutDeviceRow, col(RolloutDeviceRow.device) == col(DeviceRow.number))
+        member = RolloutDeviceRow
+        is_device = (
+            sa.select(col(member.device))
+            .join(DeviceRow, col(DeviceRow.number) == col(member.device))
             .where(
-                col(RolloutDeviceRow.rollout) == rollout.id,
-                col(RolloutDeviceRow.outcome).in_([str(outcome) for outcome in EXPOSED]),
+                col(member.rollout) == rollout.id,
+                col(member.outcome) == str(Outcome.CONFIRMED),
+                col(member.changed_at) <= col(DriftAlarmRow.opened_at),
+                col(DeviceRow.id) == col(DriftAlarmRow.subject),
             )
+            .exists()
         )
         groups = [rollout.group, *self._profile_groups(rollout)]
         query = (
@@ -135,10 +139,7 @@ class FleetRepository:
                 col(DriftAlarmRow.state).in_([str(AlarmState.OPEN), str(AlarmState.CLOSING)]),
                 col(DriftAlarmRow.opened_at) >= rollout.started_at,
                 col(DriftAlarmRow.acknowledged_at).is_(None),
-                (
-                    (col(DriftAlarmRow.level) == str(Level.DEVICE))
-                    & col(DriftAlarmRow.subject).in_(exposed)
-                )
+                ((col(DriftAlarmRow.level) == str(Level.DEVICE)) & is_device)
                 | (
                     (col(DriftAlarmRow.level) == str(Level.GROUP))
                     & col(DriftAlarmRow.subject).in_(groups)
