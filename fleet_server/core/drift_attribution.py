@@ -26,7 +26,7 @@ from fleet_server.core.drift_counts import (
     reference_answers,
     reference_cells,
 )
-from fleet_server.core.drift_policy import FLEET_SUBJECT, DriftPolicy, Level
+from fleet_server.core.drift_policy import DriftPolicy, Level
 
 GROUPS_EXPLAINED_MAX = 8
 DEVIANT_SHARE = 0.2
@@ -143,8 +143,17 @@ class Scene:
         )
 
 
-def find_blames(scene: Scene, groups: Mapping[str, Mask]) -> list[Blame]:
-    """Attribute what moved: groups first, then the fleet, then single devices."""
+def find_blames(
+    scene: Scene, groups: Mapping[str, Mask], everybody: Sequence[tuple[Level, str]]
+) -> list[Blame]:
+    """Attribute what moved: groups first, then everybody, then single devices.
+
+    Args:
+        scene: The family.
+        groups: Proper parts of it, by name.
+        everybody: What all its devices together are called, the name to blame first; empty
+            when they are nothing.
+    """
     remaining = np.ones(len(scene.family.device_ids), bool)
     blames: list[Blame] = []
     open_groups = dict(groups)
@@ -155,9 +164,9 @@ def find_blames(scene: Scene, groups: Mapping[str, Mask]) -> list[Blame]:
         blames.append(found)
         remaining &= ~found.members
         del open_groups[found.subject]
-    fleet = _find_fleet(scene, remaining)
-    if fleet is not None:
-        blames.append(fleet)
+    whole = _find_everybody(scene, remaining, everybody[0]) if everybody else None
+    if whole is not None:
+        blames.append(whole)
     return [*blames, *find_devices(scene, blames)]
 
 
@@ -224,19 +233,19 @@ def _find_group(scene: Scene, groups: dict[str, Mask], remaining: Mask) -> Blame
     return None
 
 
-def _find_fleet(scene: Scene, remaining: Mask) -> Blame | None:
+def _find_everybody(scene: Scene, remaining: Mask, everybody: tuple[Level, str]) -> Blame | None:
     if remaining.sum() < 2:
         return None
     results = scene.against_reference(scene.add(remaining[None]))
-    crossed = scene.find_crossed(results, Level.FLEET, [FLEET_SUBJECT])[0]
+    crossed = scene.find_crossed(results, everybody[0], [everybody[1]])[0]
     if not crossed.any():
         return None
     at = np.unravel_index(int(np.where(crossed, results.log_p[0], 0.0).argmin()), crossed.shape)
     if not scene.is_shared(remaining, None, (int(at[0]), int(at[1]))):
         return None
     return Blame(
-        level=Level.FLEET,
-        subject=FLEET_SUBJECT,
+        level=everybody[0],
+        subject=everybody[1],
         members=remaining,
         others=np.zeros_like(remaining),
         crossed=crossed,

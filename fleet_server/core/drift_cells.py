@@ -17,7 +17,7 @@ from fleet_server.core.drift_finding import (
     pick_horizons,
     read_finding,
 )
-from fleet_server.core.drift_policy import FLEET_SUBJECT, Level
+from fleet_server.core.drift_policy import Level
 from fleet_server.core.drift_words import say_finding, say_quiet
 
 DEVICE_CELLS_MAX = 20_000
@@ -64,17 +64,18 @@ def feature_names(family: FamilyCounts) -> tuple[str, ...]:
 
 
 def make_cells(
-    scene: Scene, groups: Mapping[str, Mask], names: Sequence[str], *, is_main: bool = True
+    scene: Scene, groups: Mapping[str, Mask], names: Sequence[str], everybody: Sequence[Key]
 ) -> tuple[list[DriftCell], dict[Key, tuple[SubjectResults, int]]]:
     """Make the cells of all levels, and tell where each subject's results stand."""
     count = len(scene.family.device_ids)
     shows = scene.devices.log_p.min(1) + LOG_HORIZONS < AFFECTED_LOG_P
     cells = _make_device_cells(scene, names, shows)
     found = {(Level.DEVICE, d): (scene.devices, s) for s, d in enumerate(scene.family.device_ids)}
-    if not is_main:
+    masks_of: dict[Key, Mask] = {key: np.ones(count, bool) for key in everybody}
+    masks_of.update({(Level.GROUP, name): mask for name, mask in groups.items()})
+    if not masks_of:
         return cells, found
-    masks = np.array([np.ones(count, bool), *groups.values()])
-    keys: list[Key] = [(Level.FLEET, FLEET_SUBJECT), *((Level.GROUP, name) for name in groups)]
+    keys, masks = list(masks_of), np.array(list(masks_of.values()))
     sums = scene.add(masks)
     results = scene.against_reference(sums)
     rest = scene.against(sums, scene.add(~masks, sums.output_of))

@@ -15,16 +15,21 @@ from fleet_server.core.drift_attribution import (
     Mask,
     Scene,
     find_blames,
-    find_devices,
     find_groups,
 )
 from fleet_server.core.drift_case import AlarmCase, make_case
 from fleet_server.core.drift_cells import DriftCell, Key, feature_names, make_cells
 from fleet_server.core.drift_compare import SubjectResults
 from fleet_server.core.drift_counts import FamilyCounts
-from fleet_server.core.drift_policy import DriftPolicy, Level, find_log_threshold
+from fleet_server.core.drift_policy import (
+    FLEET_SUBJECT,
+    DriftPolicy,
+    Level,
+    find_log_threshold,
+)
 
 CASES_MAX = 200
+WHOLE_FLEET: Key = (Level.FLEET, FLEET_SUBJECT)
 QUIET_HORIZON = 1
 """Index into HORIZONS of the newest windows that must be quiet."""
 
@@ -62,7 +67,7 @@ def judge_family(
     now_ms: int,
     open_alarms: Mapping[Key, tuple[str, ...]] | None = None,
     ignore_before_ms: Mapping[Key, int] | None = None,
-    is_main: bool = True,
+    everybody: Sequence[Key] = (WHOLE_FLEET,),
 ) -> Verdict:
     """Judge every device, group and the fleet.
 
@@ -74,9 +79,10 @@ def judge_family(
         open_alarms: Features by key, to learn whether they are quiet now.
         ignore_before_ms: Windows that began earlier never raise an alarm again: what a closed
             alarm has already said.
-        is_main: Judge groups and the fleet; without it single devices only.
+        everybody: What all devices of the family together are: the fleet, a group that has moved
+            to another reference as a whole, both (the first is blamed) or neither.
     """
-    groups = find_groups(groups) if is_main else {}
+    groups = find_groups(groups)
     names = feature_names(family)
     threshold = find_log_threshold(
         policy,
@@ -91,13 +97,13 @@ def judge_family(
         log_threshold=threshold,
         ignore_before_ms=ignore_before_ms or {},
     )
-    blames = find_blames(scene, groups) if is_main else find_devices(scene, [])
+    blames = find_blames(scene, groups, everybody)
     larger = [b for b in blames if b.level is not Level.DEVICE]
     devices = sorted(
         (b for b in blames if b.level is Level.DEVICE),
         key=lambda b: -float(scene.devices.psi[np.flatnonzero(b.members)[0]][b.crossed].max()),
     )
-    cells, results = make_cells(scene, groups, names, is_main=is_main)
+    cells, results = make_cells(scene, groups, names, everybody)
     return Verdict(
         cells=tuple(cells),
         cases=tuple(make_case(scene, b, names) for b in [*larger, *devices[:CASES_MAX]]),

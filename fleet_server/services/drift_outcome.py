@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from fleet_server.core.drift_alarm import AlarmEvent, AlarmMemory, AlarmState, Look, step_alarm
@@ -10,18 +10,43 @@ from fleet_server.core.drift_case import AlarmCase
 from fleet_server.core.drift_cells import DriftCell, Key
 from fleet_server.core.drift_compare import find_strength
 from fleet_server.core.drift_finding import Change, Finding
-from fleet_server.core.drift_policy import FLEET_SUBJECT, Level, Severity
+from fleet_server.core.drift_policy import Level, Severity
 from fleet_server.core.drift_verdict import Verdict
 from fleet_server.ports.drift import DriftDecision, DriftOutcome, StoredAlarm, StoredCell
 
 _LOG_10 = math.log(10)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subjects:
+    """Who there is: alarms of others are closed, and what is part of what.
+
+    Attributes:
+        devices: Ids.
+        groups: Ids of the members by group name.
+    """
+
+    devices: frozenset[str]
+    groups: Mapping[str, frozenset[str]]
+
+    def has(self, key: Key) -> bool:
+        """Tell whether a subject still exists."""
+        level, subject = key
+        known = {Level.DEVICE: self.devices, Level.GROUP: self.groups.keys()}
+        return level is Level.FLEET or subject in known[level]
+
+    def is_member(self, key: Key, whole: Key) -> bool:
+        """Tell whether a subject is a device of a group or of the fleet."""
+        if key[0] is not Level.DEVICE or whole[0] is Level.DEVICE:
+            return False
+        return whole[0] is Level.FLEET or key[1] in self.groups.get(whole[1], frozenset())
+
+
 def make_outcome(
     model: str,
     verdicts: Sequence[Verdict],
     alarms: Sequence[StoredAlarm],
-    subjects: Mapping[Level, frozenset[str]],
+    subjects: Subjects,
     *,
     at: datetime,
 ) -> DriftOutcome:
@@ -31,52 +56,84 @@ def make_outcome(
         model: The model.
         verdicts: One a family, the main one first.
         alarms: Those that are not closed.
-        subjects: Devices and groups that exist; alarms of others are closed.
+        subjects: Who there is.
         at: Now.
     """
-    living = {(alarm.level, alarm.subject): alarm for alarm in alarms}
+    steps = _Steps(model, {(alarm.level, alarm.subject): alarm for alarm in alarms}, subjects, at)
     cases = {(c.level, c.subject): (c, v) for v in reversed(verdicts) for c in v.cases}
-    changed: list[StoredAlarm] = []
-    dropped: list[int] = []
-    decisions: list[DriftDecision] = []
-    for key in sorted(living.keys() | cases.keys()):
-        alarm, (case, verdict) = living.get(key), cases.get(key, (None, None))
-        if alarm is not None and key[1] not in subjects[key[0]]:
-            closed = _close(alarm, at)
-            changed.append(closed)
-            decisions.append(_decide(closed, "closed", f"{key[1]} no longer exists"))
-            continue
-        verdict = verdict or _find_verdict(key, verdicts)
+    order = (Level.FLEET, Level.GROUP, Level.DEVICE)
+    for key in sorted(steps.living.keys() | cases.keys(), key=lambda k: (order.index(k[0]), k[1])):
+        case, verdict = cases.get(key, (None, None))
+        steps.step(key, case, verdict or _find_verdict(key, verdicts))
+    return DriftOutcome(
+        model=model,
+        cells=tuple(store_cell(cell, at) for verdict in verdicts for cell in verdict.cells),
+        alarms=tuple(steps.changed),
+        dropped=tuple(steps.dropped),
+        decisions=tuple(steps.decisions),
+        at=at,
+    )
+
+
+class _Steps:
+    """Steps alarms one by one, larger sets first, and collects what changes."""
+
+    def __init__(
+        self, model: str, living: dict[Key, StoredAlarm], subjects: Subjects, at: datetime
+    ) -> None:
+        self._model, self._subjects, self._at = model, subjects, at
+        self.living = living
+        self.changed: list[StoredAlarm] = []
+        self.dropped: list[int] = []
+        self.decisions: list[DriftDecision] = []
+
+    def step(self, key: Key, case: AlarmCase | None, verdict: Verdict | None) -> None:
+        """Step one alarm, or open it."""
+        alarm = self.living.get(key)
+        if alarm is not None and not self._subjects.has(key):
+            closed = _close(alarm, self._at)
+            self._keep(key, closed, _decide(closed, "closed", f"{key[1]} no longer exists"))
+            return
         if verdict is None:
-            continue
+            return
+        whole = verdict.folded.get(key) or (self._find_cover(key, case) if case else None)
+        if whole is not None and key not in verdict.folded:
+            case = None  # an open alarm of a larger set says it already
         look = Look(
             newest_ms=verdict.newest_ms,
             window_ms=verdict.window_ms,
             case_windows=case.windows if case else 0,
             is_confirmed=case is not None and case.is_confirmed,
             is_quiet=verdict.quiet.get(key),
-            is_folded=key in verdict.folded,
+            is_folded=whole is not None,
         )
         memory, event = step_alarm(alarm.memory if alarm else None, look)
         if memory is None:
             if alarm is not None:
-                dropped.append(alarm.id)
-            continue
-        stepped = _update(model, alarm, case, memory, event, at=at)
-        if stepped is None:
-            continue
-        changed.append(stepped)
-        decision = _find_decision(alarm, stepped, case, event, verdict.folded.get(key))
+                self.dropped.append(alarm.id)
+                del self.living[key]
+            return
+        stepped = _update(self._model, alarm, case, memory, event, at=self._at)
+        if stepped is not None:
+            self._keep(key, stepped, _find_decision(alarm, stepped, case, event, whole))
+
+    def _find_cover(self, key: Key, case: AlarmCase) -> Key | None:
+        """Find an open alarm of a larger set that names the worst feature of this case."""
+        for whole, alarm in self.living.items():
+            is_open = alarm.memory.state is AlarmState.OPEN
+            if (
+                is_open
+                and self._subjects.is_member(key, whole)
+                and case.features[0] in alarm.features
+            ):
+                return whole
+        return None
+
+    def _keep(self, key: Key, alarm: StoredAlarm, decision: DriftDecision | None) -> None:
+        self.changed.append(alarm)
+        self.living[key] = alarm
         if decision is not None:
-            decisions.append(decision)
-    return DriftOutcome(
-        model=model,
-        cells=tuple(store_cell(cell, at) for verdict in verdicts for cell in verdict.cells),
-        alarms=tuple(changed),
-        dropped=tuple(dropped),
-        decisions=tuple(decisions),
-        at=at,
-    )
+            self.decisions.append(decision)
 
 
 def store_cell(cell: DriftCell, at: datetime) -> StoredCell:
@@ -110,15 +167,6 @@ def store_cell(cell: DriftCell, at: datetime) -> StoredCell:
         },
         at=at,
     )
-
-
-def known_subjects(device_ids: Sequence[str], groups: Sequence[str]) -> dict[Level, frozenset[str]]:
-    """Say which subjects exist, for ``make_outcome``."""
-    return {
-        Level.DEVICE: frozenset(device_ids),
-        Level.GROUP: frozenset(groups),
-        Level.FLEET: frozenset({FLEET_SUBJECT}),
-    }
 
 
 def _find_statistic(finding: Finding) -> tuple[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet_server.core.drift_alarm import AlarmState
+from fleet_server.core.drift_cells import Key
 from fleet_server.core.drift_counts import (
     HORIZONS,
     STALE_WINDOWS,
@@ -19,8 +20,8 @@ from fleet_server.core.drift_counts import (
     FamilyCounts,
     gather_families,
 )
-from fleet_server.core.drift_policy import DriftPolicy
-from fleet_server.core.drift_verdict import Verdict, judge_family
+from fleet_server.core.drift_policy import DriftPolicy, Level
+from fleet_server.core.drift_verdict import WHOLE_FLEET, Verdict, judge_family
 from fleet_server.core.label_query import QueryError, device_facts, parse_query
 from fleet_server.errors import MisuseError, NotFoundError, RefusedError
 from fleet_server.ports.clock import Clock
@@ -32,7 +33,7 @@ from fleet_server.ports.drift import (
     WatchedDevice,
     WindowReader,
 )
-from fleet_server.services.drift_outcome import known_subjects, make_outcome
+from fleet_server.services.drift_outcome import Subjects, make_outcome
 from fleet_server.services.drift_windows import WindowCollector
 
 LOG = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class DriftWatch:
             {device.number: device.id for device in devices.values()},
             since_ms=now_ms - self._lookback_ms,
         )
+        subjects = find_subjects(devices, queries)
         alarms_open, window_ms = 0, 0
         for model, found in sorted(collected.devices.items()):
             alarms = self._store.list_alarms(model)
@@ -103,9 +105,6 @@ class DriftWatch:
                 continue
             verdicts = self._judge(model, gather_families(found), devices, queries, alarms, now_ms)
             window_ms = max(window_ms, *(verdict.window_ms for verdict in verdicts))
-            subjects = known_subjects(
-                tuple(devices), tuple(find_groups(tuple(devices.values()), queries))
-            )
             self._store.save(make_outcome(model, verdicts, alarms, subjects, at=now))
             self._seen[model] = seen
             alarms_open += _count_open(self._store.list_alarms(model))
@@ -138,17 +137,18 @@ class DriftWatch:
         ignore = {
             key: memory.quiet_since_ms for key, memory in self._store.find_closed(model).items()
         }
+        homes = find_homes(families, devices, queries)
         return [
             judge_family(
                 family,
-                find_masks(family.device_ids, devices, queries),
+                home.groups,
                 self._policy,
                 now_ms=now_ms,
                 open_alarms=asked,
                 ignore_before_ms=ignore,
-                is_main=number == 0,
+                everybody=home.everybody,
             )
-            for number, family in enumerate(families)
+            for family, home in zip(families, homes, strict=True)
         ]
 
 
@@ -162,6 +162,55 @@ def find_groups(devices: Sequence[WatchedDevice], queries: Mapping[str, str]) ->
     profiles = sorted({device.profile for device in devices})
     implied = {f"profile={profile}": f"profile='{profile}'" for profile in profiles}
     return dict(list({**queries, **implied}.items())[:GROUPS_MAX])
+
+
+def find_subjects(devices: Mapping[str, WatchedDevice], queries: Mapping[str, str]) -> Subjects:
+    """Say which devices and groups there are."""
+    ids = tuple(devices)
+    masks = find_masks(ids, devices, queries)
+    members = {
+        name: frozenset(device_id for device_id, is_in in zip(ids, mask, strict=True) if is_in)
+        for name, mask in masks.items()
+    }
+    return Subjects(devices=frozenset(ids), groups=members)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What is judged within one family.
+
+    Attributes:
+        groups: Members by name, [D] each: those with more members here than elsewhere.
+        everybody: What its devices together are, the name to blame first.
+    """
+
+    groups: Mapping[str, NDArray[np.bool_]]
+    everybody: Sequence[Key]
+
+
+def find_homes(
+    families: Sequence[FamilyCounts],
+    devices: Mapping[str, WatchedDevice],
+    queries: Mapping[str, str],
+) -> list[Home]:
+    """Give every group to the family most of its members are in; the fleet to the largest.
+
+    A group that has moved to another reference as a whole is judged there, without a rest.
+    """
+    masks = [find_masks(family.device_ids, devices, queries) for family in families]
+    homes = []
+    for number, own in enumerate(masks):
+        kept = {
+            name: mask
+            for name, mask in own.items()
+            if number == max(range(len(masks)), key=lambda k: int(masks[k][name].sum()))
+        }
+        everybody: list[Key] = [WHOLE_FLEET] if number == 0 else []
+        if len(families) > 1:
+            whole = (name for name, mask in kept.items() if mask.all() and len(mask) > 1)
+            everybody[:0] = [(Level.GROUP, name) for name in whole][:1]
+        homes.append(Home(groups=kept, everybody=everybody))
+    return homes
 
 
 def find_masks(

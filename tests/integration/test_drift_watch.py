@@ -21,7 +21,7 @@ from fleet_server.core.drift_case import replay_case
 from fleet_server.core.drift_policy import Level
 from fleet_server.errors import MisuseError, NotFoundError, RefusedError
 from fleet_server.ports.drift import StoredAlarm
-from tests.support.drift import class_reference, normal_rows
+from tests.support.drift import Rows, class_reference, normal_rows
 from tests.support.drift_fleet import DriftFleet, open_drift_fleet
 
 REFERENCE = class_reference(normal_rows(0, 3_000, 3), answers=normal_rows(1, 1_500, 3))
@@ -126,6 +126,38 @@ def test_a_device_alarm_is_folded_into_its_group(fleet: DriftFleet) -> None:
         watch.run_once()
     assert [(a.level, a.subject) for a in living(fleet)] == [(Level.GROUP, "cameras")]
     assert "folded" in {d.verdict for d in decisions(fleet)}
+
+
+def shifted_rows(seed: int, *, is_mixed: bool) -> Rows:
+    rows = normal_rows(seed, 3_000, 3)
+    rows[: 1_500 if is_mixed else 3_000, 1] += 1.0
+    return rows
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_a_new_version_for_the_drifted_group_is_judged_there(
+    fleet: DriftFleet, is_mixed: bool
+) -> None:
+    watch = fleet.watch()
+    fleet.shift = {"cam": 1.0}
+    fleet.send(8)
+    watch.run_once()
+    (alarm,) = living(fleet)
+    retrained = class_reference(
+        shifted_rows(5, is_mixed=is_mixed), answers=shifted_rows(6, is_mixed=is_mixed)
+    )
+    for numbers in ((1, 2), range(1, 7)):
+        fleet.move(numbers, retrained)
+        for _ in range(4):
+            fleet.send()
+            watch.run_once()
+            # The group's alarm is open: its devices on the new version raise none of their own.
+            assert {a.level for a in living(fleet)} <= {Level.GROUP}
+    left = [a.id for a in living(fleet)]
+    # Trained on what the cameras see now, the alarm closes; on a mixture, it cannot.
+    assert left == ([alarm.id] if is_mixed else [])
+    levels = {c.subject: c.detail["devices"] for c in fleet.drift.list_cells("m", Level.GROUP)}
+    assert levels["cameras"] == 6
 
 
 def test_windows_that_do_not_fit_are_counted_and_left_out(fleet: DriftFleet) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -57,6 +58,7 @@ class DriftFleet:
     clock: FakeClock = field(default_factory=FakeClock)
     references: References = field(default_factory=References)
     shift: dict[str, float] = field(default_factory=dict)
+    moved: dict[int, Reference] = field(default_factory=dict)
     sequence: int = 0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 
@@ -66,7 +68,7 @@ class DriftFleet:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(b"package" + self.encoded).hexdigest()
+        return package_of(self.reference)
 
     @property
     def drift(self) -> DatabaseDriftStore:
@@ -106,20 +108,29 @@ class DriftFleet:
             session.add(ModelRow(name="m", task="classification", created_at=self.clock.now()))
             session.flush()
             session.add(VersionRow(model="m", number=1, created_at=self.clock.now()))
-            session.add(self.artifact())
+            session.add(self._artifact(1, self.reference))
 
-    def artifact(self) -> ArtifactRow:
+    def move(self, numbers: Iterable[int], reference: Reference) -> None:
+        """Let devices run version 2, which was trained on other data."""
+        if not self.moved:
+            self.references.by_sha256[package_of(reference)] = reference.encode()
+            with write_session(self.engine) as session:
+                session.add(VersionRow(model="m", number=2, created_at=self.clock.now()))
+                session.add(self._artifact(2, reference))
+        self.moved.update(dict.fromkeys(numbers, reference))
+
+    def _artifact(self, version: int, reference: Reference) -> ArtifactRow:
         return ArtifactRow(
             model="m",
-            version=1,
+            version=version,
             profile="camera",
-            target="m/1/camera.tar",
-            sha256=self.sha256,
+            target=f"m/{version}/camera.tar",
+            sha256=package_of(reference),
             size_bytes=1,
             precision="fp32",
             schema_sha256="0" * 64,
             chunks_sha256="0" * 64,
-            reference_hash=reference_hash(self.encoded).hex(),
+            reference_hash=reference_hash(reference.encode()).hex(),
             latency_ms_p95=1.0,
             label_flips=0.0,
             max_abs_error=0.0,
@@ -145,24 +156,29 @@ class DriftFleet:
         data = self.rng.normal(size=(rows, len(self.reference.features))).astype(np.float32)
         kind = "cam" if number <= self.size // 2 else "gw"
         data[:, 1] += self.shift.get(kind, 0.0) + self.shift.get(f"{kind}-{number:02}", 0.0)
-        counter = WindowCounter(self.reference)
+        counter = WindowCounter(self.moved.get(number, self.reference))
         counter.add(data, answer(data), 1.0)
         taken, counters = counter.take()
         return self._stored(number, taken, encode_counters(counters))
 
     def _stored(self, number: int, rows: int, counters: bytes) -> DeviceWindow:
         t1_ms = int(self.clock.now().timestamp() * 1_000)
+        reference = self.moved.get(number, self.reference)
         window = Window(
             stream=0,
             sequence=self.sequence,
             t0_ms=t1_ms - WINDOW_S * 1_000,
             t1_ms=t1_ms,
-            reference=reference_hash(self.encoded),
-            artifact=bytes.fromhex(self.sha256)[:8],
+            reference=reference_hash(reference.encode()),
+            artifact=bytes.fromhex(package_of(reference))[:8],
             rows=rows,
             counters=counters,
         )
         return DeviceWindow(number, 1, window)
+
+
+def package_of(reference: Reference) -> str:
+    return hashlib.sha256(b"package" + reference.encode()).hexdigest()
 
 
 def open_drift_fleet(directory: Path, reference: Reference) -> DriftFleet:
