@@ -32,19 +32,24 @@ class WindowCounter:
     """Counters of one slot, from one ``take`` to the next."""
 
     def __init__(self, reference: Reference) -> None:
-        self._reference = reference
         self._layout = CounterLayout.of(reference)
         self._bins = _ColumnBins(reference, self._layout)
         self._totals: Counters = np.zeros(self._layout.size, dtype=np.int64)
         self._rows_total = 0
-        self._is_class = isinstance(reference.output, ClassOutputReference)
-        self._answers_output = PROBABILITIES_OUTPUT if self._is_class else VALUE_OUTPUT
         self._fill = 0
         self._room = BUFFER_BYTES_MAX
         self._rows: list[bytes] = []
         self._labels: list[bytes] = []
         self._answers: list[bytes] = []
         self._latencies: list[float] = []
+        self._latency_edges = np.array(reference.latency_edges_ms)
+        output = reference.output
+        self._classes = len(output.classes) if isinstance(output, ClassOutputReference) else 0
+        self._answers_output = PROBABILITIES_OUTPUT if self._classes else VALUE_OUTPUT
+        self._answer_edges = np.array(
+            output.confidence_edges if isinstance(output, ClassOutputReference) else output.edges,
+            np.float32,
+        )
 
     @property
     def layout(self) -> CounterLayout:
@@ -75,7 +80,7 @@ class WindowCounter:
         if features.dtype is not _FLOAT or answers.dtype is not _FLOAT:
             features, answers = features.astype(_FLOAT), answers.astype(_FLOAT)
         block = features.tobytes()
-        if self._is_class:
+        if self._classes:
             labels = outputs[LABEL_OUTPUT]
             if labels.dtype is not _INTEGER:
                 labels = labels.astype(_INTEGER)
@@ -107,7 +112,7 @@ class WindowCounter:
         if not self._latencies:
             return
         latency = self._totals[self._layout.latency]
-        at = np.searchsorted(self._reference.latency_edges_ms, self._latencies, side="right")
+        at = np.searchsorted(self._latency_edges, self._latencies, side="right")
         latency += np.bincount(at, minlength=len(latency))
         if self._fill:
             rows = np.frombuffer(b"".join(self._rows), np.float32).reshape(self._fill, -1)
@@ -120,20 +125,17 @@ class WindowCounter:
             pending.clear()
 
     def _count_answers(self) -> None:
-        output = self._reference.output
         answers = np.frombuffer(b"".join(self._answers), np.float32).reshape(self._fill, -1)
         is_valid = np.isfinite(answers).all(axis=1)
-        if isinstance(output, ClassOutputReference):
+        at = np.searchsorted(self._answer_edges, answers.max(axis=1), side="right")
+        if self._classes:
             labels = np.frombuffer(b"".join(self._labels), np.int64)
-            is_valid &= (labels >= 0) & (labels < len(output.classes))
-            edges, first = output.confidence_edges, labels[is_valid] * BINS_MAX
-        else:
-            edges, first = output.edges, np.zeros(int(is_valid.sum()), np.int64)
-        sure = answers[is_valid].max(axis=1)
-        at = first + np.searchsorted(np.array(edges, np.float32), sure, side="right")
+            is_valid &= (labels >= 0) & (labels < self._classes)
+            at = at + labels * BINS_MAX
+        counted = at[is_valid]
         counts = self._totals[self._layout.output]
-        counts += np.bincount(at, minlength=len(counts))
-        self._totals[self._layout.non_finite] += self._fill - len(at)
+        counts += np.bincount(counted, minlength=len(counts))
+        self._totals[self._layout.non_finite] += self._fill - len(counted)
 
 
 class _ColumnBins:
