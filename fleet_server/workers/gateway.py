@@ -1,7 +1,7 @@
 """The gateway's process: between the broker and the databases.
 
-One connection for control and telemetry, a second for bulk: paho sends in order, and a desired
-state must not wait behind ten megabytes of chunks.
+Three connections, so that none waits for another: telemetry, control, and bulk (a client sends in
+order, and a desired state must not wait behind ten megabytes of chunks).
 """
 
 import argparse
@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event
 
-from edge_agent.contract.topics import PREFIX, SERVER_FILTER, Channel
+from edge_agent.contract.topics import PREFIX, Channel
 from fleet_server.adapters.broker_process import load_server_secret
 from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
@@ -29,6 +29,7 @@ from fleet_server.adapters.mqtt_gateway import (
     StateLink,
     is_marker,
 )
+from fleet_server.adapters.telemetry_stream import TelemetryStream
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.adapters.window_store import SqliteWindowStore
 from fleet_server.bootstrap import Fleet, open_fleet
@@ -52,8 +53,8 @@ from fleet_server.workers.gateway_loops import (
 from fleet_server.workers.supervisor import stop_on_signals
 from fleet_server.workspace import Workspace
 
-TELEMETRY_INBOX_MAX, REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 20_000, 5_000, 5_000
-TELEMETRY_SUFFIX = f"/{Channel.TELEMETRY}"
+REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 5_000, 5_000
+CONTROL_CHANNELS = (Channel.STATUS, Channel.REPORTED, Channel.ACK)
 BEAT_S = 5.0
 REFRESH_S = 5.0
 RETENTION_S = 3_600.0
@@ -69,17 +70,28 @@ class Gateway:
         self._fleet, self._stop = fleet, Event()
         retention = timedelta(days=workspace.config.retention_days)
         self._store = SqliteWindowStore(workspace.telemetry_db, retention=retention)
-        self._telemetry, self._reports = Inbox(TELEMETRY_INBOX_MAX), Inbox(REPORT_INBOX_MAX)
+        self._reports = Inbox(REPORT_INBOX_MAX)
         self._requests = Inbox(TRANSFER_INBOX_MAX, is_lossy=True)
         self._control = MqttLink(
-            _link_settings(workspace, "server-gateway", [(MARKER_TOPIC, 1), (SERVER_FILTER, 1)]),
+            _link_settings(
+                workspace,
+                "server-control",
+                [(MARKER_TOPIC, 1), *((_filter(channel), 1) for channel in CONTROL_CHANNELS)],
+            ),
             route=self._route,
         )
         self._bulk = MqttLink(
             _link_settings(
-                workspace, "server-bulk", [(f"{PREFIX}/+/+/{Channel.CHUNK_REQUEST}", 0)]
+                workspace,
+                "server-bulk",
+                [(_filter(Channel.CHUNK_REQUEST), 0)],
+                is_persistent=False,
             ),
             route=self._requests.put,
+        )
+        self._stream = TelemetryStream(
+            _link_settings(workspace, "server-telemetry", [(_filter(Channel.TELEMETRY), 1)]),
+            self._stop,
         )
         self._state = StateLink(self._control, self._stop)
         directory, reports = SqlDeviceDirectory(engine), SqlReportRepository(engine)
@@ -117,7 +129,7 @@ class Gateway:
         records = RecordReports(reports, self._store)
         stop = self._stop
         self._loops: tuple[Loop, ...] = (
-            TelemetryLoop(self._telemetry, self._control, directory, ingest, seen, clock, stop),
+            TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             ReportLoop(
                 self._reports, self._control, directory, ingest, records, clock, stop, chores
             ),
@@ -135,35 +147,32 @@ class Gateway:
     def beat(self) -> None:
         """Say in the heartbeat that the gateway is at work."""
         detail = describe(self._store, self._loops, self._serve, self._publisher)
-        is_connected = bool(self._control.epoch and self._bulk.epoch)
         beat(
             self._fleet.workspace.server_dir,
             "gateway",
             self._fleet.clock,
-            {**detail, "is_connected": is_connected},
+            {**detail, "is_connected": self.is_connected},
         )
 
     @property
     def is_connected(self) -> bool:
-        """Whether both connections stand."""
-        return bool(self._control.epoch and self._bulk.epoch)
+        """Whether all connections stand."""
+        return all(link.epoch for link in (self._control, self._bulk, self._stream))
 
     def stop(self) -> None:
         """Finish the batches at hand, then disconnect."""
         self._stop.set()
-        inboxes = (self._telemetry, self._reports, self._requests)
-        for inbox in inboxes:
+        for inbox in (self._reports, self._requests):
             inbox.close()
         for loop in self._loops:
             loop.join(JOIN_S_MAX)
         for link in (self._control, self._bulk):
             link.stop()
+        self._stream.close()
         self._store.close()
 
     def _route(self, delivery: Delivery) -> None:
-        if delivery.message.topic.endswith(TELEMETRY_SUFFIX):
-            self._telemetry.put(delivery)
-        elif is_marker(delivery):
+        if is_marker(delivery):
             self._state.note_marker(delivery)
             self._control.ack([delivery])
         else:
@@ -197,8 +206,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _filter(channel: Channel) -> str:
+    """Return the filter for one channel of all devices."""
+    return f"{PREFIX}/+/+/{channel}"
+
+
 def _link_settings(
-    workspace: Workspace, client_id: str, filters: Sequence[tuple[str, int]]
+    workspace: Workspace,
+    client_id: str,
+    filters: Sequence[tuple[str, int]],
+    *,
+    is_persistent: bool = True,
 ) -> LinkSettings:
     files = CertificateFiles(workspace.keys_dir)
     return LinkSettings(
@@ -210,7 +228,7 @@ def _link_settings(
         key_file=files.key("server"),
         secret=load_server_secret(workspace.broker_dir),
         filters=filters,
-        is_persistent=client_id == "server-gateway",
+        is_persistent=is_persistent,
     )
 
 

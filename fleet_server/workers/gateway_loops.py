@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from edge_agent.contract.topics import Channel, device_topic
 from fleet_server.adapters.mqtt_gateway import Delivery, Inbox, MqttLink
+from fleet_server.adapters.telemetry_stream import TelemetryStream
 from fleet_server.errors import FleetError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.gateway import DeviceDirectory, ReportRepository
@@ -111,8 +112,7 @@ class TelemetryLoop(Loop):
 
     def __init__(
         self,
-        inbox: Inbox,
-        link: MqttLink,
+        stream: TelemetryStream,
         directory: DeviceDirectory,
         ingest: IngestWindows,
         seen: Seen,
@@ -120,12 +120,12 @@ class TelemetryLoop(Loop):
         stop: Event,
     ) -> None:
         super().__init__("telemetry", stop)
-        self._inbox, self._link, self._directory = inbox, link, directory
+        self._stream, self._directory = stream, directory
         self._ingest, self._seen, self._clock = ingest, seen, clock
 
     def turn(self) -> None:
         """Take one batch through."""
-        batch = self._inbox.take(
+        batch = self._stream.receive(
             messages_max=BATCH_MESSAGES_MAX,
             bytes_max=BATCH_BYTES_MAX,
             linger_s=LINGER_S,
@@ -144,10 +144,13 @@ class TelemetryLoop(Loop):
         return said
 
     def _acknowledge(self, batch: Sequence[Delivery], said: SortedMessages) -> None:
-        self._link.ack(batch)
-        for device_id, ack in plan_acknowledgements(said.frames):
-            topic = device_topic(device_id, Channel.TELEMETRY_ACK)
-            self._link.publish(topic, ack.encode(), qos=1)
+        self._stream.answer(
+            batch,
+            [
+                (device_topic(device_id, Channel.TELEMETRY_ACK), ack.encode())
+                for device_id, ack in plan_acknowledgements(said.frames)
+            ],
+        )
 
 
 class ReportLoop(Loop):

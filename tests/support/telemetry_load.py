@@ -20,16 +20,14 @@ BATCH = 10
 
 
 class LoadedDevice:
-    """One device that records windows at a rate and sends them until all are acknowledged."""
+    """One device that records windows at a rate until ``finish`` and sends them all."""
 
-    def __init__(
-        self, lab: WorkspaceLab, name: str, boot: int, *, windows: int, windows_per_s: float
-    ) -> None:
+    def __init__(self, lab: WorkspaceLab, name: str, boot: int, *, windows_per_s: float) -> None:
         lab.issue(name)
         folder = lab.workspace.root / "loaded" / name
         folder.mkdir(parents=True)
         self.name, self.boot = name, boot
-        self._windows, self._windows_per_s = windows, windows_per_s
+        self._windows_per_s = windows_per_s
         self._items: queue.Queue[object] = queue.Queue()
         self.outbox = Outbox(folder / "outbox.db")
         clock = SystemClock()
@@ -37,13 +35,18 @@ class LoadedDevice:
         self._link = MqttLink(identity, boot, self._items.put, clock=clock, jitter=lambda: JITTER)
         self._uplink = TelemetryUplink(self.outbox, self._publish, clock, lambda: JITTER)
         self._topic = device_topic(name, Channel.TELEMETRY_ACK)
-        self._stop = threading.Event()
+        self._stop, self._finished = threading.Event(), threading.Event()
+        self._quiet = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.recorded = 0
 
     @property
     def is_done(self) -> bool:
-        return self.recorded == self._windows and self.outbox.counts()["waiting"] == 0
+        return self._quiet.is_set() and self.outbox.counts()["waiting"] == 0
+
+    def finish(self) -> None:
+        """Record no more."""
+        self._finished.set()
 
     def start(self) -> None:
         self._link.start()
@@ -61,7 +64,10 @@ class LoadedDevice:
     def _run(self) -> None:
         start_s = time.monotonic()
         while not self._stop.wait(0.01):
-            self._record(int((time.monotonic() - start_s) * self._windows_per_s))
+            if self._finished.is_set():
+                self._quiet.set()
+            else:
+                self._record(int((time.monotonic() - start_s) * self._windows_per_s))
             while not self._items.empty():
                 item = self._items.get()
                 if isinstance(item, Connected):
@@ -71,7 +77,7 @@ class LoadedDevice:
             self._uplink.pump()
 
     def _record(self, due: int) -> None:
-        while self.recorded + BATCH <= min(due, self._windows):
+        while self.recorded + BATCH <= due:
             now_ms = int(time.time() * 1_000)
             batch = [
                 (
