@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleet_server.cli import audit, device, drift, keys, model, profile
+from fleet_server.cli import audit, device, drift, group, keys, model, profile, rollout
 from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
@@ -35,6 +35,10 @@ for _noun, _app in (
     ("model", model.app),
     ("profile", profile.app),
     ("device", device.app),
+    ("group", group.app),
+    ("rollout", rollout.app),
+    ("group", group.app),
+    ("rollout", rollout.app),
     ("drift", drift.app),
     ("keys", keys.app),
     ("audit", audit.app),

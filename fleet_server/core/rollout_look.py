@@ -29,6 +29,9 @@ from fleet_server.core.rollout_state import Member, Rollout, StageRecord, dump_s
 from fleet_server.core.rollout_words import say_devices
 from fleet_server.core.targeting import find_targets
 
+_STILL_WAITING = {"", str(Verdict.WAIT), str(Verdict.WAIT_NO_DATA)}
+"""Verdicts that are no news after one another."""
+
 
 def plan_round(view: RoundView) -> RoundPlan:
     """Decide one look; an empty plan with an equal rollout means there is nothing to write."""
@@ -142,7 +145,9 @@ def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
     is_halt = judgement.verdict is Verdict.HALT
     verdict = str(judgement.verdict) if is_open or is_halt else record.verdict
     sentence = f"{say_stage(rollout, stage)}: {judgement.sentence}"
-    is_news = verdict != record.verdict or (record.settled is None) != (judgement.settled is None)
+    is_news = (record.settled is None) != (judgement.settled is None) or (
+        verdict != record.verdict and not {verdict, record.verdict} <= _STILL_WAITING
+    )
     if is_news:
         inputs = {
             "stage": stage,

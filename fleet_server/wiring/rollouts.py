@@ -16,6 +16,7 @@ from fleet_server.adapters.package_facts import PackageFitness, profile_loader
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.bootstrap import Fleet
 from fleet_server.ports.trust import SignedTarget
+from fleet_server.run_state import read_heartbeat
 from fleet_server.services.assign_devices import Assigner
 from fleet_server.services.define_group import GroupDesk
 from fleet_server.services.plan_rollout import RolloutPlanner
@@ -113,6 +114,12 @@ def build_lease(fleet: Fleet) -> DatabaseLease:
         owner=f"{os.getpid()}-{secrets.token_hex(4)}",
         lasts_s=max(LEASE_S_MIN, LEASE_PERIODS * period_s),
     )
+
+
+def find_controller_beat(fleet: Fleet) -> datetime | None:
+    """Return when the controller last said that it is at work; None when it never did."""
+    said = read_heartbeat(fleet.workspace.server_dir, LEASE_NAME).get("at")
+    return datetime.fromisoformat(said) if isinstance(said, str) else None
 
 
 def _profiles(fleet: Fleet) -> ProfileFolder:

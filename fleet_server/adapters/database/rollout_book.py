@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 from sqlalchemy import Engine, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, select
 
 from fleet_server.adapters.database.assignment_repository import AssignmentRepository
@@ -29,6 +30,7 @@ from fleet_server.core.label_query import LabelQuery, device_facts
 from fleet_server.core.rollout_outcome import EXPOSED, Outcome
 from fleet_server.core.rollout_state import Rollout
 from fleet_server.core.targeting import Candidate, Package
+from fleet_server.errors import UnreachableError
 from fleet_server.ports.rollouts import Book, Fence
 
 ALARMS_MAX = 20
@@ -55,16 +57,25 @@ class RolloutBooks:
     @contextmanager
     def reading(self) -> Iterator[Book]:
         """Open one that sees one state and writes nothing."""
-        with read_session(self._engine) as session:
+        with _translated(), read_session(self._engine) as session:
             yield RolloutBook(session)
 
     @contextmanager
     def writing(self, fence: Fence | None = None) -> Iterator[Book]:
         """Open one that commits at its end; checks the fence under the write lock."""
-        with write_session(self._engine) as session:
+        with _translated(), write_session(self._engine) as session:
             if fence is not None:
                 check_fence(session, fence)
             yield RolloutBook(session)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say that the database is away or busy in the product's own error."""
+    try:
+        yield
+    except OperationalError as error:
+        raise UnreachableError(f"control database: {error.orig}") from error
 
 
 class FleetRepository:

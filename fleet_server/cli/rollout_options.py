@@ -1,0 +1,132 @@
+"""Options of ``edgefleet rollout plan`` as people write them: shares and durations."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fleet_server.errors import MisuseError
+
+if TYPE_CHECKING:
+    from edge_agent.contract.assignment import ProbationPolicy
+    from fleet_server.core.rollout_limits import RolloutPolicy
+
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
+_PLAIN_SHARE = re.compile(r"0?\.\d{1,9}|0|1")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|min|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOptions:
+    """What was written; empty texts and zeros take the defaults of the policy."""
+
+    soak: str
+    goal: str
+    never_above: str
+    fixed: str
+    fixed_after: int
+    on_inconclusive: str
+    on_halt: str
+    max_parallel: int
+    is_despite_alarms: bool
+    deadline: str
+    tries: int
+    probation: str
+    probation_rows: int
+    probation_timeout: str
+    error_rate_max: str
+    output_shift_max: str
+
+
+def parse_share(text: str, option: str) -> float:
+    """Read ``2%`` or ``0.02``.
+
+    Raises:
+        MisuseError: It is neither; names the option.
+
+    >>> parse_share("2%", "--goal")
+    0.02
+    """
+    written = text.strip()
+    if match := _SHARE.fullmatch(written):
+        share = float(match[1]) / 100
+        if share <= 1:
+            return share
+    elif _PLAIN_SHARE.fullmatch(written):
+        return float(written)
+    raise MisuseError(f"{option} {text[:40]!r}: write a share of 0% to 100%, such as 2%")
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """Read ``90``, ``90s``, ``5m``, ``2h`` or ``1d`` as seconds.
+
+    Raises:
+        MisuseError: It is none of them; names the option.
+
+    >>> parse_seconds("5m", "--soak")
+    300.0
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise MisuseError(f"{option} {text[:40]!r}: write a duration such as 90s, 5m, 2h or 1d")
+    return float(match[1]) * _SECONDS[match[2] or ""]
+
+
+def make_policy(options: PolicyOptions) -> "RolloutPolicy":
+    """Build the policy.
+
+    Raises:
+        MisuseError: A value cannot be read or is out of its range.
+    """
+    from fleet_server.core.rollout_limits import (
+        FixedThreshold,
+        GatePolicy,
+        OnHalt,
+        OnInconclusive,
+        RolloutPolicy,
+        SequentialTest,
+    )
+
+    try:
+        if options.fixed:
+            test: FixedThreshold | SequentialTest = FixedThreshold(
+                failure_share_max=parse_share(options.fixed, "--fixed"),
+                finished_min=options.fixed_after,
+            )
+        else:
+            test = SequentialTest(
+                goal=parse_share(options.goal, "--goal"),
+                never_above=parse_share(options.never_above, "--never-above"),
+            )
+        return RolloutPolicy(
+            gate=GatePolicy(
+                test=test,
+                soak_s=parse_seconds(options.soak, "--soak"),
+                on_inconclusive=OnInconclusive(options.on_inconclusive),
+            ),
+            on_halt=OnHalt(options.on_halt),
+            in_flight_max=options.max_parallel,
+            is_held_by_alarms=not options.is_despite_alarms,
+            deadline_s=parse_seconds(options.deadline, "--deadline"),
+            tries_max=options.tries,
+            probation=_make_probation(options),
+        )
+    except ValueError as error:
+        raise MisuseError(str(error)) from error
+
+
+def _make_probation(options: PolicyOptions) -> "ProbationPolicy":
+    from edge_agent.contract.assignment import ProbationPolicy
+    from edge_agent.contract.errors import ContractError
+
+    written = {
+        "duration_s": parse_seconds(options.probation, "--probation"),
+        "rows_min": options.probation_rows,
+        "timeout_s": parse_seconds(options.probation_timeout, "--probation-timeout"),
+        "error_rate_max": parse_share(options.error_rate_max, "--error-rate-max"),
+        "output_shift_max": parse_share(options.output_shift_max, "--output-shift-max"),
+    }
+    try:
+        return ProbationPolicy.from_json(written)
+    except ContractError as error:
+        raise MisuseError(str(error)) from error
