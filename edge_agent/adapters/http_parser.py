@@ -105,6 +105,7 @@ class _Head:
     headers: dict[bytes, bytes]
     is_persistent: bool
     body_bytes: int
+    wants_continue: bool
 
 
 class RequestParser:
@@ -116,6 +117,8 @@ class RequestParser:
         self._searched = 0
         self._head: _Head | None = None
         self._wants_continue = False
+        # Clients of a kept connection repeat their head byte for byte; it means the same again.
+        self._former: tuple[bytes, _Head] | None = None
 
     @property
     def phase(self) -> Phase:
@@ -170,10 +173,14 @@ class RequestParser:
         if end < 0:
             self._searched = len(buffer)
             return None
-        lines = bytes(buffer[:end]).split(b"\r\n")
+        raw = bytes(buffer[:end])
         del buffer[: end + 4]
         self._searched = 0
-        return self._parse_head(lines)
+        if self._former is None or self._former[0] != raw:
+            self._former = (raw, self._parse_head(raw.split(b"\r\n")))
+        head = self._former[1]
+        self._wants_continue = head.wants_continue
+        return head
 
     def _parse_head(self, lines: list[bytes]) -> _Head:
         method, path, is_persistent = self._parse_request_line(lines[0])
@@ -184,10 +191,10 @@ class RequestParser:
         expect = headers.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             raise HttpError(HTTPStatus.EXPECTATION_FAILED, "only Expect: 100-continue is known")
-        self._wants_continue = expect is not None and is_persistent
+        wants_continue = expect is not None and is_persistent
         tokens = headers.get(b"connection", b"").lower()
         is_persistent = is_persistent and b"close" not in tokens
-        return _Head(method, path, headers, is_persistent, body_bytes)
+        return _Head(method, path, headers, is_persistent, body_bytes, wants_continue)
 
     def _parse_request_line(self, line: bytes) -> tuple[str, str, bool]:
         match = _REQUEST_LINE.fullmatch(line)

@@ -68,7 +68,9 @@ class InferenceRoutes:
             )
 
     def _route(self, request: Request) -> Response:
-        parts = [unquote(part) for part in request.path.strip("/").split("/")]
+        parts = request.path.strip("/").split("/")
+        if "%" in request.path:
+            parts = [unquote(part) for part in parts]
         if parts[:2] == ["v2", "models"] and len(parts) > 2:
             return self._route_model(request, parts[2], parts[3:])
         value: Mapping[str, Any]

@@ -177,3 +177,17 @@ def test_a_response_says_its_length_and_whether_it_is_the_last() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
         b"Allow: GET\r\nConnection: close\r\n\r\n{}"
     )
+
+
+def test_a_repeated_head_means_the_same_again_and_a_changed_one_does_not() -> None:
+    other = POST.replace(b"Length: 4", b"Length: 2")
+    bodies = [r.body for r in parse(POST + POST + other[:-2] + POST)]
+    assert bodies == [b"body", b"body", b"bo", b"body"]
+    waiting = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    parser = RequestParser(LIMITS)
+    for _ in range(2):
+        parser.feed(waiting)
+        assert parser.next_request() is None
+        assert parser.take_continue()
+        parser.feed(b"x")
+        assert parser.next_request() is not None
