@@ -54,6 +54,7 @@ from converters.normalise import normalise
 from converters.parity import compare_outputs
 from converters.runtime import GraphRunner
 from converters.shrink_trees import shrink_trees
+from device_profiles.catalog import load_profile
 from tests.support.convert import fit_quietly, load_table, request_of, schema_of
 
 CLASSIFIERS = {
@@ -152,6 +153,18 @@ def test_the_graph_is_the_same_every_time_and_answers_as_its_source(
         assert np.all(best[:, 1] - best[:, 0] < 1e-6)
     assert find_opset(conversion.model, "") <= request.profile.opset_max
     assert find_opset(conversion.model, "ai.onnx.ml") <= request.profile.opset_ml_max
+
+
+def test_steps_before_trees_run_in_float64_where_the_runtime_can() -> None:
+    rows, targets = load_table("digits")
+    model = make_pipeline(PCA(12), RandomForestRegressor(10, random_state=0)).fit(rows, targets)
+    schema = schema_of(64)
+    source = SklearnSource(model, schema.task)
+    profile = load_profile("camera")
+    conversion = source.convert(schema, profile)
+    assert "run in float64" in conversion.repairs[0]
+    answers = GraphRunner(normalise(conversion.model, profile), profile).run(rows)
+    assert compare_outputs(schema.task, source.answer(rows), answers).rows_off == 0
 
 
 def test_a_missing_value_travels_through_an_imputer() -> None:

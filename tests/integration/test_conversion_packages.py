@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -36,12 +37,13 @@ from converters.request import (
     ProfileLimits,
 )
 from converters.runtime import GraphRunner
+from device_profiles.catalog import load_profile
 from device_profiles.compatibility import find_misfits
 from device_profiles.profile import DeviceProfile, Precision
 from edge_agent.contract.package import EVIDENCE, GOLDEN, MODEL, REFERENCE, unpack_members
 from edge_agent.contract.schema import ModelSchema, Task
 from edge_agent.statistics.reference import Reference
-from tests.support.convert import request_of
+from tests.support.convert import request_of, schema_of
 
 Array = NDArray[Any]
 STEADY = MeasurementPlan(rounds=15, round_s=0.004, runs_max=60)
@@ -227,6 +229,14 @@ def test_quantizing_twice_gives_the_same_bytes_and_leaves_the_log_alone(
     assert first.model == again.model
     assert first.model is not None
     assert len(first.model) < 0.3 * len(fp32)
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in parse_model(first.model, what="it").graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2
+    ]
+    assert len(weights) == 3
+    # 7 bits: products of 8-bit weights saturate on processors without VNNI.
+    assert all(weight.min() >= -64 and weight.max() <= 64 for weight in weights)
     assert caplog.records == []
     assert capfd.readouterr().err == ""
 
@@ -358,6 +368,43 @@ def test_golden_rows_of_trees_stand_a_rounding() -> None:
         nudged = stored["input"] * np.float32(1 + 1.2e-7)
         moved = runner.run(nudged)["probabilities"]
         np.testing.assert_allclose(moved, stored["output:probabilities"], atol=1e-5)
+
+
+def test_golden_rows_whose_label_hangs_on_a_rounding_come_last() -> None:
+    weights = np.array([[1e-4, -1e-4], [-1e-4, 1e-4]], np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["features", "w"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+            helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+        ],
+        "close calls",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 2])],
+        [
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
+        ],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    profile = load_profile("camera")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    runner = GraphRunner(normalise(model, profile), profile)
+    numbers = np.arange(1, 41, dtype=np.float32)
+    ties = np.stack([numbers, numbers], axis=1)
+    clear = np.stack([numbers, 2 * numbers], axis=1)
+    content, _ = build_golden(runner, np.concatenate([ties, clear]), schema_of(2, ["a", "b"]), 1e-4)
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        golden = stored["input"]
+    assert len(golden) == 32
+    assert np.all(golden[:, 0] != golden[:, 1])
+
+
+def test_the_source_is_fed_the_type_of_the_rows_it_was_given() -> None:
+    request = request_of(MLPRegressor(max_iter=5, random_state=0), "diabetes", is_float32=True)
+    answers = request.estimator.predict(request.holdout)
+    assert answers.dtype == np.float32
+    error = np.mean(np.abs(answers.astype(np.float64) - request.holdout_targets))
+    assert build_package(request).evidence["metric"]["source"] == error
 
 
 def test_golden_rows_answer_alike_in_batches_and_on_more_threads(

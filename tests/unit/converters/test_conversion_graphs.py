@@ -83,6 +83,19 @@ def test_nothing_that_differs_between_exports_is_left() -> None:
     assert b"some exporter" not in content
 
 
+def test_constants_that_nothing_reads_are_left_out() -> None:
+    model = linear_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "4c0f-random"))
+    assert normalise(model, CAMERA) == normalise(linear_model(), CAMERA)
+
+
+def test_names_drawn_at_random_are_replaced() -> None:
+    first, second = linear_model(), linear_model()
+    rename_tensor(second, "scores", "4c0f-random")
+    second.graph.node[0].name = "a90e-random"
+    assert normalise(first, CAMERA) == normalise(second, CAMERA)
+
+
 def test_normalising_twice_changes_nothing_and_leaves_the_source_alone() -> None:
     model = linear_model()
     before = model.SerializeToString()
@@ -212,7 +225,7 @@ def test_trees_shrink_and_answer_the_same_bits() -> None:
 
     rows, targets = load_wine(return_X_y=True)
     rows = rows.astype(np.float32)
-    forest = RandomForestClassifier(10, random_state=0).fit(rows, targets)
+    forest = RandomForestClassifier(30, max_depth=3, random_state=0).fit(rows, targets)
     model = to_onnx(
         forest, rows[:1], options={"zipmap": False}, target_opset={"": 18, ML_DOMAIN: 3}
     )
@@ -220,7 +233,7 @@ def test_trees_shrink_and_answer_the_same_bits() -> None:
     plain = normalise(model, CAMERA)
     shrink_trees(model)
     small = normalise(model, CAMERA)
-    assert len(small) < 0.7 * len(plain)
+    assert len(small) < 0.8 * len(plain)
     expected, got = GraphRunner(plain, CAMERA).run(rows), GraphRunner(small, CAMERA).run(rows)
     np.testing.assert_array_equal(got["probabilities"], expected["probabilities"])
     np.testing.assert_array_equal(got["label"], expected["label"])

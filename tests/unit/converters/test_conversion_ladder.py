@@ -2,7 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from converters.ladder import SAVING_BYTES_MIN, LadderLimits, Rung, choose_rung, is_better
+from converters.ladder import (
+    SAVING_BYTES_MIN,
+    LadderLimits,
+    Rung,
+    choose_rung,
+    find_refusals,
+    is_better,
+)
 from device_profiles.profile import Precision
 
 FP32, DYNAMIC, STATIC = Precision.FP32, Precision.INT8_DYNAMIC, Precision.INT8_STATIC
@@ -113,6 +120,12 @@ def test_an_unfaithful_fp32_graph_takes_every_rung_down() -> None:
 def test_no_limit_is_kept_by_a_number_that_is_not_one() -> None:
     choice = choose_rung([replace(BASE, metric_drop=float("nan"))], LIMITS)
     assert choice.precision is None
+
+
+def test_a_number_that_is_not_one_is_a_reason_against() -> None:
+    nan = float("nan")
+    for rung in (int8(p95=nan), int8(flips=nan), int8(drop=nan)):
+        assert len(find_refusals(rung, LIMITS, 0)) == 1
 
 
 def test_a_profile_of_fp32_alone_says_so() -> None:
