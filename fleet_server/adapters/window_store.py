@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -200,16 +199,18 @@ class SqliteWindowStore:
 
     def _insert(self, windows: Collection[DeviceWindow], now_ms: int) -> Appended:
         oldest_ms, newest_ms = now_ms - self._retention_ms, now_ms + _to_span_ms(AHEAD_MAX)
-        by_table: defaultdict[str, list[_Row]] = defaultdict(list)
+        by_day: defaultdict[int, list[_Row]] = defaultdict(list)
+        ahead: list[_Row] = []
         too_late = 0
         for device, boot, w in windows:
-            if w.t0_ms < oldest_ms:
+            t0 = w.t0_ms
+            if t0 < oldest_ms:
                 too_late += 1
                 continue
-            table = "unplaced" if w.t0_ms > newest_ms else self._ensure_day(w.t0_ms)
-            by_table[table].append(
+            rows = by_day[t0 // _DAY_MS] if t0 <= newest_ms else ahead
+            rows.append(
                 (
-                    w.t0_ms,
+                    t0,
                     device,
                     boot,
                     w.stream,
@@ -221,11 +222,12 @@ class SqliteWindowStore:
                     w.counters,
                 )
             )
-        ahead = by_table.pop("unplaced", [])
+        inserted = sum(
+            self._insert_rows(self._ensure_day(day), rows) for day, rows in by_day.items()
+        )
         room = max(0, UNPLACED_MAX - self._unplaced)
-        inserted = sum(self._insert_rows(table, rows) for table, rows in by_table.items())
         unplaced = self._insert_rows("unplaced", ahead[:room]) if ahead else 0
-        placed = sum(len(rows) for rows in by_table.values())
+        placed = sum(len(rows) for rows in by_day.values())
         return Appended(
             inserted=inserted,
             duplicates=placed - inserted + min(room, len(ahead)) - unplaced,
@@ -288,8 +290,9 @@ class SqliteWindowStore:
         }
         self._db.executemany(_TOTAL, [(name, n) for name, n in totals.items() if n])
 
-    def _ensure_day(self, t0_ms: int) -> str:
-        day = _day_of(t0_ms // _DAY_MS)
+    def _ensure_day(self, days_since_epoch: int) -> str:
+        at = datetime.fromtimestamp(days_since_epoch * _DAY_MS // 1_000, UTC)
+        day = at.strftime("%Y%m%d")
         table = _table(day)
         if day not in self._days:
             self._db.execute(
@@ -357,11 +360,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _table(day: str) -> str:
     return f"windows_{day}"
-
-
-@lru_cache(maxsize=64)
-def _day_of(days_since_epoch: int) -> str:
-    return datetime.fromtimestamp(days_since_epoch * 86_400, UTC).strftime("%Y%m%d")
 
 
 def _day_end_ms(day: str) -> int:
