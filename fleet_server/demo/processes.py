@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import IO, Any
 
 COMMAND_S_MAX = 120.0
@@ -100,7 +100,7 @@ class FleetProcesses:
             "COLUMNS": "120",
         }
         self.started: list[Background] = []
-        self._wait = Event()
+        self._wait, self._reading = Event(), Lock()
 
     # Commands -----------------------------------------------------------------------------------
 
@@ -133,8 +133,25 @@ class FleetProcesses:
         return done
 
     def json(self, *arguments: str) -> Any:
-        """Run a reader with ``--json`` and return what it printed."""
-        return json.loads(self.run(*arguments, "--json").stdout)
+        """Run a reader with ``--json`` in this process and return what it printed.
+
+        Readers are asked again and again while something is awaited: starting an interpreter for
+        each would take a core from the fleet.
+
+        Raises:
+            StepFailedError: It did not end with 0; carries what it said.
+        """
+        from typer.testing import CliRunner
+
+        from fleet_server.cli import app
+
+        with self._reading:
+            done = CliRunner().invoke(app, [*arguments, "--json"], env=self.environment)
+        if done.exit_code:
+            raise StepFailedError(
+                f"`edgefleet {' '.join(arguments)}` ended with {done.exit_code}: {done.output}"
+            ) from done.exception
+        return json.loads(done.stdout)
 
     # Processes ----------------------------------------------------------------------------------
 
