@@ -34,8 +34,10 @@ UNWELCOME = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9D})
 """Reason codes after which coming back quickly only does harm: identity refused, or taken over."""
 _LOG = logging.getLogger(__name__)
 _PAHO_LOG = logging.getLogger(f"{__name__}.paho")
-# paho calls it an error that its loop ends after a disconnect.
-_PAHO_LOG.addFilter(lambda record: "is not connected" not in record.getMessage())
+# paho calls every lost connection an error; what matters of it is that a callback failed.
+_PAHO_LOG.addFilter(
+    lambda record: record.levelno < logging.WARNING or "exception" in record.getMessage()
+)
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
