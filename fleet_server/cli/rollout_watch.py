@@ -71,11 +71,14 @@ class TerminalScreen:
         self._lines: list[str] = []
 
     def show(self, view: RolloutView, footer: str) -> None:
-        """Redraw."""
+        """Redraw when something has changed."""
         from rich.text import Text
 
         width = self._console.width
-        self._lines = render_watch(view, width=width, is_plain=self._is_plain, footer=footer)
+        lines = render_watch(view, width=width, is_plain=self._is_plain, footer=footer)
+        if lines == self._lines:
+            return
+        self._lines = lines
         text = Text("\n".join(self._lines), no_wrap=True, overflow="crop")
         self._live.update(text, refresh=True)
 

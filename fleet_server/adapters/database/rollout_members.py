@@ -37,6 +37,11 @@ _SCATTER = 2_654_435_761
 """Knuth's multiplier: the queue is served in an order that mixes ids, profiles and sites."""
 _SCATTER_RANGE = 4_294_967_291
 
+_READS_REPORT = frozenset(
+    {Outcome.PENDING, Outcome.SILENT_BEFORE, Outcome.OFFERED, Outcome.WITHDRAWN}
+)
+"""Outcomes that depend on more of a report than its slot; reading it is the dearest part."""
+
 _MEMBER = col(RolloutDeviceRow.device)
 _COLUMNS: tuple[Any, ...] = (
     col(RolloutDeviceRow.stage),
@@ -186,7 +191,9 @@ def _is_queued(rollout: Rollout) -> ColumnElement[bool] | None:
 
 
 def _member(row: Row[Any]) -> Member:
-    said = _read_report(row.reported)
+    outcome = Outcome(row.outcome)
+    is_needed = outcome in _READS_REPORT or row.tries > 1
+    said = _read_report(row.reported) if is_needed else {}
     return Member(
         device=Candidate(
             number=row.number,
@@ -200,7 +207,7 @@ def _member(row: Row[Any]) -> Member:
         ),
         stage=row.stage,
         progress=Progress(
-            outcome=Outcome(row.outcome),
+            outcome=outcome,
             code=row.code,
             detail=row.detail,
             offered_at=row.offered_at,
