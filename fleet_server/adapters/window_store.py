@@ -12,6 +12,7 @@ Left out: rollups, PostgreSQL. Invariants: a window's key is counted once as lon
 kept; totals, marks and quarantine move with the rows they count.
 """
 
+import logging
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -39,6 +40,7 @@ BUSY_TIMEOUT_S = 15.0
 JOURNAL_BYTES_MAX = 67_108_864
 _DAY_MS = 86_400_000
 _PAGE_ROWS = 5_000
+_LOG = logging.getLogger(__name__)
 
 _COLUMNS = """
   t0 INTEGER NOT NULL, device INTEGER NOT NULL, boot INTEGER NOT NULL, stream INTEGER NOT NULL,
@@ -341,6 +343,33 @@ class SqliteWindowStore:
             yield
         except sqlite3.Error as error:
             raise StoreError(f"telemetry store {self._path}: {error}") from error
+
+
+def open_or_replace(path: Path, *, retention: timedelta) -> SqliteWindowStore:
+    """Open the store; a file that is damaged is set aside and a new one begun.
+
+    Telemetry may be lost without losing control of the fleet: a gateway that refuses to start
+    would lose both. For the gateway alone: it is the one writer.
+
+    Raises:
+        StoreError: The disk or its permissions are in the way.
+    """
+    try:
+        return SqliteWindowStore(path, retention=retention)
+    except StoreError as error:
+        cause = error.__cause__
+        if not isinstance(cause, sqlite3.DatabaseError) or isinstance(
+            cause, sqlite3.OperationalError
+        ):
+            raise
+        number = 1
+        while (aside := path.with_suffix(f".damaged-{number}.db")).exists():
+            number += 1
+        _LOG.error("%s; moved to %s, a new one begins", error, aside)
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return SqliteWindowStore(path, retention=retention)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -31,7 +31,7 @@ from fleet_server.adapters.mqtt_gateway import (
 )
 from fleet_server.adapters.telemetry_stream import TelemetryStream
 from fleet_server.adapters.tuf_repository import TufRepository
-from fleet_server.adapters.window_store import SqliteWindowStore
+from fleet_server.adapters.window_store import open_or_replace
 from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.errors import FleetError
 from fleet_server.run_state import beat
@@ -69,7 +69,7 @@ class Gateway:
         workspace, clock, engine = fleet.workspace, fleet.clock, fleet.engine
         self._fleet, self._stop = fleet, Event()
         retention = timedelta(days=workspace.config.retention_days)
-        self._store = SqliteWindowStore(workspace.telemetry_db, retention=retention)
+        self._store = open_or_replace(workspace.telemetry_db, retention=retention)
         self._reports = Inbox(REPORT_INBOX_MAX)
         self._requests = Inbox(TRANSFER_INBOX_MAX, is_lossy=True)
         self._control = MqttLink(
@@ -111,8 +111,12 @@ class Gateway:
             self._state,
             stamp_of_metadata=lambda: _stamp(timestamp),
         )
+        records, stop = RecordReports(reports, self._store), self._stop
+        report_loop = ReportLoop(
+            self._reports, self._control, directory, ingest, records, seen, clock, stop
+        )
         watch = SilenceWatch(self._control, reports, clock)
-        chores = (
+        report_loop.chores += [
             Chore("directory", REFRESH_S, directory.refresh),
             Chore(
                 "last seen",
@@ -125,14 +129,10 @@ class Gateway:
                 RETENTION_S,
                 lambda: self._store.drop_before(int((clock.now() - retention).timestamp() * 1_000)),
             ),
-        )
-        records = RecordReports(reports, self._store)
-        stop = self._stop
+        ]
         self._loops: tuple[Loop, ...] = (
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
-            ReportLoop(
-                self._reports, self._control, directory, ingest, records, clock, stop, chores
-            ),
+            report_loop,
             TransferLoop(self._requests, self._serve, ingest, clock, stop),
             PublishLoop(self._publisher, stop),
         )
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stop_on_signals(stop)
     try:
         run_gateway(open_fleet(parser.parse_args(arguments).workspace), stop)
-    except FleetError as error:
+    except (FleetError, OSError) as error:  # a certificate that is missing or damaged
         _LOG.error("%s", error)
         sys.exit(1)
 

@@ -163,13 +163,14 @@ class ReportLoop(Loop):
         directory: DeviceDirectory,
         ingest: IngestWindows,
         records: RecordReports,
+        seen: Seen,
         clock: Clock,
         stop: Event,
-        chores: Sequence["Chore"],
     ) -> None:
         super().__init__("reports", stop)
         self._inbox, self._link, self._directory = inbox, link, directory
-        self._ingest, self._records, self._clock, self._chores = ingest, records, clock, chores
+        self._ingest, self._records, self._seen, self._clock = ingest, records, seen, clock
+        self.chores: list[Chore] = []
 
     def turn(self) -> None:
         """Take one batch through, then do what is due."""
@@ -185,8 +186,9 @@ class ReportLoop(Loop):
             if said is None or not self._store(said):
                 return
             self._link.ack(batch)
+            self._seen.add(said.devices)
         now_s = self._clock.monotonic()
-        for chore in self._chores:
+        for chore in self.chores:
             chore.do_if_due(now_s)
 
     def _store(self, said: SortedMessages) -> bool:
@@ -281,12 +283,7 @@ class PublishLoop(Loop):
 
     def turn(self) -> None:
         """Publish what is missing."""
-        try:
-            is_more = self._publisher.step()
-        except FleetError as error:
-            _LOG.error("publisher: %s", error)
-            is_more = False
-        if not is_more:
+        if not self._insist(self._publisher.step):
             self._stop.wait(IDLE_S)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.contract.windows import Window
 from fleet_server.adapters import window_store
-from fleet_server.adapters.window_store import SqliteWindowStore
+from fleet_server.adapters.window_store import SqliteWindowStore, open_or_replace
 from fleet_server.ports.telemetry import (
     Appended,
     DeviceWindow,
@@ -235,6 +235,24 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match=r"telemetry.db.*not a database"):
         SqliteWindowStore(path, retention=RETENTION)
+
+
+def test_the_gateway_begins_anew_beside_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.db"
+    for n in (1, 2):
+        path.write_bytes(b"not a database" * 100)
+        store = open_or_replace(path, retention=RETENTION)
+        assert store.append(make_batch(make_window())).inserted == 1
+        store.close()
+        aside = tmp_path / f"telemetry.damaged-{n}.db"
+        assert aside.read_bytes().startswith(b"not a database")
+
+
+def test_what_is_no_damage_is_not_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "telemetry.db").mkdir()
+    with pytest.raises(StoreError, match="unable to open"):
+        open_or_replace(tmp_path / "telemetry.db", retention=RETENTION)
+    assert (tmp_path / "telemetry.db").is_dir()
 
 
 def test_marks_keep_the_highest_sequence_of_a_stream(
