@@ -12,7 +12,7 @@ from fleet_server.core.rollout_gate import Settled, StageCounts, Verdict, judge_
 from fleet_server.core.rollout_limits import AUTO_IN_FLIGHT, GatePolicy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RUNS = 900
+RUNS = 600
 SEED = 20_260_101
 
 
