@@ -29,6 +29,7 @@ def demo(
 
         from rich.console import Console
 
+        from fleet_server.cli.in_process import read_in_process
         from fleet_server.demo.processes import StepFailedError
         from fleet_server.demo.story import Demo
         from fleet_server.errors import MisuseError, RefusedError
@@ -38,7 +39,7 @@ def demo(
             raise MisuseError(f"{directory} is not empty; name an empty or new folder")
         root = directory or Path(tempfile.mkdtemp(prefix="edgefleet-demo-"))
         console = Console(highlight=False)
-        story, stop = Demo(root.resolve(), console), Event()
+        story, stop = Demo(root.resolve(), console, read_in_process), Event()
         is_whole = False
         try:
             story.play()

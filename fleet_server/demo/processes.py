@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -18,6 +18,8 @@ from typing import IO, Any
 
 COMMAND_S_MAX = 120.0
 POLL_S = 0.1
+Reader = Callable[[list[str], Mapping[str, str]], tuple[int, str]]
+"""Takes arguments and environment; returns exit code and what was printed."""
 
 
 class StepFailedError(Exception):
@@ -83,12 +85,16 @@ class Background:
 class FleetProcesses:
     """One workspace, its server and its agents."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, read: Reader | None = None) -> None:
         """Prepare; nothing is started.
 
         Args:
             root: Empty or absent folder; holds ``fleet/``, ``devices/`` and ``log/``.
+            read: Runs a reading command in this process; None starts a process for each. What is
+                awaited is asked again and again, and an interpreter a time would take a core
+                from the fleet.
         """
+        self._read = read
         self.root = root
         self.workspace = root / "fleet"
         self.log_dir = root / "log"
@@ -133,25 +139,18 @@ class FleetProcesses:
         return done
 
     def json(self, *arguments: str) -> Any:
-        """Run a reader with ``--json`` in this process and return what it printed.
-
-        Readers are asked again and again while something is awaited: starting an interpreter for
-        each would take a core from the fleet.
+        """Run a reader with ``--json`` and return what it printed.
 
         Raises:
             StepFailedError: It did not end with 0; carries what it said.
         """
-        from typer.testing import CliRunner
-
-        from fleet_server.cli import app
-
+        if self._read is None:
+            return json.loads(self.run(*arguments, "--json").stdout)
         with self._reading:
-            done = CliRunner().invoke(app, [*arguments, "--json"], env=self.environment)
-        if done.exit_code:
-            raise StepFailedError(
-                f"`edgefleet {' '.join(arguments)}` ended with {done.exit_code}: {done.output}"
-            ) from done.exception
-        return json.loads(done.stdout)
+            code, text = self._read([*arguments, "--json"], self.environment)
+        if code:
+            raise StepFailedError(f"`edgefleet {' '.join(arguments)}` ended with {code}: {text}")
+        return json.loads(text)
 
     # Processes ----------------------------------------------------------------------------------
 

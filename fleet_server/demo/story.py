@@ -26,6 +26,7 @@ from fleet_server.demo.field import (
 from fleet_server.demo.processes import (
     Background,
     FleetProcesses,
+    Reader,
     StepFailedError,
     find_free_ports,
 )
@@ -42,6 +43,7 @@ BAD_ACCURACY = 0.60
 SETTINGS = {"controller_period_s": 0.5, "drift_period_s": 3.0}
 ROLLOUT_S_MAX = 90.0
 ALARM_S_MAX = 60.0
+IN_FLIGHT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class Row:
 class Demo:
     """Plays the story once over one folder."""
 
-    def __init__(self, root: Path, console: Console) -> None:
-        self.fleet = FleetProcesses(root)
+    def __init__(self, root: Path, console: Console, read: Reader | None = None) -> None:
+        self.fleet = FleetProcesses(root, read)
         self.console = console
         self.rows: list[Row] = []
         self.digits: Digits = load_digits()
@@ -235,6 +237,7 @@ class Demo:
         planned = self.fleet.json(
             "rollout", "plan", MODEL, str(version), "--group", group, "--stages", stages,
             "--probation", "3s", "--probation-rows", "60", "--on-inconclusive", "advance",
+            "--max-parallel", str(IN_FLIGHT),
         )  # fmt: skip
         rollout = int(planned["id"])
         self.fleet.run("rollout", "start", str(rollout))
@@ -333,12 +336,11 @@ class Demo:
     # 8 ------------------------------------------------------------------------------------------
 
     def _recover(self) -> str:
-        train = self.digits
         spec = write_spec(
             self.fleet.root / "data",
             "v3",
-            np.vstack([train.train_pixels, brighten(train.train_pixels)]),
-            np.concatenate([train.train_digits, train.train_digits]),
+            brighten(self.digits.train_pixels),
+            self.digits.train_digits,
         )
         self._say(self._train_and_approve(spec, 3))
         rollout = self._roll_out(3, "cameras", "20%,100%")
@@ -368,4 +370,4 @@ def shorten(decision: str) -> str:
     'int8_dynamic does not help'
     """
     words = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", "", decision.partition(": ")[2])
-    return re.sub(r"\s+", " ", words.split(";")[0]).strip()
+    return re.sub(r"\s+", " ", re.split("[;,]", words)[0]).strip()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fleet_server.cli.in_process import read_in_process
 from fleet_server.demo.field import Digits, invert, load_digits, write_spec
 from fleet_server.demo.processes import FleetProcesses, StepFailedError, find_free_ports
 from fleet_server.demo.traffic import Application
@@ -21,7 +22,7 @@ camera = { label_flips_max = 0.02, metric_drop_max = 0.01 }
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[FleetProcesses]:
-    fleet = FleetProcesses(tmp_path)
+    fleet = FleetProcesses(tmp_path, read_in_process)
     broker, server, api = (str(p) for p in find_free_ports(3))
     fleet.run(
         "init", str(fleet.workspace), "--broker-port", broker, "--server-port", server,
