@@ -3,6 +3,8 @@
 import http.client
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from edge_agent.contract.package import EVIDENCE, GOLDEN, unpack_members
 from edge_agent.contract.transfer import CHUNK_BYTES
 from edge_agent.errors import StorageError
 from tests.support.agent_fleet import AgentLab
-from tests.support.serving import build_classifier
+from tests.support.serving import CLASSES, build_classifier
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("agent-push")]
@@ -71,6 +73,7 @@ def test_a_package_is_pushed_answers_and_is_swapped_without_a_failed_request(
     row = lab.wait_for_slot("dev-swap", "confirmed", one)
     assert row.running_target == row.confirmed_target == one
     assert ask(lab, directory)["model_version"] == "1"
+    check_predict_and_doctor(directory)
     port = lab.status(directory)["process"]["http_port"]
     stop, seen, failures = threading.Event(), [], []
 
@@ -91,6 +94,23 @@ def test_a_package_is_pushed_answers_and_is_swapped_without_a_failed_request(
     assert failures == []
     assert (seen[0], seen[-1]) == ("1", "2")
     assert seen == sorted(seen)
+
+
+def check_predict_and_doctor(directory: Path) -> None:
+    rows = directory / "rows.csv"
+    rows.write_text("other,f3,f2,f1,f0\n" + "9,0.4,0.3,0.2,0.1\n" * 300)
+    done = command("predict", str(rows), "--dir", str(directory))
+    answers = [json.loads(line) for line in done.splitlines()]
+    assert [answer["row"] for answer in answers] == list(range(1, 301))
+    assert answers[0]["class"] in CLASSES
+    assert len(answers[299]["probabilities"]) == len(CLASSES)
+    assert "FAIL" not in command("doctor", "--dir", str(directory))
+
+
+def command(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_agent", *arguments], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_package_that_fails_its_golden_rows_is_refused_and_the_former_answers(
