@@ -136,8 +136,8 @@ class Demo:
         self.fleet.run("train", str(spec))
         shown = self.fleet.json("model", "show", MODEL, str(version))
         table = Table(box=None, padding=(0, 2, 0, 3))
-        for column in ("profile", "precision", "bytes", "p95", "flips", "why"):
-            table.add_column(column, no_wrap=column != "why")
+        for column in ("profile", "precision", "bytes", "p95", "flips"):
+            table.add_column(column)
         for a in shown["artifacts"]:
             table.add_row(
                 a["profile"],
@@ -145,9 +145,10 @@ class Demo:
                 f"{a['size_bytes']:,}",
                 f"{a['latency_ms_p95']:.3f} ms",
                 f"{a['label_flips']:.2%}",
-                shorten(a["decision"]),
             )
         self.console.print(table)
+        for a in shown["artifacts"]:
+            self._say(f"[dim]{a['profile']}: {a['precision']}, {shorten(a['decision'])}[/dim]")
         self.fleet.run("model", "approve", MODEL, str(version), "--yes")
         accuracy = shown["metrics"]["accuracy"]
         return (
