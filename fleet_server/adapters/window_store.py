@@ -17,10 +17,23 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
 
+from fleet_server.adapters.window_tables import (
+    ADD_TOTAL,
+    DAY_MS,
+    SCHEMA,
+    SELECT_PAGE,
+    UPSERT_MARK,
+    Row,
+    create_table,
+    day_end_ms,
+    day_of,
+    insert_into,
+    table_of,
+)
 from fleet_server.ports.telemetry import (
     Appended,
     DeviceWindow,
@@ -38,45 +51,8 @@ EXCERPT_BYTES_MAX = 512
 RETIRED_BOOTS_MAX = 16
 BUSY_TIMEOUT_S = 15.0
 JOURNAL_BYTES_MAX = 67_108_864
-_DAY_MS = 86_400_000
 _PAGE_ROWS = 5_000
 _LOG = logging.getLogger(__name__)
-
-_COLUMNS = """
-  t0 INTEGER NOT NULL, device INTEGER NOT NULL, boot INTEGER NOT NULL, stream INTEGER NOT NULL,
-  sequence INTEGER NOT NULL, t1 INTEGER NOT NULL, reference BLOB NOT NULL, artifact BLOB NOT NULL,
-  rows INTEGER NOT NULL, counters BLOB NOT NULL
-"""
-_KEY = "t0, device, boot, stream, sequence"
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS unplaced ({_COLUMNS}, PRIMARY KEY ({_KEY}));
-CREATE TABLE IF NOT EXISTS stream_mark (
-  device INTEGER NOT NULL, boot INTEGER NOT NULL, stream INTEGER NOT NULL,
-  highest INTEGER NOT NULL, seen_ms INTEGER NOT NULL, PRIMARY KEY (device, boot, stream)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS total (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS quarantine (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, received_ms INTEGER NOT NULL, topic TEXT NOT NULL,
-  reason TEXT NOT NULL, bytes INTEGER NOT NULL, excerpt BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS retired_boot (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, device INTEGER NOT NULL, boot TEXT NOT NULL,
-  UNIQUE (device, boot)
-);
-"""  # boots are 63-bit integers in windows, 16 hex digits where reports name them
-_MARK = """
-INSERT INTO stream_mark VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-  highest = max(highest, excluded.highest), seen_ms = excluded.seen_ms
-"""
-_TOTAL = "INSERT INTO total VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
-
-_MARKS = ", ".join("?" * 10)
-_PAGE = f"""
-SELECT * FROM {{table}} WHERE t0 >= ? AND ({_KEY}) < (?, ?, ?, ?, ?)
-ORDER BY t0 DESC, device DESC, boot DESC, stream DESC, sequence DESC LIMIT ?
-"""  # noqa: S608 - our own column names
-
-_Row = tuple[int, int, int, int, int, int, bytes, bytes, int, bytes]
 
 
 class SqliteWindowStore:
@@ -95,7 +71,7 @@ class SqliteWindowStore:
         self._lock = Lock()
         with self._translated():
             self._db = _connect(path)
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(SCHEMA)
             self._days = set(self._list_days())
             (self._unplaced,) = self._db.execute("SELECT count(*) FROM unplaced").fetchone()
 
@@ -124,7 +100,7 @@ class SqliteWindowStore:
         with self._lock, self._translated():
             days = sorted(self._list_days(), reverse=True)
         for day in days:
-            if _day_end_ms(day) <= since_ms:
+            if day_end_ms(day) <= since_ms:
                 return
             for row in self._pages(day, since_ms):
                 if wanted is not None and row[6] not in wanted:
@@ -141,9 +117,9 @@ class SqliteWindowStore:
     def drop_before(self, before_ms: int) -> int:
         """Drop whole days, and what no longer belongs to any."""
         with self._lock, self._translated(), self._transaction():
-            old = [day for day in self._list_days() if _day_end_ms(day) <= before_ms]
+            old = [day for day in self._list_days() if day_end_ms(day) <= before_ms]
             for day in old:
-                self._db.execute(f"DROP TABLE {_table(day)}")
+                self._db.execute(f"DROP TABLE {table_of(day)}")
             self._db.execute("DELETE FROM stream_mark WHERE seen_ms < ?", (before_ms,))
             self._db.execute("DELETE FROM quarantine WHERE received_ms < ?", (before_ms,))
             self._db.execute("DELETE FROM unplaced WHERE t0 < ?", (before_ms,))
@@ -201,15 +177,15 @@ class SqliteWindowStore:
 
     def _insert(self, windows: Collection[DeviceWindow], now_ms: int) -> Appended:
         oldest_ms, newest_ms = now_ms - self._retention_ms, now_ms + _to_span_ms(AHEAD_MAX)
-        by_day: defaultdict[int, list[_Row]] = defaultdict(list)
-        ahead: list[_Row] = []
+        by_day: defaultdict[int, list[Row]] = defaultdict(list)
+        ahead: list[Row] = []
         too_late = 0
         for device, boot, w in windows:
             t0 = w.t0_ms
             if t0 < oldest_ms:
                 too_late += 1
                 continue
-            rows = by_day[t0 // _DAY_MS] if t0 <= newest_ms else ahead
+            rows = by_day[t0 // DAY_MS] if t0 <= newest_ms else ahead
             rows.append(
                 (
                     t0,
@@ -238,12 +214,9 @@ class SqliteWindowStore:
             overflow=max(0, len(ahead) - room),
         )
 
-    def _insert_rows(self, table: str, rows: list[_Row]) -> int:
+    def _insert_rows(self, table: str, rows: list[Row]) -> int:
         before = self._db.total_changes
-        self._db.executemany(
-            f"INSERT INTO {table} VALUES ({_MARKS}) ON CONFLICT DO NOTHING",  # noqa: S608 - our name
-            rows,
-        )
+        self._db.executemany(insert_into(table), rows)
         return self._db.total_changes - before
 
     def _mark(self, windows: Collection[DeviceWindow], now_ms: int) -> None:
@@ -252,7 +225,7 @@ class SqliteWindowStore:
             key = (device, boot, w.stream)
             if w.sequence >= highest.get(key, -1):
                 highest[key] = w.sequence
-        self._db.executemany(_MARK, [(*key, high, now_ms) for key, high in highest.items()])
+        self._db.executemany(UPSERT_MARK, [(*key, high, now_ms) for key, high in highest.items()])
 
     def _quarantine(self, messages: Collection[QuarantinedMessage], now_ms: int) -> None:
         if not messages:
@@ -290,31 +263,27 @@ class SqliteWindowStore:
             "quarantined": len(batch.quarantined),
             **channels,
         }
-        self._db.executemany(_TOTAL, [(name, n) for name, n in totals.items() if n])
+        self._db.executemany(ADD_TOTAL, [(name, n) for name, n in totals.items() if n])
 
     def _ensure_day(self, days_since_epoch: int) -> str:
-        at = datetime.fromtimestamp(days_since_epoch * _DAY_MS // 1_000, UTC)
-        day = at.strftime("%Y%m%d")
-        table = _table(day)
+        day = day_of(days_since_epoch * DAY_MS)
         if day not in self._days:
-            self._db.execute(
-                f"CREATE TABLE IF NOT EXISTS {table} ({_COLUMNS}, PRIMARY KEY ({_KEY}))"
-            )
+            self._db.execute(create_table(table_of(day)))
             self._days.add(day)
-        return table
+        return table_of(day)
 
     def _list_days(self) -> list[str]:
         found = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return [name.removeprefix("windows_") for (name,) in found if name.startswith("windows_")]
 
-    def _pages(self, day: str, since_ms: int) -> Iterator[_Row]:
+    def _pages(self, day: str, since_ms: int) -> Iterator[Row]:
         """Walk the key backwards, a page at a time."""
         after: tuple[int, ...] = (2**63 - 1,) * 5
         while True:
             with self._lock, self._translated():
                 try:
-                    page: list[_Row] = self._db.execute(
-                        _PAGE.format(table=_table(day)), (since_ms, *after, _PAGE_ROWS)
+                    page: list[Row] = self._db.execute(
+                        SELECT_PAGE.format(table=table_of(day)), (since_ms, *after, _PAGE_ROWS)
                     ).fetchall()
                 except sqlite3.OperationalError:
                     if day in self._list_days():
@@ -385,14 +354,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _table(day: str) -> str:
-    return f"windows_{day}"
-
-
-def _day_end_ms(day: str) -> int:
-    return _to_ms(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)) + _DAY_MS
 
 
 def _to_ms(at: datetime) -> int:

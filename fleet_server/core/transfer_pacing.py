@@ -40,7 +40,7 @@ class TokenBucket:
         """Return the bucket as of now.
 
         >>> TokenBucket(rate=10, burst=50, level=0, at_s=0).refill(2).level
-        20.0
+        20
         """
         level = min(self.burst, self.level + self.rate * max(0.0, now_s - self.at_s))
         return replace(self, level=level, at_s=max(self.at_s, now_s))
