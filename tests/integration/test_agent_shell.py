@@ -206,6 +206,34 @@ def test_an_interrupted_transfer_repeats_at_most_one_window(world: World, how: s
     assert repeated <= 4
 
 
+def test_a_chunk_the_disk_did_not_keep_is_found_at_the_resume_and_fetched_again(
+    world: World, tmp_path: Path
+) -> None:
+    world.assign(V2, 2)
+    world.work(jobs=6)
+    server = world.servers[sha(world, V2)]
+    part = tmp_path / "parts" / f"{server.sha256}.part"
+    data = bytearray(part.read_bytes())
+    data[CHUNK_BYTES + 7] ^= 1
+    part.write_bytes(data)
+    world.cut_power()
+    world.connect()
+    world.run(70)
+    assert world.slot().phase is SlotState.CONFIRMED
+    assert server.served.count((Part.CHUNKS, 1)) == 2
+    assert server.served.count((Part.CHUNKS, 0)) == 1
+
+
+def test_a_transfer_goes_on_as_soon_as_the_link_is_back(world: World) -> None:
+    world.is_server_up = False
+    world.assign(V2, 2)
+    world.work()
+    world.disconnect()
+    world.link.sent.clear()
+    world.connect()
+    assert Channel.CHUNK_REQUEST in [channel for channel, _ in world.link.sent]
+
+
 def test_the_confirmed_model_answers_after_a_power_cut_without_a_server(world: World) -> None:
     installed(world, V1, 1)
     world.cut_power()
