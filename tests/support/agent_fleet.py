@@ -1,7 +1,6 @@
 """A workspace with broker and gateway, real packages, and real agents as processes."""
 
 import hashlib
-import json
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from edge_agent.adapters.enrolment import make_request
 from edge_agent.adapters.identity_store import identity_directory, save_identity
 from edge_agent.contract.assignment import ProbationPolicy, target_path
 from edge_agent.contract.package import SCHEMA, unpack_members
+from edge_agent.local_status import find_status
 from edge_agent.ports import Identity
 from fleet_server.adapters.database.assignment_repository import AssignmentRepository
 from fleet_server.adapters.database.device_repository import DeviceRepository
@@ -155,13 +155,7 @@ class AgentLab(WorkspaceLab):
 
     def status(self, directory: Path) -> dict[str, Any]:
         """What ``edge-agent status --json`` prints."""
-        done = subprocess.run(
-            [sys.executable, "-m", "edge_agent", "status", "--json", "--dir", str(directory)],
-            capture_output=True,
-            check=True,
-        )
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
+        return find_status(directory)
 
     def stop(self) -> None:
         """End agents, gateway and broker."""
