@@ -113,6 +113,84 @@ def test_offline_devices_catch_up_after_completion(world: DatabaseFleet) -> None
     assert world.outcomes(rollout) == {"confirmed": 12}
 
 
+def test_who_comes_back_while_a_stage_is_open_is_queued_in_it(world: DatabaseFleet) -> None:
+    for number in (1, 2):
+        world.devices[number].is_online = False
+        world.set_device(number, is_online=False)
+    rollout = world.start(in_flight_max=2)
+    world.tick()
+    world.tick()
+    assert world.outcomes(rollout)["silent_before"] == 2
+    world.devices[1].is_online = True
+    world.tick()
+    assert world.outcomes(rollout)["silent_before"] == 1
+
+
+def test_a_network_failure_is_tried_again_under_a_higher_retry_number(tmp_path: Path) -> None:
+    world = DatabaseFleet(tmp_path / "control.db", fleet(2, fails_with="fetch-timeout"))
+    rollout = world.start(retry_delay_s=10, tries_max=2)
+    for _ in range(12):
+        world.tick()
+    members = world.reader.list_members(rollout, [Outcome.FAILED], 9)
+    assert [m.tries for m in members] == [2, 2]
+    with read_session(world.engine) as session:
+        assert set(session.scalars(sa.select(col(DesiredRow.retry)))) == {1}
+
+
+def test_a_return_counts_when_it_was_signed_and_accepted(world: DatabaseFleet) -> None:
+    rollout = world.start(in_flight_max=12)
+    world.tick()
+    world.tick()
+    world.desk.roll_back(rollout, REASON)
+    world.runner.run_once()
+    world.runner.run_once()
+    assert world.outcomes(rollout) == {"withdrawn": 12}
+    world.sign()
+    world.runner.run_once()
+    assert world.outcomes(rollout) == {"withdrawn": 12}
+    world.tick()
+    assert world.outcomes(rollout) == {"returned": 12}
+
+
+def test_what_a_person_assigned_is_left_alone(world: DatabaseFleet) -> None:
+    rollout = world.start(in_flight_max=12, gate=GatePolicy(soak_s=10_000))
+    for _ in range(6):
+        world.tick()
+    give(world, 3)
+    for _ in range(6):
+        world.tick()
+    (refused,) = world.reader.list_members(rollout, [Outcome.REFUSED], 9)
+    assert (refused.device, refused.code) == (name_of(3), "superseded")
+    world.desk.roll_back(rollout, REASON)
+
+    def give_then_open() -> Any:
+        give(world, 4)
+        return world.books.writing()
+
+    replace(world.runner, books=_Meddled(world, give_then_open)).look_at(rollout)
+    assert world.desired()[3] == world.desired()[4] == (OLD, 99)
+    assert world.desired()[5] == (OLD, 0)
+
+
+def give(world: DatabaseFleet, number: int) -> None:
+    """Assign something else to a slot."""
+    with write_session(world.engine) as session:
+        session.execute(
+            sa.update(DesiredRow)
+            .where(col(DesiredRow.device) == number)
+            .values(target=OLD, rollout=99)
+        )
+
+
+def test_a_champion_that_moved_on_is_not_restored(world: DatabaseFleet) -> None:
+    rollout = world.start(in_flight_max=50)
+    world.run(rollout, 30)
+    with world.books.writing() as book:
+        book.fleet.move_champion("m", 9)
+    world.desk.roll_back(rollout, REASON)
+    assert world.champion() == 9
+
+
 def test_who_joins_later_is_queued(world: DatabaseFleet) -> None:
     rollout = world.start("25%,100%", in_flight_max=3)
     world.tick()
@@ -150,6 +228,7 @@ def test_what_assigning_objects_to_is_a_refusal_and_not_an_offer(world: Database
     (refused,) = world.reader.list_members(rollout, [Outcome.REFUSED], 10)
     assert (refused.device, refused.code) == (name_of(4), "misfit")
     assert "opset_max: needs 21, has at most 17" in refused.detail
+    assert refused.offered_at is None
     assert world.desired()[4] == (OLD, 0)
     assert world.outcomes(rollout) == {"confirmed": 11, "refused": 1}
 
@@ -210,6 +289,7 @@ def test_pause_resume_abort_say_what_they_do_and_do_it(world: DatabaseFleet) -> 
         world.tick()
     assert world.outcomes(rollout) == {"confirmed": 4, "returned": 4, "pending": 4}
     assert sorted(world.desired().values()) == [(OLD, 0)] * 8 + [(NEW, rollout)] * 4
+    assert world.runner.run_once().rollouts == 0
 
 
 def test_resuming_an_undecided_stage_lets_it_pass_and_records_who_did(tmp_path: Path) -> None:

@@ -215,12 +215,8 @@ class DatabaseFleet:
         """Let time pass, sign what changed, and let devices hear and report."""
         self.clock.advance(PERIOD_S)
         now = self.clock.now()
+        self.sign()
         with write_session(self.engine) as session:
-            session.execute(
-                sa.update(AssignmentRow)
-                .where(col(AssignmentRow.is_stale))
-                .values(is_stale=False, counter=AssignmentRow.counter + 1)
-            )
             desired = {row.device: row for row in session.scalars(sa.select(DesiredRow))}
             counters = dict(
                 session.execute(
@@ -245,6 +241,15 @@ class DatabaseFleet:
             session.connection().execute(_HEAR, said)
             if slots:
                 session.connection().execute(_UPSERT_SLOT, slots)
+
+    def sign(self) -> None:
+        """Sign what changed."""
+        with write_session(self.engine) as session:
+            session.execute(
+                sa.update(AssignmentRow)
+                .where(col(AssignmentRow.is_stale))
+                .values(is_stale=False, counter=AssignmentRow.counter + 1)
+            )
 
     def tick(self) -> None:
         """Let devices act, then look once."""
