@@ -26,7 +26,7 @@ from edge_agent.adapters.telemetry_recorder import TelemetryRecorder, WindowLimi
 from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
-from edge_agent.contract.schema import ModelSchema, Role
+from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import (
@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
     """One answer; a named tuple, because it is built in a fraction of a microsecond.
 
     Attributes:
-        values: Output tensors in the order of the schema; read them through ``outputs``.
+        values: Output tensors in the order of the schema.
         served: What answered.
         number: Counts the predictions of the slot within this boot from 0.
     """
@@ -63,9 +63,7 @@ class Prediction(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, NDArray[Any]]:
-        """The output tensors by name, read-only: telemetry counts them later."""
-        for value in self.values:
-            value.flags.writeable = False
+        """The output tensors by name."""
         return dict(zip(self.served.output_names, self.values, strict=True))
 
     @property
@@ -104,7 +102,7 @@ class ServedModel:
         self.latency_ms_last = model.warm_up_ms
         self.recorder = recorder
         self.output_names = model.output_names
-        self._run = model.run
+        self._session_run = model.session_run
         self._one_row, self._numbers = (1, model.width), numbers
         self._low, self._high = _find_ranges(model.schema)
 
@@ -114,7 +112,7 @@ class ServedModel:
             _check_tensor(features, self._one_row[1])
         began = time.perf_counter()
         try:
-            values = self._run(features)
+            values = self._session_run(self.output_names, {INPUT_NAME: features}, None)
         except Exception as error:
             self.recorder.record_error((time.perf_counter() - began) * 1e3)
             raise InferenceError(

@@ -11,7 +11,7 @@ row was answered in the right shape before anyone asks.
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ _ROLES_OF_TASK = {
     Task.CLASSIFICATION: {Role.LABEL, Role.PROBABILITIES},
     Task.REGRESSION: {Role.VALUE},
 }
+SessionRun = Callable[[list[str], dict[str, NDArray[np.float32]], None], list[NDArray[Any]]]
+"""Names of outputs, inputs by name and no options in; the outputs in that order out."""
 _LOG_FATAL = 4
 _NO_DIRECTORY = "/dev/null"
 _MEMORY_WORDS = ("bad_alloc", "allocate memory")
@@ -108,7 +110,7 @@ class LoadedModel:
         # InferenceSession.run validates its arguments anew at every call, a tenth of a small
         # model's time; they were checked once when the model was loaded. Where a runtime hides
         # its inner session otherwise, the public call serves.
-        self._run = getattr(getattr(session, "_sess", None), "run", session.run)
+        self.session_run: SessionRun = getattr(getattr(session, "_sess", None), "run", session.run)
 
     @classmethod
     def from_package(
@@ -141,25 +143,22 @@ class LoadedModel:
         _check_shapes(opened.schema, outputs)
         return model
 
-    def run(self, features: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Answer rows.
 
         Args:
             features: float32 [rows, width].
 
         Returns:
-            In the order of ``output_names``: ``label`` int64 [rows] and ``probabilities`` float32
+            One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
             [rows, classes], or ``value`` float32 [rows].
 
         Raises:
             Exception: Whatever the runtime raises.
         """
-        answer: list[NDArray[Any]] = self._run(self.output_names, {INPUT_NAME: features}, None)
-        return answer
-
-    def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Answer rows by tensor name; see ``run``."""
-        return dict(zip(self.output_names, self.run(features), strict=True))
+        names = self.output_names
+        values = self.session_run(names, {INPUT_NAME: features}, None)
+        return dict(zip(names, values, strict=True))
 
 
 def _session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
+from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.ports import Clock
@@ -81,7 +82,8 @@ class TelemetryRecorder:
         self._layout = self._counter.layout
         self._latency_edges = np.array(model.reference.latency_edges_ms)
         self._names = [output.name for output in model.schema.outputs]
-        self._pending: list[tuple[bytes, Sequence[NDArray[Any]], float]] = []
+        self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
+        self._pending: list[tuple[bytes, bytes, bytes, float]] = []
         self._small_bytes = max(SMALL_REQUEST_BYTES, 4 * model.width)
         self._pending_max = 0
         self._opened_at_ms = 0
@@ -97,19 +99,22 @@ class TelemetryRecorder:
     def record(
         self, features: NDArray[np.float32], outputs: Sequence[NDArray[Any]], latency_ms: float
     ) -> None:
-        """Count one answered request.
+        """Count one answered request; the arrays are copied and may be reused at once.
 
         Args:
-            features: float32 [rows, width]; copied.
-            outputs: In the order of the schema; kept, so nobody may write into them.
+            features: float32 [rows, width].
+            outputs: In the order of the schema, one or two.
             latency_ms: How long the runtime took.
         """
         if features.nbytes > self._small_bytes:
             self._record_large(features, outputs, latency_ms)
             return
         pending = self._pending
-        pending.append((features.tobytes(), outputs, latency_ms))
-        if not self._is_open or self._is_retired or len(pending) >= self._pending_max:
+        # Bytes, because keeping the arrays costs more than copying them: they would be freed
+        # cold. A regression's only output is there twice and read once.
+        first, last = outputs[0].tobytes(), outputs[-1].tobytes()
+        pending.append((features.tobytes(), first, last, latency_ms))
+        if len(pending) >= self._pending_max:
             self._settle()
 
     def record_error(self, latency_ms: float) -> None:
@@ -139,6 +144,7 @@ class TelemetryRecorder:
         """Close the window; whatever is still recorded makes windows of its own."""
         with self._lock:
             self._is_retired = True
+            self._fit_pending()
             self._close()
 
     def stats(self) -> ProbationStats:
@@ -186,17 +192,23 @@ class TelemetryRecorder:
         self._is_open = True
         self._opened_at_ms = self._now_ms()
         self._ends_at = self._clock.monotonic() + self._limits.window_s
+        self._fit_pending()
 
     def _drain(self) -> None:
         """Count what is pending; the lock is held, others may go on appending."""
         taken = len(self._pending)
         if not taken:
             return
-        features, outputs, latencies = zip(*self._pending[:taken], strict=True)
+        features, first, last, latencies = zip(*self._pending[:taken], strict=True)
         del self._pending[:taken]
         rows = np.frombuffer(b"".join(features), np.float32).reshape(-1, self._model.width)
-        arrays = map(np.concatenate, zip(*outputs, strict=True))
-        self._count(rows, dict(zip(self._names, arrays, strict=True)), latencies)
+        outputs = {
+            name: np.frombuffer(b"".join(parts), dtype)
+            for name, parts, dtype in zip(self._names, (first, last), self._dtypes, strict=False)
+        }
+        if Role.PROBABILITIES in outputs:
+            outputs[Role.PROBABILITIES] = outputs[Role.PROBABILITIES].reshape(len(rows), -1)
+        self._count(rows, outputs, latencies)
 
     def _count(
         self,
@@ -225,6 +237,7 @@ class TelemetryRecorder:
         self._window += errors
         if not self._window.any():
             self._is_open = False
+            self._fit_pending()
             return
         if not self._is_open:
             self._open()
@@ -245,10 +258,11 @@ class TelemetryRecorder:
         self._emit(window)
 
     def _fit_pending(self) -> None:
-        """Let no more be pending than fits into the window."""
+        """Let no more be pending than fits into the window; nothing when none is open."""
         left = self._limits.window_rows_max - self._window_rows
         fits = PENDING_BYTES_MAX // self._small_bytes
-        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, fits, left))
+        is_filling = self._is_open and not self._is_retired
+        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, fits, left)) if is_filling else 1
 
     def _measure_shift(self) -> float | None:
         if not self._answers.any():

@@ -445,11 +445,11 @@ def test_a_failing_runtime_is_an_error_of_the_model_and_counted() -> None:
     activate(service, BUILT)
     served = service.find("main")
 
-    def fail(features: np.ndarray) -> list[np.ndarray]:
-        raise RuntimeError(f"kernel, {features.size} numbers")
+    def fail(_names: object, inputs: dict[str, np.ndarray], _options: object) -> list[np.ndarray]:
+        raise RuntimeError(f"kernel, {inputs['features'].size} numbers")
 
     service.predict("main", BUILT.rows[:1])
-    served._run = fail
+    served._session_run = fail
     with pytest.raises(InferenceError, match=r"plant/3/camera\.tar failed on 2 rows.*kernel"):
         service.predict("main", BUILT.rows[:2])
     stats = service.probation_stats("main")
