@@ -11,6 +11,7 @@ t1 u64 · reference 8 bytes · artifact 8 bytes · rows u32 · length u32 · cou
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_agent.contract.errors import MalformedError, TooLargeError
 
@@ -23,9 +24,8 @@ _WINDOW = struct.Struct(">HIQQ8s8sII")
 INTEGER_MAX = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """Counters of one slot over one stretch of time.
+class Window(NamedTuple):
+    """Counters of one slot over one stretch of time; a tuple, as servers make millions of them.
 
     Attributes:
         stream: Number of the slot within this boot, 0 to 65,535.
