@@ -2,8 +2,8 @@
 
 In process: ``LocalModel.predict`` with telemetry on (windows into a real outbox, closed by a
 second thread as in the agent) beside the bare ``session.run`` of the same graph with the same
-session options. Slices of both alternate, and the lower quartiles of the slices are compared: what
-else a machine does only ever slows a slice.
+session options. Short slices of both alternate, and the ratio is the median over pairs of slices:
+a machine that is now faster, now slower, is so for both of a pair.
 
 Over HTTP: the agent's server in its own process, one keep-alive connection, beside the bare
 ``session.run`` and beside FastAPI on uvicorn serving the same graph to the same client. The goals
@@ -41,7 +41,7 @@ from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.adapters.telemetry_recorder import WindowLimits
+from edge_agent.adapters.telemetry_recorder import PENDING_REQUESTS_MAX, WindowLimits
 from edge_agent.client import LocalModel
 from edge_agent.contract.package import MODEL, unpack_members
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
@@ -49,7 +49,6 @@ from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 Rows = NDArray[np.float32]
 IMAGE = 8
 CLASSES = 10
-SLICE_S = 0.02
 INPROCESS_GOALS = {"lr20": 1.3, "cnn": 1.02}
 HTTP_TO_RAW_GOALS = {"lr20": 30.0, "cnn": 6.2}
 HTTP_TO_FASTAPI_GOALS = {"lr20": 0.46, "cnn": 0.58}
@@ -98,7 +97,7 @@ class Figure:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench NAME=predict", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -249,12 +248,11 @@ def measure_inprocess(subject: Subject, seconds: float) -> Figure:
         own, floor = measure_pairs(
             lambda: model.predict(row), lambda: bare.run(None, {"features": row}), seconds
         )
-    value, bare_s = (float(np.percentile(times, 25)) for times in (own, floor))
     return Figure(
         name=f"predict.inprocess.{subject.name}",
-        value=value * 1e6,
-        floor=bare_s * 1e6,
-        ratio=value / bare_s,
+        value=float(np.median(own)) * 1e6,
+        floor=float(np.median(floor)) * 1e6,
+        ratio=float(np.median(np.array(own) / np.array(floor))),
         goal=INPROCESS_GOALS[subject.name],
     )
 
@@ -262,8 +260,12 @@ def measure_inprocess(subject: Subject, seconds: float) -> Figure:
 def measure_pairs(
     one: Callable[[], object], other: Callable[[], object], seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Time both in alternating slices; seconds a call of each slice."""
-    runs = max(1, int(SLICE_S / max(time_calls(other, 20), 1e-7)))
+    """Time both in alternating slices; seconds a call of each slice.
+
+    A slice is as many requests as telemetry counts together, so that every slice bears its share
+    of the counting, and short, so that both of a pair meet the same state of the machine.
+    """
+    runs = PENDING_REQUESTS_MAX
     times: tuple[list[float], list[float]] = ([], [])
     time_calls(one, runs)
     ends_at = time.perf_counter() + seconds
