@@ -5,7 +5,8 @@ everything it asks for follows from the state it is given, so that a look that w
 twice, changes nothing in the end.
 
 A look first reads reports, then queues who came back or joined, then lets the gate judge, then
-does the duty of the state the rollout is in after that (``rollout_duties``). A stage's devices are
+does the duty of the state (``rollout_duties``) unless the state has just changed: the devices the
+new state concerns are seen at the next look. A stage's devices are
 offered the version in ``running`` only, never before their stage is open, and never while more
 than the allowed number are in flight.
 """
@@ -47,7 +48,8 @@ def plan_round(view: RoundView) -> RoundPlan:
             judge_rollout(look)
         case RolloutState.HALTED if look.rollout.policy.on_halt is not OnHalt.STAY:
             look.apply(RolloutEvent.ROLL_BACK)
-    do_duty(look)
+    if look.rollout.state is view.rollout.state:
+        do_duty(look)
     return look.finish()
 
 

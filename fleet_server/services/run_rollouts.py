@@ -28,6 +28,7 @@ from fleet_server.services.assign_devices import Assigner, Objection
 from fleet_server.services.define_group import find_query
 
 ACTOR = "controller"
+LOOKS_AT_ONCE_MAX = 4
 SETTLE_FOR = timedelta(days=30)
 """How long a rollout that is over still serves and hears the devices that were offline."""
 RETURN_PROBATION = ProbationPolicy(
@@ -87,18 +88,28 @@ class RolloutRunner:
         report = LookReport(rollouts=len(rollouts))
         for rollout in rollouts:
             try:
-                plan = self.look_at(rollout.id, fence)
+                plans = self._follow(rollout.id, fence)
             except RolloutMovedError as error:
                 LOG.info("%s", error)
                 report = replace(report, moved=report.moved + 1)
                 continue
-            if plan is not None:
-                report = replace(
-                    report,
-                    offers=report.offers + len(plan.offers),
-                    withdrawals=report.withdrawals + len(plan.withdrawals),
-                )
+            report = replace(
+                report,
+                offers=report.offers + sum(len(plan.offers) for plan in plans),
+                withdrawals=report.withdrawals + sum(len(plan.withdrawals) for plan in plans),
+            )
         return report
+
+    def _follow(self, rollout_id: int, fence: Fence | None) -> list[RoundPlan]:
+        """Look, and look again at once when something was decided: the next state acts now."""
+        plans: list[RoundPlan] = []
+        for _ in range(LOOKS_AT_ONCE_MAX):
+            plan = self.look_at(rollout_id, fence)
+            if plan is not None:
+                plans.append(plan)
+            if plan is None or not plan.acts:
+                break
+        return plans
 
     def look_at(self, rollout_id: int, fence: Fence | None = None) -> RoundPlan | None:
         """Look at one rollout; return what was written, None when there was nothing to write.

@@ -539,6 +539,19 @@ def test_a_soaking_rollout_writes_nothing_while_nothing_changes(world: DatabaseF
     assert world.reader.show(rollout).rollout.revision == before.revision
 
 
+def test_a_halt_tells_the_devices_to_return_at_once(tmp_path: Path) -> None:
+    devices = fleet(6)
+    for device in devices[:4]:
+        device.fails_with = "selftest-crash"
+    world = DatabaseFleet(tmp_path / "control.db", devices)
+    rollout = world.start(in_flight_max=50)
+    while "rollout.halt" not in world.acts():
+        assert state_of(world, rollout) is RolloutState.RUNNING
+        world.tick()
+    assert state_of(world, rollout) is RolloutState.ROLLING_BACK
+    assert set(world.desired().values()) == {(OLD, 0)}
+
+
 def test_settled_rollouts_are_looked_at_no_more(world: DatabaseFleet) -> None:
     rollout = world.start(in_flight_max=50)
     world.run(rollout, 40)

@@ -252,8 +252,9 @@ class DatabaseFleet:
             )
 
     def tick(self) -> None:
-        """Let devices act, then look once."""
+        """Let devices act, then look once, a little later."""
         self.act()
+        self.clock.advance(0.5)
         self.runner.run_once()
 
     def run(self, rollout_id: int, ticks: int) -> None:

@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Row, Select, and_, false, func, or_, select, true
 from sqlmodel import Session, col
 
 from edge_agent.contract.codes import Code, FailureClass, class_of
@@ -96,7 +96,7 @@ def load_members(session: Session, rollout: Rollout) -> list[Member]:
 def has_unsettled(session: Session, rollout: Rollout) -> bool:
     """Tell whether a rollout that is over still has devices to hear of or to serve."""
     queued = _is_queued(rollout)
-    moving = _is_unfinished() if queued is None else or_(_is_unfinished(), queued)
+    moving = or_(_is_unfinished(), _came_back(), false() if queued is None else queued)
     query = _join(select(_MEMBER), rollout).where(moving)
     return session.execute(query.limit(1)).first() is not None
 
@@ -158,17 +158,15 @@ def _is_moving(rollout: Rollout) -> ColumnElement[bool]:
         col(row.code).in_(_RETRYABLE),
         col(row.tries) < rollout.policy.tries_max,
     )
-    lost = and_(_is(Outcome.CONFIRMED), _is_not_held(rollout))
-    came_back = and_(_is(Outcome.SILENT_BEFORE), col(DeviceRow.is_online))
-    return or_(_is_unfinished(), spoke, may_retry, lost, came_back)
+    return or_(_is_unfinished(), spoke, may_retry, _came_back())
+
+
+def _came_back() -> ColumnElement[bool]:
+    return and_(_is(Outcome.SILENT_BEFORE), col(DeviceRow.is_online))
 
 
 def _is_held(rollout: Rollout) -> ColumnElement[bool]:
     return func.coalesce(col(DesiredRow.rollout), 0) == rollout.id
-
-
-def _is_not_held(rollout: Rollout) -> ColumnElement[bool]:
-    return func.coalesce(col(DesiredRow.rollout), 0) != rollout.id
 
 
 def _is_queued(rollout: Rollout) -> ColumnElement[bool] | None:

@@ -355,6 +355,7 @@ def test_who_comes_back_after_the_last_gate_waits_for_the_completion() -> None:
     assert outcome_of(world, 1) is Out.SILENT_BEFORE
     while state_of(world) is S.RUNNING:
         world.tick()
+    world.tick()
     assert 1 in world.exposed()
 
 
@@ -413,3 +414,14 @@ def test_other_words_for_the_same_failure_do_not_move_its_instant() -> None:
     world.tick()
     assert world.rows[1].progress.detail == "7 bytes free"
     assert world.rows[1].progress.changed_at == failed_at
+
+
+def test_a_state_that_has_just_changed_acts_at_the_next_look_with_its_own_devices_in_view() -> None:
+    world = RolloutWorld(fleet(6, fails_with="selftest-crash"), policy=WIDE)
+    world.start()
+    while state_of(world) is not S.HALTED:
+        world.tick()
+    partial = replace(world.view(), members=[])
+    plan = plan_round(partial)
+    assert plan.rollout.state is S.ROLLING_BACK
+    assert plan.rollout.finished_at is None
