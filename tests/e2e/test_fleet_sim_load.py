@@ -110,12 +110,15 @@ def state_of(lab: AgentLab, name: str) -> str:
 
 
 def test_a_second_run_is_the_same_fleet(lab: AgentLab) -> None:
-    simulation = start(lab, "--devices", "3", "--duration", "3")
-    output, words = simulation.communicate(timeout=40)
-    assert simulation.returncode == 0, words
-    assert json.loads(output)["connected"] == 3
-    kept = json.loads((lab.workspace.root / "simulated" / "identities.json").read_text())
-    assert len(kept) == DEVICES
+    identities = lab.workspace.root / "simulated" / "identities.json"
+    seen = []
+    for devices in (4, 3):
+        simulation = start(lab, "--devices", str(devices), "--duration", "3")
+        output, words = simulation.communicate(timeout=40)
+        assert simulation.returncode == 0, words
+        assert json.loads(output)["connected"] == devices
+        seen.append(json.loads(identities.read_text()))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize(
