@@ -11,7 +11,7 @@ import pytest
 
 from fleet_server.cli.in_process import read_in_process
 from fleet_server.demo.field import Digits, invert, load_digits, write_spec
-from fleet_server.demo.processes import FleetProcesses, StepFailedError, find_free_ports
+from fleet_server.demo.processes import FleetProcesses, find_free_ports
 from fleet_server.demo.traffic import Application
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -161,14 +161,11 @@ def test_what_does_not_exist_is_refused_with_the_next_step(fleet: FleetProcesses
         (("drift", "show", "digits"), "digits"),
         (("train", str(fleet.root / "nowhere.toml")), "nowhere.toml"),
     ):
-        done = fleet.run(*command, expect=None)
-        assert done.returncode in (1, 2), command
-        assert says in done.stderr, (command, done.stderr)
-        assert "Traceback" not in done.stderr
+        code, said = read_in_process(list(command), fleet.environment)
+        assert code in (1, 2), command
+        assert says in said, (command, said)
     join = fleet.run(
         "join", "ef1:broken", "--dir", str(fleet.root / "d"), program="edge-agent", expect=None
     )
     assert join.returncode in (1, 2)
     assert not (fleet.root / "d").exists() or not any((fleet.root / "d").iterdir())
-    with pytest.raises(StepFailedError):
-        fleet.run("model", "ls", expect=7)
