@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.contract.assignment import ProbationPolicy
@@ -89,6 +89,7 @@ stats_values = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(stats_values, st.floats(0, 1_000), st.floats(0, 1_000))
 def test_waiting_longer_never_turns_a_failure_into_anything_else(
     stats: ProbationStats, age_s: float, more_s: float
@@ -99,6 +100,7 @@ def test_waiting_longer_never_turns_a_failure_into_anything_else(
     assert (now.code is not None) == (now.verdict is FAIL)
 
 
+@settings(deadline=None)
 @given(stats_values)
 def test_every_probation_ends(stats: ProbationStats) -> None:
     decision = judge_probation(stats, POLICY, age_s=600, latency_ms_p95_max=LATENCY_MAX)

@@ -1,7 +1,7 @@
 """Waits between tries: full jitter, a cap, and a back-off that only a stable session resets."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.core.retry import (
@@ -16,6 +16,7 @@ from edge_agent.core.retry import (
 ALMOST_ONE = 0.999999
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0, ALMOST_ONE))
 def test_a_wait_is_never_negative_and_never_beyond_the_cap(tries: int, jitter: float) -> None:
     assert 0 <= full_jitter_s(tries, base_s=5, cap_s=900, jitter=jitter) <= 900

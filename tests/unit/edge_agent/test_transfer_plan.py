@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.contract.transfer import (
@@ -218,6 +218,7 @@ def test_a_list_larger_than_one_piece_is_put_together() -> None:
     assert transfer.hashes == hashes
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_transfer_ends_whatever_is_lost_repeated_or_reordered(data: st.DataObject) -> None:
     def answer(request: ChunkRequest) -> list[ChunkFrame]:
