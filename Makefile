@@ -38,7 +38,7 @@ fix: setup
 
 # Refresh the pinned lists (needs uv). The lists carry versions and hashes, never an address.
 lock: 
-	@for extra in agent server dev; do \
+	@for extra in agent server dev fuzz; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --no-emit-index-url --no-emit-find-links --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
 

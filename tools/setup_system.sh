@@ -3,6 +3,8 @@
 set -eu
 needed=""
 command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || needed="$needed mosquitto"
+command -v mosquitto_pub >/dev/null 2>&1 || needed="$needed mosquitto-clients"
+[ -e /usr/lib/softhsm/libsofthsm2.so ] || command -v softhsm2-util >/dev/null 2>&1 || needed="$needed softhsm2"
 "${PYTHON:-python3}" -c 'import venv, ensurepip' >/dev/null 2>&1 || needed="$needed python3-venv"
 [ -n "$needed" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
