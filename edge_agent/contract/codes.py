@@ -30,6 +30,7 @@ class Code(StrEnum):
     WRONG_PROFILE = "wrong-profile"
     WRONG_SLOT = "wrong-slot"
     NOT_APPROVED = "not-approved"
+    WITHDRAWN = "withdrawn"
     TUF_EXPIRED = "tuf-expired"
     TUF_ROLLBACK = "tuf-rollback"
     TUF_SIGNATURE = "tuf-signature"

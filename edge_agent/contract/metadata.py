@@ -1,4 +1,7 @@
-"""``meta/current``: the TUF metadata files one device needs, in one compressed message."""
+"""``meta/current``: the TUF metadata files one device needs, in one compressed message.
+
+The same encoding carries one hash bin on ``meta/packages-XX``.
+"""
 
 import json
 import re
@@ -10,7 +13,8 @@ from edge_agent.contract.errors import MalformedError, TooLargeError
 BUNDLE_BYTES_MAX = 262_144
 BUNDLE_INFLATED_BYTES_MAX = 8_388_608
 FILES_MAX = 320
-_NAME = re.compile(r"(?:\d{1,9}\.)?(?:root|targets|snapshot|timestamp)\.json\Z")
+_ROLES = r"root|targets|snapshot|timestamp|approved|packages-[0-9a-f]{1,4}"
+_NAME = re.compile(rf"(?:\d{{1,9}}\.)?(?:{_ROLES})\.json\Z")
 
 
 def encode_bundle(files: Mapping[str, bytes]) -> bytes:

@@ -8,6 +8,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from edge_agent.contract.errors import MalformedError, TooLargeError
@@ -72,6 +73,13 @@ def unpack_members(blob: bytes) -> dict[str, bytes]:
     return members
 
 
+class OnWithdrawn(StrEnum):
+    """What a device does with a package it runs when the approvers withdraw it."""
+
+    STOP = "stop"
+    KEEP = "keep"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetCustom:
     """``custom`` of the package's TUF target: what the approvers sign beside the hash.
@@ -83,6 +91,7 @@ class TargetCustom:
         slot: Slot it may run in; empty means any.
         schema: sha256 of schema.json.
         chunks: sha256 over the concatenated sha256 of the 64 KiB chunks.
+        on_withdrawn: What devices that run it do when it is withdrawn.
     """
 
     model: str
@@ -91,9 +100,11 @@ class TargetCustom:
     slot: str
     schema: str
     chunks: str
+    on_withdrawn: OnWithdrawn = OnWithdrawn.STOP
 
     def to_json(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Give the JSON form; what is signed by default is not written, so bytes stay as before."""
+        kept = {"on_withdrawn": str(self.on_withdrawn)}
         return {
             "model": self.model,
             "version": self.version,
@@ -101,13 +112,16 @@ class TargetCustom:
             "slot": self.slot,
             "schema": self.schema,
             "chunks": self.chunks,
-        }
+        } | (kept if self.on_withdrawn is not OnWithdrawn.STOP else {})
 
     @classmethod
     def from_json(cls, value: Any) -> "TargetCustom":
         """Read the JSON form; raises MalformedError."""
         what = "target custom"
         fields = Fields(value, what=what)
+        on_withdrawn = fields.text("on_withdrawn", str(OnWithdrawn.STOP), chars_max=16)
+        if on_withdrawn not in list(OnWithdrawn):
+            raise MalformedError(f"{what}: on_withdrawn is {on_withdrawn!r}, not stop or keep")
         return cls(
             model=fields.text("model", chars_max=128),
             version=fields.integer("version", low=1),
@@ -115,4 +129,5 @@ class TargetCustom:
             slot=fields.text("slot", "", chars_max=64),
             schema=check_sha256(fields.text("schema", chars_max=64), what=what),
             chunks=check_sha256(fields.text("chunks", chars_max=64), what=what),
+            on_withdrawn=OnWithdrawn(on_withdrawn),
         )

@@ -13,6 +13,8 @@ from edge_agent.contract.errors import MalformedError
 
 PREFIX = "ef/v1"
 META_TOPIC = f"{PREFIX}/meta/current"
+PACKAGES_ROLE = re.compile(r"packages-[0-9a-f]{1,4}\Z")
+"""Name of a hash bin: a role that holds the signed packages whose path hashes into it."""
 SERVER_FILTER = f"{PREFIX}/+/+/up/#"
 """What the server subscribes to: everything devices say."""
 
@@ -76,6 +78,20 @@ def device_topic(device_id: str, channel: Channel) -> str:
     'ef/v1/be/cam-7/up/tel'
     """
     return f"{PREFIX}/{bucket_of(device_id)}/{device_id}/{channel}"
+
+
+def meta_topic(role: str) -> str:
+    """Build the retained topic of one hash bin's metadata.
+
+    Raises:
+        MalformedError: No name of a bin.
+
+    >>> meta_topic("packages-1f")
+    'ef/v1/meta/packages-1f'
+    """
+    if not PACKAGES_ROLE.match(role):
+        raise MalformedError(f"{role[:80]!r} is no hash bin: packages- and 1 to 4 hex digits")
+    return f"{PREFIX}/meta/{role}"
 
 
 def device_filter(device_id: str) -> str:
