@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from fleet_server.adapters.database import tables
-from fleet_server.adapters.database.engine import open_engine
-from fleet_server.adapters.database.migrate import SchemaError, migrate
+from fleet_server.adapters.database.api_tokens import hash_token
+from fleet_server.adapters.database.engine import open_engine, read_session
+from fleet_server.adapters.database.migrate import SCRIPTS, SchemaError, migrate
 
 
 def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
@@ -48,3 +51,29 @@ def test_schema_changes_roll_back_with_their_transaction(tmp_path: Path) -> None
         transaction.rollback()
         assert connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar() == 0
     engine.dispose()
+
+
+def test_a_token_of_the_first_schema_still_works(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    engine = open_engine(path, is_foreign_keys=False)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    token = "eft_kept-from-the-first-schema"
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO api_token (secret_sha256, name, role, created_at, expires_at)"
+                " VALUES (:hash, 'admin', 'admin', '2026-01-01 00:00:00', '2027-01-01 00:00:00')"
+            ),
+            {"hash": hash_token(token)},
+        )
+    engine.dispose()
+    migrate(path)
+    engine = open_engine(path)
+    with read_session(engine) as session:
+        found = session.get(tables.ApiTokenRow, hash_token(token))
+    engine.dispose()
+    assert found is not None
+    assert (found.id, found.kind) == (hash_token(token)[:12], "service")

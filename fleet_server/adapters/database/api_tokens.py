@@ -20,9 +20,12 @@ def hash_token(token: str) -> str:
 def make_token(session: Session, *, name: str, role: str, now: datetime) -> str:
     """Store a new token's hash and return the token, which is shown once."""
     token = f"eft_{secrets.token_urlsafe(32)}"
+    secret_sha256 = hash_token(token)
     session.add(
         ApiTokenRow(
-            secret_sha256=hash_token(token),
+            secret_sha256=secret_sha256,
+            id=secret_sha256[:12],
+            kind="service",
             name=name,
             role=role,
             created_at=now,

@@ -288,8 +288,8 @@ class AuditRow(SQLModel, table=True):
     __tablename__ = "audit"
     id: int | None = Field(default=None, primary_key=True)
     at: datetime
-    actor: str
-    act: str
+    actor: str = Field(index=True)
+    act: str = Field(index=True)
     object: str
     reason: str = Field(default="", sa_type=Text)
     detail: str = Field(default="{}", sa_type=Text)
@@ -297,13 +297,37 @@ class AuditRow(SQLModel, table=True):
     sha256: str
 
 
+class PersonRow(SQLModel, table=True):
+    """A person who may use the API and the dashboard."""
+
+    __tablename__ = "person"
+    name: str = Field(primary_key=True)
+    role: str
+    password_argon2: str
+    """Argon2id in its encoded form, which names its parameters."""
+    created_at: datetime
+    disabled_at: datetime | None = None
+    last_login_at: datetime | None = None
+    login_failures: int = 0
+    """Wrong passwords since the last right one."""
+    locked_until: datetime | None = None
+
+
 class ApiTokenRow(SQLModel, table=True):
     """A bearer token of the API, by its hash."""
 
     __tablename__ = "api_token"
     secret_sha256: str = Field(primary_key=True)
-    name: str
+    id: str = Field(unique=True, index=True)
+    """What people call it: the first 12 characters of its hash."""
+    kind: str
+    """service (no person behind it), token, session."""
+    name: str = Field(index=True)
+    """Person's name, or the service's."""
+    label: str = ""
     role: str
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """Coarse: written at most once a minute."""
