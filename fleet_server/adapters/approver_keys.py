@@ -9,8 +9,7 @@ hand out a root of its own nor have an older state signed again.
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,10 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
-from tuf.api.serialization.json import JSONSerializer
+from tuf.api.metadata import Metadata, Root
 
+from fleet_server.adapters.target_layout import COMPACT, edit_targets, expiry, verify_files
 from fleet_server.durable_files import write_durable
 from fleet_server.errors import NotFoundError, RefusedError
 from fleet_server.ports.clock import Clock
@@ -36,10 +34,7 @@ from fleet_server.ports.trust import SignedTarget
 UNLOCK_VARIABLE = "EDGEFLEET_PASSPHRASE"
 KEY_BYTES_MAX = 65_536
 ROOT_KEY, APPROVER_KEY, ROOT_COPY, SIGNED = "root.pem", "approver.pem", "root.json", "signed.json"
-TARGETS_DAYS = 180
 ROOT_DAYS = 730
-ISSUED_FIELD = "x-issued"
-COMPACT = JSONSerializer(compact=True)
 
 Ask = Callable[[str], str]
 """Asks a person for the passphrase of the named file."""
@@ -120,29 +115,20 @@ class OperatorKeys:
             ) from error
 
     def sign_targets(
-        self, current: bytes, *, add: Sequence[SignedTarget], withdraw: Sequence[str]
-    ) -> bytes:
-        """Sign the successor of ``current``.
+        self, current: Mapping[str, bytes], *, add: Sequence[SignedTarget], withdraw: Sequence[str]
+    ) -> dict[str, bytes]:
+        """Sign the successors of those files of ``current`` that change.
 
         Raises:
             RefusedError: ``current`` is not signed by the approvers, or older than what this
                 operator signed before.
         """
-        metadata = self._checked_targets(current)
-        targets = metadata.signed
-        targets.version += 1
-        for path in withdraw:
-            targets.targets.pop(path, None)
-        for target in add:
-            targets.targets[target.path] = TargetFile(
-                target.size_bytes,
-                {"sha256": target.sha256},
-                target.path,
-                {"custom": target.custom.to_json()},
-            )
-        stamp_targets(targets, self._clock.now())
-        metadata.sign(self._signer())
-        return metadata.to_bytes(COMPACT)
+        self._check_targets(current)
+        edited = edit_targets(current, add=add, withdraw=withdraw, now_at=self._clock.now())
+        signer = self._signer()
+        for metadata in edited.values():
+            metadata.sign(signer)
+        return {role: metadata.to_bytes(COMPACT) for role, metadata in edited.items()}
 
     def remember(self, version: int) -> None:
         """Note the newest version that the server stored."""
@@ -167,24 +153,19 @@ class OperatorKeys:
         write_durable(self.directory / ROOT_COPY, data)
         return data
 
-    def _checked_targets(self, current: bytes) -> Metadata[Targets]:
+    def _check_targets(self, current: Mapping[str, bytes]) -> None:
         root = Metadata[Root].from_bytes(self.root_copy()).signed
         try:
-            metadata = Metadata[Targets].from_bytes(current)
-            root.verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
-        except (RepositoryError, ValueError) as error:
-            raise RefusedError(
-                f"the server's targets are not signed by this fleet's approvers ({error});"
-                " nothing was signed"
-            ) from error
+            targets = verify_files(root, current)
+        except RefusedError as error:
+            raise RefusedError(f"the server's targets are {error}; nothing was signed") from error
         signed = self._signed_before()
-        if metadata.signed.version < signed:
+        if targets.version < signed:
             raise RefusedError(
-                f"the server's targets are version {metadata.signed.version}, this operator has"
+                f"the server's targets are version {targets.version}, this operator has"
                 f" signed {signed} already: restore the newer state, or delete"
                 f" {self.directory / SIGNED} if the loss is known and meant"
             )
-        return metadata
 
     def _signed_before(self) -> int:
         try:
@@ -198,14 +179,3 @@ class OperatorKeys:
         if self._approver is None:
             self._approver = load_key(self.directory / APPROVER_KEY, self._ask)
         return self._approver
-
-
-def stamp_targets(targets: Targets, now_at: datetime) -> None:
-    """Date ``targets``: until when it holds, and the date devices may take their floor from."""
-    targets.expires = expiry(now_at, TARGETS_DAYS)
-    targets.unrecognized_fields[ISSUED_FIELD] = now_at.replace(microsecond=0).isoformat()
-
-
-def expiry(now_at: datetime, days: float) -> datetime:
-    """Give a date as TUF writes it, without fractions of a second."""
-    return (now_at + timedelta(days=days)).replace(microsecond=0)

@@ -30,18 +30,19 @@ from tuf.api.metadata import (
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import ContractError, TooLargeError
 from edge_agent.contract.metadata import encode_bundle
-from edge_agent.contract.package import TargetCustom
-from edge_agent.contract.transfer import check_sha256
 from fleet_server.adapters.approver_keys import (
     APPROVER_KEY,
-    COMPACT,
-    ISSUED_FIELD,
     ROOT_COPY,
     ROOT_DAYS,
     ROOT_KEY,
     create_key,
-    expiry,
     load_key,
+)
+from fleet_server.adapters.target_layout import (
+    COMPACT,
+    ISSUED_FIELD,
+    expiry,
+    read_file,
     stamp_targets,
 )
 from fleet_server.durable_files import write_durable
@@ -134,23 +135,24 @@ class TufRepository:
                 return data
         return self.root()
 
-    def current_targets(self) -> bytes:
-        """Return the newest ``targets``."""
-        return self._read(f"{_targets_version(self._snapshot())}.targets.json")
+    def current_targets(self) -> dict[str, bytes]:
+        """Return every target file now in force, by role."""
+        name = f"{_targets_version(self._snapshot())}.targets.json"
+        return {Targets.type: self._read(name)}
 
     def approved(self) -> Mapping[str, SignedTarget]:
         """Return what the approvers' signature allows now, by path; parsed once a version."""
         version = _targets_version(self._snapshot())
         if self._approved[0] != version:
             data = self._read(f"{version}.targets.json")
-            self._approved = (version, _signed_targets(Metadata[Targets].from_bytes(data).signed))
+            self._approved = (version, read_file(Metadata[Targets].from_bytes(data).signed))
         return self._approved[1]
 
     def roles(self) -> dict[str, Root | Targets | Snapshot | Timestamp]:
         """Return the newest metadata of each role, for people."""
         return {
             Root.type: self._root(),
-            Targets.type: Metadata[Targets].from_bytes(self.current_targets()).signed,
+            Targets.type: Metadata[Targets].from_bytes(self.current_targets()[Targets.type]).signed,
             Snapshot.type: self._snapshot(),
             Timestamp.type: self._timestamp(),
         }
@@ -176,15 +178,15 @@ class TufRepository:
         with self._lock():
             self._publish(self._read("1.targets.json"), 1, Snapshot(), 0)
 
-    def store_targets(self, data: bytes) -> int:
-        """Make ``targets`` current, with a new snapshot and timestamp.
+    def store_targets(self, files: Mapping[str, bytes]) -> int:
+        """Make changed target files current, with a new snapshot and timestamp.
 
         Raises:
             RefusedError: Not signed by enough approvers, not the successor of what is stored,
                 expired or dated ahead, or it would not fit the message devices receive.
         """
         with self._lock():
-            snapshot = self._snapshot()
+            snapshot, data = self._snapshot(), files[Targets.type]
             version = self._check_targets(data, _targets_version(snapshot))
             self._publish(data, version, snapshot, self._timestamp().version)
             self._prune()
@@ -234,7 +236,7 @@ class TufRepository:
         try:
             metadata = Metadata[Targets].from_bytes(data)
             self._root().verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
-            _signed_targets(metadata.signed)
+            read_file(metadata.signed)
             issued_at = datetime.fromisoformat(metadata.signed.unrecognized_fields[ISSUED_FIELD])
         except (RepositoryError, ContractError, ValueError, KeyError, TypeError) as error:
             raise RefusedError(
@@ -354,16 +356,3 @@ class TufRepository:
 
 def _targets_version(snapshot: Snapshot) -> int:
     return snapshot.meta["targets.json"].version
-
-
-def _signed_targets(targets: Targets) -> dict[str, SignedTarget]:
-    """Read every target; raises ContractError for what devices would refuse."""
-    return {
-        path: SignedTarget(
-            path=path,
-            sha256=check_sha256(target.hashes.get("sha256", ""), what=path),
-            size_bytes=target.length,
-            custom=TargetCustom.from_json(target.custom),
-        )
-        for path, target in targets.targets.items()
-    }

@@ -37,12 +37,12 @@ class SignedPackages(Protocol):
         """Return what the approvers' signatures allow now, by path."""
         ...
 
-    def current_targets(self) -> bytes:
-        """Return the newest ``targets`` as stored."""
+    def current_targets(self) -> Mapping[str, bytes]:
+        """Return every target file now in force, by role; ``targets`` is always among them."""
         ...
 
-    def store_targets(self, data: bytes) -> int:
-        """Make ``targets`` current and return its version.
+    def store_targets(self, files: Mapping[str, bytes]) -> int:
+        """Make changed target files current, by role, and return the version of ``targets``.
 
         Raises:
             RefusedError: Not signed by the approvers, or not the successor of what is stored.
@@ -62,9 +62,9 @@ class Approver(Protocol):
     """A person's key; may ask for its passphrase when it signs."""
 
     def sign_targets(
-        self, current: bytes, *, add: Sequence[SignedTarget], withdraw: Sequence[str]
-    ) -> bytes:
-        """Sign the successor of ``current``.
+        self, current: Mapping[str, bytes], *, add: Sequence[SignedTarget], withdraw: Sequence[str]
+    ) -> Mapping[str, bytes]:
+        """Sign the successors of those files of ``current`` that change, by role.
 
         Raises:
             RefusedError: ``current`` is not what the approvers signed last.

@@ -176,8 +176,8 @@ class ApprovalDesk:
         if not add and not withdraw:
             return 0
         current = self.packages.current_targets()
-        data = self.approver.sign_targets(current, add=add or [], withdraw=withdraw or [])
-        version = self.packages.store_targets(data)
+        files = self.approver.sign_targets(current, add=add or [], withdraw=withdraw or [])
+        version = self.packages.store_targets(files)
         self.approver.remember(version)
         return version
 

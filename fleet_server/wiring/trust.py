@@ -123,8 +123,8 @@ def renew_signatures(
     if is_root:
         repository.store_root(operator.sign_root(repository.root()))
         names.add("root")
-    data = operator.sign_targets(repository.current_targets(), add=[], withdraw=[])
-    operator.remember(repository.store_targets(data))
+    files = operator.sign_targets(repository.current_targets(), add=[], withdraw=[])
+    operator.remember(repository.store_targets(files))
     with ledgers_of(fleet.engine)() as ledger:
         ledger.audit.append(
             at=fleet.clock.now(),

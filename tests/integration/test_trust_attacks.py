@@ -19,8 +19,8 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from edge_agent.contract.assignment import PAYLOAD_TYPE
 from edge_agent.contract.codes import Code
 from edge_agent.errors import Refusal
-from fleet_server.adapters.approver_keys import COMPACT
 from fleet_server.adapters.director import Director
+from fleet_server.adapters.target_layout import COMPACT
 from tests.support.trust import (
     OTHER_PROFILE,
     UNSIGNED,
@@ -272,7 +272,7 @@ def add_a_target_with_one_of_two_approvers(w: TrustWorld) -> None:
 def let_one_approver_pose_as_two(w: TrustWorld) -> None:
     second = need_two_approvers(w)
     add_target(w, w.key("approver"))
-    value = json.loads(w.repository.current_targets())
+    value = json.loads(w.repository.current_targets()["targets"])
     value["signatures"].append({**value["signatures"][0], "keyid": second.public_key.keyid})
     w.publish_raw(json.dumps(value).encode(), value["signed"]["version"])
     w.handle(w.refresh(), w.assign(UNSIGNED, 6))
@@ -299,7 +299,7 @@ def assign_a_package_to_another_slot(w: TrustWorld) -> None:
 
 @attack(Code.TUF_ROLLBACK, spoils_server=True)
 def roll_targets_back(w: TrustWorld) -> None:
-    version = Metadata[Targets].from_bytes(w.repository.current_targets()).signed.version
+    version = Metadata[Targets].from_bytes(w.repository.current_targets()["targets"]).signed.version
     older = (w.directory / "tuf" / f"{version - 1}.targets.json").read_bytes()
     w.handle(w.refresh(), w.assign(V2, 6))
     w.publish_raw(older, version - 1)

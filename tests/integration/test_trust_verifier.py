@@ -174,10 +174,10 @@ def test_the_server_stores_no_targets_that_the_approvers_did_not_sign(world: Tru
 
 
 def test_the_server_stores_targets_only_in_order(world: TrustWorld) -> None:
-    data = world.operator.sign_targets(world.repository.current_targets(), add=[], withdraw=[])
-    world.repository.store_targets(data)
+    files = world.operator.sign_targets(world.repository.current_targets(), add=[], withdraw=[])
+    world.repository.store_targets(files)
     with pytest.raises(RefusedError, match="does not follow"):
-        world.repository.store_targets(data)
+        world.repository.store_targets(files)
 
 
 def test_the_server_stores_no_targets_dated_ahead(world: TrustWorld) -> None:

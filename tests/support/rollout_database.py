@@ -61,10 +61,10 @@ class FakeSignedPackages:
     def approved(self) -> Mapping[str, SignedTarget]:
         return self.targets
 
-    def current_targets(self) -> bytes:
+    def current_targets(self) -> Mapping[str, bytes]:
         raise NotImplementedError
 
-    def store_targets(self, data: bytes) -> int:
+    def store_targets(self, files: Mapping[str, bytes]) -> int:
         raise NotImplementedError
 
     def refresh_online(self) -> bool:

@@ -14,8 +14,9 @@ from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.contract.assignment import Assignment, SlotAssignment, target_path
 from edge_agent.contract.package import TargetCustom
 from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
-from fleet_server.adapters.approver_keys import COMPACT, OperatorKeys, load_key, stamp_targets
+from fleet_server.adapters.approver_keys import OperatorKeys, load_key
 from fleet_server.adapters.director import Director
+from fleet_server.adapters.target_layout import COMPACT, stamp_targets
 from fleet_server.adapters.tuf_repository import TufRepository, create_repository
 from fleet_server.ports.trust import SignedTarget
 from tests.support.clock import FakeClock
@@ -43,51 +44,32 @@ def make_target(path: str, *, slot: str = SLOT, data: bytes | None = None) -> Si
     return SignedTarget(path=path, sha256=digest, size_bytes=len(data), custom=custom)
 
 
-class TrustWorld:
-    """A fleet with digits/1 and digits/2 approved, and one camera that has accepted nothing."""
+class TrustServer:
+    """The server's side: metadata, its keys, the operator's keys; in good hands or bad."""
 
-    def __init__(self, directory: Path, *, fleet: str = FLEET) -> None:
-        self.directory, self.fleet = directory, fleet
-        self.keys_dir, self.operator_dir = directory / "keys", directory / "operator"
-        self.clock = FakeClock(NOW)
-        self.repository: TufRepository = create_repository(
-            directory / "tuf",
-            keys_dir=self.keys_dir,
-            operator_dir=self.operator_dir,
-            clock=self.clock,
-        )
-        self.operator = OperatorKeys(self.operator_dir, self.clock)
-        self.pinned_root = self.repository.root()
-        self.device_clock = FakeClock(NOW)
-        self.accepted = AcceptedTrust()
-        self.verifier = self.make_verifier()
-
-    def make_verifier(self, device: str = DEVICE, profile: str = PROFILE) -> TufVerifier:
-        return TufVerifier(
-            directory=self.directory / f"device-{device}",
-            bootstrap_root=self.pinned_root,
-            device_id=device,
-            fleet=self.fleet,
-            profile=profile,
-            clock=self.device_clock,
-        )
-
-    def copy(self, directory: Path) -> "TrustWorld":
-        """Go on from here in another directory."""
-        shutil.copytree(self.directory, directory, symlinks=True)
-        world = TrustWorld(directory, fleet=self.fleet)
-        world.pinned_root, world.accepted = self.pinned_root, self.accepted
-        return world
+    def __init__(
+        self,
+        repository: TufRepository,
+        *,
+        tuf_dir: Path,
+        keys_dir: Path,
+        operator_dir: Path,
+        fleet: str,
+        clock: FakeClock,
+    ) -> None:
+        self.repository, self.fleet, self.clock = repository, fleet, clock
+        self.tuf_dir, self.keys_dir, self.operator_dir = tuf_dir, keys_dir, operator_dir
+        self.operator = OperatorKeys(operator_dir, clock)
 
     # The people -----------------------------------------------------------------------------
 
     def approve(self, *paths: str, withdraw: tuple[str, ...] = ()) -> int:
-        data = self.operator.sign_targets(
+        files = self.operator.sign_targets(
             self.repository.current_targets(),
             add=[make_target(path) for path in paths],
             withdraw=withdraw,
         )
-        version = self.repository.store_targets(data)
+        version = self.repository.store_targets(files)
         self.operator.remember(version)
         return version
 
@@ -128,7 +110,7 @@ class TrustWorld:
 
     def publish_targets(self, edit: Any, *signers: CryptoSigner, version_step: int = 1) -> None:
         """Publish edited ``targets`` with the online keys, whoever signed them."""
-        metadata = Metadata[Targets].from_bytes(self.repository.current_targets())
+        metadata = Metadata[Targets].from_bytes(self.repository.current_targets()["targets"])
         edit(metadata.signed)
         metadata.signed.version += version_step
         stamp_targets(metadata.signed, self.clock.now())
@@ -144,7 +126,7 @@ class TrustWorld:
 
     def fast_forward_online(self, version: int) -> None:
         """Publish snapshot and timestamp with an absurd version."""
-        repository, targets = self.repository, self.repository.current_targets()
+        repository, targets = self.repository, self.repository.current_targets()["targets"]
         snapshot = Snapshot(version=version - 1)
         current = Metadata[Targets].from_bytes(targets).signed.version
         repository._publish(targets, current, snapshot, version - 1)
@@ -175,6 +157,38 @@ class TrustWorld:
             slots={slot: SlotAssignment(target=target)},
         )
         return (director or Director(self.keys_dir)).seal(assignment)
+
+
+class TrustWorld(TrustServer):
+    """A fleet with digits/1 and digits/2 approved, and one camera that has accepted nothing."""
+
+    def __init__(self, directory: Path, *, fleet: str = FLEET) -> None:
+        self.directory = directory
+        folders = {"keys_dir": directory / "keys", "operator_dir": directory / "operator"}
+        clock = FakeClock(NOW)
+        repository = create_repository(directory / "tuf", clock=clock, **folders)
+        super().__init__(repository, tuf_dir=directory / "tuf", fleet=fleet, clock=clock, **folders)
+        self.pinned_root = self.repository.root()
+        self.device_clock = FakeClock(NOW)
+        self.accepted = AcceptedTrust()
+        self.verifier = self.make_verifier()
+
+    def make_verifier(self, device: str = DEVICE, profile: str = PROFILE) -> TufVerifier:
+        return TufVerifier(
+            directory=self.directory / f"device-{device}",
+            bootstrap_root=self.pinned_root,
+            device_id=device,
+            fleet=self.fleet,
+            profile=profile,
+            clock=self.device_clock,
+        )
+
+    def copy(self, directory: Path) -> "TrustWorld":
+        """Go on from here in another directory."""
+        shutil.copytree(self.directory, directory, symlinks=True)
+        world = TrustWorld(directory, fleet=self.fleet)
+        world.pinned_root, world.accepted = self.pinned_root, self.accepted
+        return world
 
     # The device -------------------------------------------------------------------------------
 
