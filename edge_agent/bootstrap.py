@@ -36,6 +36,7 @@ from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
 from edge_agent.contract.topics import Channel
 from edge_agent.errors import SettingsError
+from edge_agent.local_status import INSECURE
 from edge_agent.ports import Identity, SelfTestLimits
 from edge_agent.settings import AgentSettings
 
@@ -145,6 +146,8 @@ class AgentProcess:
                 self.identity.host,
                 self.identity.mqtt_port,
             )
+            if self.identity.is_plain:
+                _LOG.warning(INSECURE)
             self.agent.start()
             self._link.start()
             while not self._stop.is_set():

@@ -51,6 +51,10 @@ def _join(arguments: argparse.Namespace) -> int:
         )
         return FAILED
     identity = enrol(arguments.join_string, directory, is_replacing=arguments.force)
+    if identity.is_plain:
+        from edge_agent.local_status import INSECURE
+
+        _say(INSECURE)
     _say(
         f"{identity.device_id} joined fleet {identity.fleet} as {identity.profile};"
         f" next: edge-agent run --dir {directory}"

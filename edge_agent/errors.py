@@ -4,6 +4,7 @@ AgentError
 ├── Refusal            trust says no; carries the code that names the attack or the misfit
 ├── StorageError       the disk said no; carries a retryable code
 ├── EnrolmentError     joining failed; says what to do next
+├── PlainTextError     a connection without TLS was to leave this machine; also an OSError
 ├── NotEnrolledError   no identity in the agent's directory
 ├── SettingsError      a setting is unknown, malformed or out of range
 ├── LockedError        another agent runs on the same directory
@@ -56,6 +57,10 @@ class StorageError(AgentError):
 
 class EnrolmentError(AgentError):
     """Joining a fleet failed; the message says why and what to do next."""
+
+
+class PlainTextError(AgentError, OSError):
+    """A connection without TLS would leave this machine; nothing was sent."""
 
 
 class NotEnrolledError(AgentError):

@@ -8,6 +8,8 @@ from edge_agent.adapters.identity_store import load_identity
 from edge_agent.core.slot import report_slot
 from edge_agent.local_state import load_state
 
+INSECURE = "INSECURE: no TLS, nothing proves who is at the other end; for tests on one machine only"
+
 
 def find_status(directory: Path) -> dict[str, Any]:
     """Collect the facts; raises AgentError when there is no agent.
@@ -27,6 +29,7 @@ def find_status(directory: Path) -> dict[str, Any]:
         "fleet": identity.fleet,
         "profile": identity.profile,
         "server": f"{identity.host}:{identity.mqtt_port}",
+        "is_insecure": identity.is_plain,
         "process": read_holder(directory) if is_running else None,
         "assignment_counter": state.accepted.counter,
         "slots": slots,
@@ -50,6 +53,8 @@ def describe_status(status: dict[str, Any]) -> str:
         f"agent   {word}",
         f"server  {status['server']}, assignment {status['assignment_counter'] or 'none yet'}",
     ]
+    if status["is_insecure"]:
+        lines.append(INSECURE)
     for name, slot in status["slots"].items():
         confirmed = slot["confirmed"]["target"] if slot["confirmed"] else "nothing"
         lines.append(f"slot    {name}: {slot['state']}, confirmed {confirmed}")

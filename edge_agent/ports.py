@@ -44,6 +44,7 @@ class Identity:
         api_port: HTTPS port of enrolment and renewal.
         root: Bytes of the pinned first TUF root.
         directory: Where the PEM files lie.
+        is_plain: It joined a server without TLS on this machine (``adapters/plain_text.py``).
     """
 
     device_id: str
@@ -54,6 +55,7 @@ class Identity:
     api_port: int
     root: bytes
     directory: Path
+    is_plain: bool = False
 
     @property
     def ca_path(self) -> Path:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from edge_agent.adapters.mqtt_session import MqttSession, tls_context
+from edge_agent.adapters.mqtt_session import MqttSession, session_tls
 from edge_agent.contract.topics import Channel
 from edge_agent.core.retry import SPREAD_S_MAX, Reconnection, note_connected, plan_reconnect
 from edge_agent.ports import Clock, Connected, Identity, Jitter
@@ -49,7 +49,7 @@ class AsyncLink:
         self._is_stopping = False
         self._watched: dict[int, socket.socket] = {}
         self.connects = 0
-        self._session = MqttSession(identity.device_id, boot, self._take, tls=tls_context(identity))
+        self._session = MqttSession(identity.device_id, boot, self._take, tls=session_tls(identity))
         client = self._session.client
         client.on_socket_open = lambda _c, _u, opened: self._soon(self._watch, opened)
         client.on_socket_close = lambda _c, _u, opened: self._unwatch(opened)

@@ -4,6 +4,9 @@ An impostor learns nothing: before the secret is sent, the certificate of the se
 have the hash the join string pins, and the server must prove over TLS that this CA issued its
 certificate for this host. What comes back is checked against the string and the device's own key
 before anything counts as an identity.
+
+A join string that says plain text (``adapters/plain_text.py``) changes one thing: both requests go
+without TLS, and only to this machine itself. Key, certificate and every check stay.
 """
 
 import hashlib
@@ -25,6 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.adapters.files import make_directory, remove_file, write_durable
 from edge_agent.adapters.identity_store import identity_directory, is_enrolled, save_identity
+from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.join import (
@@ -36,7 +40,7 @@ from edge_agent.contract.join import (
     EnrolRequest,
     JoinTicket,
 )
-from edge_agent.errors import EnrolmentError
+from edge_agent.errors import EnrolmentError, PlainTextError
 from edge_agent.ports import Identity
 
 TIMEOUT_S = 15.0
@@ -113,6 +117,7 @@ def keep_grant(
         api_port=ticket.api_port,
         root=grant.root.encode(),
         directory=identity_directory(directory),
+        is_plain=ticket.is_plain,
     )
     save_identity(
         identity,
@@ -213,10 +218,9 @@ def _exchange(
     timeout_s: float,
     bytes_max: int,
 ) -> tuple[int, bytes]:
-    connection = http.client.HTTPSConnection(
-        ticket.host, ticket.api_port, timeout=timeout_s, context=context
-    )
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = _connect(ticket, context, timeout_s)
         connection.request(method, path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = response.read(bytes_max + 1)
@@ -226,16 +230,28 @@ def _exchange(
             f" ({error.verify_message}); the secret was not sent; if this device's clock is wrong"
             f" ({SystemClock().now():%Y-%m-%d %H:%M} UTC), set it and join again"
         ) from error
+    except PlainTextError as error:
+        raise EnrolmentError(str(error)) from error
     except (OSError, http.client.HTTPException) as error:
         raise ServerUnreachableError(
             f"{_where(ticket)} does not answer ({error}); check that `edgefleet up` runs there"
             " and that this device reaches it, then join again"
         ) from error
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     if len(answer) > bytes_max:
         raise EnrolmentError(f"{_where(ticket)} answered more than {bytes_max} bytes")
     return response.status, answer
+
+
+def _connect(
+    ticket: JoinTicket, context: ssl.SSLContext, timeout_s: float
+) -> http.client.HTTPConnection:
+    host, port = ticket.host, ticket.api_port
+    if ticket.is_plain:
+        return http.client.HTTPConnection(find_loopback(host, port), port, timeout=timeout_s)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
 def _detail(status: int, answer: bytes) -> str:

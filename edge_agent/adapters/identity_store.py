@@ -38,6 +38,11 @@ def save_identity(
     write_durable(identity.ca_path, ca_pem)
     write_durable(identity.certificate_path, certificate_pem)
     write_durable(identity.key_path, key_pem)
+    save_facts(identity)
+
+
+def save_facts(identity: Identity) -> None:
+    """Write ``identity.json`` anew beside the PEM files it belongs to; raises StorageError."""
     write_durable(
         identity.directory / FILE,
         dump_object(
@@ -50,6 +55,7 @@ def save_identity(
                 "mqtt_port": identity.mqtt_port,
                 "api_port": identity.api_port,
                 "root": base64.b64encode(identity.root).decode(),
+                **({"plain": True} if identity.is_plain else {}),
             }
         ),
     )
@@ -80,6 +86,7 @@ def load_identity(directory: Path) -> Identity:
             api_port=fields.integer("api_port", low=1, high=65_535),
             root=base64.b64decode(fields.text("root", chars_max=IDENTITY_BYTES_MAX), validate=True),
             directory=home,
+            is_plain=fields.flag("plain", default=False),
         )
     except (ContractError, binascii.Error) as error:
         raise SettingsError(

@@ -10,8 +10,11 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
-from edge_agent.adapters.mqtt_session import MqttSession, tls_context
+from edge_agent.adapters.identity_store import save_facts
+from edge_agent.adapters.mqtt_session import MqttSession, session_tls, tls_context
+from edge_agent.adapters.plain_text import offers_tls
 from edge_agent.contract.topics import Channel
 from edge_agent.core.retry import SPREAD_S_MAX, Reconnection, note_connected, plan_reconnect
 from edge_agent.ports import Clock, Connected, Identity, Jitter
@@ -34,7 +37,6 @@ class MqttLink:
         *,
         clock: Clock,
         jitter: Jitter,
-        is_plain: bool = False,
     ) -> None:
         """Prepare; ``start`` connects.
 
@@ -44,7 +46,6 @@ class MqttLink:
             take: Gets Connected, Disconnected and MessageArrived.
             clock: For the back-off.
             jitter: Numbers in [0, 1).
-            is_plain: Plain TCP, for tests on the loopback.
         """
         self._identity, self._give = identity, take
         self._clock, self._jitter = clock, jitter
@@ -59,7 +60,7 @@ class MqttLink:
             identity.device_id,
             boot,
             self._take,
-            tls=None if is_plain else tls_context(identity),
+            tls=session_tls(identity),
         )
         self._session.client.on_socket_register_write = self._on_writable
 
@@ -132,6 +133,8 @@ class MqttLink:
 
     def _hold_session(self) -> None:
         session, began = self._session, self._clock.monotonic()
+        if session.is_plain:
+            self._leave_plain_text()
         session.connect(self._identity.host, self._identity.mqtt_port, jitter=self._jitter())
         kept_alive_at = began
         said_goodbye_at: float | None = None
@@ -152,6 +155,16 @@ class MqttLink:
                 _LOG.warning("the broker granted no session within %.0f s", now - began)
                 session.say_goodbye()
                 return
+
+    def _leave_plain_text(self) -> None:
+        """Go on with TLS for good as soon as the broker speaks it."""
+        tls = tls_context(self._identity)
+        if not offers_tls(self._identity, tls):
+            return
+        self._identity = replace(self._identity, is_plain=False)
+        save_facts(self._identity)
+        self._session.secure(tls)
+        _LOG.warning("the broker speaks TLS: from now on this device speaks nothing else")
 
     def _wait_for(self, opened: socket.socket) -> None:
         """Wait until the socket or another thread has something to do, a second at most."""

@@ -19,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.contract.messages import Status
 from edge_agent.contract.metadata import BUNDLE_BYTES_MAX
 from edge_agent.contract.topics import META_TOPIC, Channel, device_filter, device_topic
@@ -38,6 +39,11 @@ _PAHO_LOG = logging.getLogger(f"{__name__}.paho")
 _PAHO_LOG.addFilter(
     lambda record: record.levelno < logging.WARNING or "exception" in record.getMessage()
 )
+
+
+def session_tls(identity: Identity) -> ssl.SSLContext | None:
+    """Return what the device's sessions speak: TLS, or None when it joined in plain text."""
+    return None if identity.is_plain else tls_context(identity)
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
@@ -82,7 +88,7 @@ class MqttSession:
             device_id: Also the client id.
             boot: Random id of this start of the agent.
             take: Gets Connected, Disconnected and MessageArrived, in paho's thread.
-            tls: None for plain TCP.
+            tls: None for plain text, which goes to this machine's loopback only.
         """
         self.device_id, self._boot, self._take = device_id, boot, take
         self.is_connected = False
@@ -97,7 +103,10 @@ class MqttSession:
         self.client.connect_timeout = CONNECT_TIMEOUT_S
         self.client.max_queued_messages_set(QUEUED_MESSAGES_MAX)
         self.client.enable_logger(_PAHO_LOG)
-        if tls is not None:
+        self.is_plain = tls is None
+        if tls is None:
+            self.client.username_pw_set(device_id)
+        else:
             self.client.tls_set_context(tls)
         self.client.will_set(
             self._topic(Channel.STATUS), self._status(is_online=False), 1, retain=True
@@ -107,13 +116,23 @@ class MqttSession:
         self.client.on_disconnect = self._on_disconnect
         self.client.on_message = self._on_message
 
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """Speak TLS from the next connection on; for a session that was plain."""
+        self.client.username = None
+        self.client.tls_set_context(tls)
+        self.is_plain = False
+
     def connect(self, host: str, port: int, *, jitter: float) -> None:
-        """Open the connection; blocks on name, TCP and TLS. Raises OSError.
+        """Open the connection; blocks on name, TCP and TLS.
 
         Args:
             host: Broker.
             port: Broker.
             jitter: In [0, 1); spreads the keep-alives of a fleet by a fifth.
+
+        Raises:
+            PlainTextError: Plain text, and the host is not this machine.
+            OSError: Nobody answers, or not with the authority's certificate.
         """
         self.is_unwelcome = False
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's own
@@ -121,7 +140,7 @@ class MqttSession:
         properties.ReceiveMaximum = RECEIVE_MAX
         properties.MaximumPacketSize = PACKET_BYTES_MAX
         self.client.connect(
-            host,
+            find_loopback(host, port) if self.is_plain else host,
             port,
             keepalive=int(KEEPALIVE_S * (0.8 + 0.4 * jitter)),
             clean_start=False,

@@ -40,6 +40,8 @@ class JoinTicket:
         ca_sha256: Of the CA's certificate in DER form, 64 hex digits.
         root_sha256: Of the TUF root file, 64 hex digits.
         secret: Known to the server by its sha256 only; used once.
+        is_plain: The server speaks no TLS (``edgefleet up --insecure-loopback``); written only
+            when true, and followed only to this machine's own loopback.
     """
 
     host: str
@@ -50,6 +52,7 @@ class JoinTicket:
     ca_sha256: str
     root_sha256: str
     secret: str
+    is_plain: bool = False
 
     def encode(self) -> str:
         """Write the join string."""
@@ -62,6 +65,7 @@ class JoinTicket:
             "c": self.ca_sha256,
             "r": self.root_sha256,
             "s": self.secret,
+            **({"p": True} if self.is_plain else {}),
         }
         return PREFIX + base64.urlsafe_b64encode(dump_object(value)).decode().rstrip("=")
 
@@ -93,6 +97,7 @@ class JoinTicket:
             ca_sha256=check_sha256(fields.text("c", chars_max=64), what=what),
             root_sha256=check_sha256(fields.text("r", chars_max=64), what=what),
             secret=fields.text("s", chars_max=128),
+            is_plain=fields.flag("p", default=False),
         )
 
 
