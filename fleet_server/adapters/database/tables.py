@@ -48,6 +48,34 @@ class DeviceRow(SQLModel, table=True):
     reported_at: datetime | None = None
     reported: str = Field(default="", sa_type=Text)
     """JSON of the newest Reported message; empty before the first."""
+    boots: str = Field(default="", sa_type=Text)
+    """JSON of ``core.clone_watch.BootMemory``; empty before the second boot."""
+    cut_wanted_at: datetime | None = Field(default=None, index=True)
+    """Since when a session that may be open must be ended; None when none must."""
+    cloned_at: datetime | None = Field(default=None, index=True)
+    clone_evidence: str = Field(default="", sa_type=Text)
+    """Why the identity seems to be in use twice; stays until the device joins anew."""
+
+
+class CertificateRow(SQLModel, table=True):
+    """A certificate that was issued to a device; the truth behind the revocation list."""
+
+    __tablename__ = "certificate"
+    __table_args__ = (Index("ix_certificate_unlisted", "listed_at", "revoked_at"),)
+    serial: str = Field(primary_key=True)
+    """Hex, as the certificate's name in the revocation list."""
+    device: int = Field(foreign_key="device.number", index=True)
+    key_sha256: str = ""
+    """Of the public key in DER form; empty when not recorded."""
+    issued_at: datetime
+    expires_at: datetime
+    seen_at: datetime | None = None
+    """When the device first said that it uses it."""
+    revoked_at: datetime | None = None
+    listed_at: datetime | None = None
+    """When the revocation list on disk came to name it."""
+    pem: str = Field(default="", sa_type=Text)
+    """The certificate itself, kept until it is seen, for an answer that was lost."""
 
 
 class SlotRow(SQLModel, table=True):
