@@ -164,10 +164,19 @@ class TrustWorld(TrustServer):
 
     def __init__(self, directory: Path, *, fleet: str = FLEET) -> None:
         self.directory = directory
-        folders = {"keys_dir": directory / "keys", "operator_dir": directory / "operator"}
+        tuf_dir, keys_dir, operator_dir = (directory / n for n in ("tuf", "keys", "operator"))
         clock = FakeClock(NOW)
-        repository = create_repository(directory / "tuf", clock=clock, **folders)
-        super().__init__(repository, tuf_dir=directory / "tuf", fleet=fleet, clock=clock, **folders)
+        repository = create_repository(
+            tuf_dir, keys_dir=keys_dir, operator_dir=operator_dir, clock=clock
+        )
+        super().__init__(
+            repository,
+            tuf_dir=tuf_dir,
+            keys_dir=keys_dir,
+            operator_dir=operator_dir,
+            fleet=fleet,
+            clock=clock,
+        )
         self.pinned_root = self.repository.root()
         self.device_clock = FakeClock(NOW)
         self.accepted = AcceptedTrust()
