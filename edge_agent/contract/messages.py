@@ -166,6 +166,8 @@ class Reported:
         refusal: Newest refusal of a whole assignment: ``{"code", "detail"}`` or None.
         capabilities: What the device is: runtime, limits, CPU, libc, memory, disk.
         outbox: ``{"waiting", "dropped"}`` telemetry windows.
+        certificate: The certificate in use: its ``serial``, and ``problem`` when its renewal does
+            not get on; not written when empty.
     """
 
     boot: int
@@ -178,6 +180,7 @@ class Reported:
     refusal: Mapping[str, str] | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     outbox: Mapping[str, int] = field(default_factory=dict)
+    certificate: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -196,6 +199,7 @@ class Reported:
                 "refusal": dict(self.refusal) if self.refusal else None,
                 "capabilities": dict(self.capabilities),
                 "outbox": dict(self.outbox),
+                **({"certificate": dict(self.certificate)} if self.certificate else {}),
             }
         )
 
@@ -208,6 +212,7 @@ class Reported:
         slots = fields.mapping("slots", items_max=SLOTS_MAX)
         metadata = Fields(fields.mapping("metadata", {}), what="reported.metadata")
         outbox = Fields(fields.mapping("outbox", {}), what="reported.outbox")
+        certificate = Fields(fields.mapping("certificate", {}), what="reported.certificate")
         refusal = fields.optional("refusal")
         if refusal is not None:
             inner = Fields(refusal, what="reported.refusal")
@@ -226,6 +231,7 @@ class Reported:
             refusal=refusal,
             capabilities=fields.mapping("capabilities", {}),
             outbox={name: outbox.integer(name) for name in tuple(outbox.rest())},
+            certificate={name: certificate.text(name) for name in tuple(certificate.rest())},
             extra=fields.rest(),
         )
 

@@ -30,11 +30,13 @@ class Channel(StrEnum):
     REPORTED = "up/reported"
     TELEMETRY = "up/tel"
     CHUNK_REQUEST = "up/xfer"
+    RENEW = "up/renew"
     ACK = "up/ack"
     DESIRED = "down/desired"
     TELEMETRY_ACK = "down/telack"
     COMMAND = "down/cmd"
     CHUNK = "down/xfer"
+    CERTIFICATE = "down/cert"
 
 
 @dataclass(frozen=True, slots=True)
