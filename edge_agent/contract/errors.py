@@ -3,6 +3,7 @@
 ContractError
 ├── MalformedError            not what the contract says; names the field
 ├── TooLargeError             beyond a named bound
+├── ModelRefusedError         a graph that no runtime shall be shown; names the culprit
 └── UnsupportedVersionError   written by a newer contract than this one
 """
 
@@ -31,3 +32,17 @@ class UnsupportedVersionError(ContractError):
     def __init__(self, what: str, version: object, known: int) -> None:
         super().__init__(f"{what} has version {version!r}, this side knows {known}; upgrade it")
         self.version = version
+
+
+class ModelRefusedError(ContractError):
+    """A graph that no runtime shall be shown.
+
+    Attributes:
+        culprit: Node, tensor or part at fault.
+        reason: What is wrong with it, with value and limit.
+    """
+
+    def __init__(self, culprit: str, reason: str) -> None:
+        super().__init__(f"model.onnx: {culprit} {reason}")
+        self.culprit = culprit
+        self.reason = reason
