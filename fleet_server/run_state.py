@@ -33,6 +33,20 @@ def read_heartbeat(server_dir: Path, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Return what the running ``up`` says of itself; empty when there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_insecure(lock_file: Path, run_file: Path) -> bool:
+    """Tell whether the server runs now, and without TLS."""
+    return is_running(lock_file) and read_run_file(run_file).get("is_insecure") is True
+
+
 def is_running(lock_file: Path) -> bool:
     """Tell whether ``edgefleet up`` holds the workspace."""
     try:

@@ -15,6 +15,7 @@ from fleet_server.errors import MisuseError, NotFoundError
 
 CONFIG_NAME = "edgefleet.toml"
 CONFIG_BYTES_MAX = 65_536
+MANAGED, EXTERNAL = "managed", "external"
 WORKSPACE_VARIABLE = "EDGEFLEET_WORKSPACE"
 OPERATOR_VARIABLE = "EDGEFLEET_OPERATOR"
 
@@ -27,8 +28,12 @@ class Config:
         fleet: Name of the fleet; devices of another fleet refuse its assignments.
         public_host: Name or address under which devices reach this server.
         bind_host: Address the broker and the API listen on.
+        broker: ``managed``: `edgefleet up` runs mosquitto here; ``external``: somebody else runs
+            one with the files of `edgefleet keys broker-config`.
+        broker_host: External only: name or address under which devices reach the broker.
         broker_port: Port for devices, 1 to 65535.
-        server_port: Loopback port for the server's own broker connections.
+        server_host: External only: name or address of the listener for the server's connections.
+        server_port: Port for the server's own broker connections; loopback when managed.
         api_port: Port of the HTTPS API.
         controller_period_s: Seconds between two looks of the rollout controller.
         drift_period_s: Seconds between two drift judgements.
@@ -41,7 +46,10 @@ class Config:
     fleet: str = "fleet-1"
     public_host: str = "127.0.0.1"
     bind_host: str = "127.0.0.1"
+    broker: str = MANAGED
+    broker_host: str = ""
     broker_port: int = 8883
+    server_host: str = ""
     server_port: int = 8884
     api_port: int = 8443
     controller_period_s: float = 2.0
@@ -58,6 +66,34 @@ class Config:
                 raise MisuseError(f"{CONFIG_NAME}: {name} must be {low:g} to {high:g}, got {value}")
         if not self.fleet or len(self.fleet) > 64:
             raise MisuseError(f"{CONFIG_NAME}: fleet must have 1 to 64 characters")
+        self._check_broker()
+
+    @property
+    def is_broker_external(self) -> bool:
+        """Tell whether somebody else runs the broker."""
+        return self.broker == EXTERNAL
+
+    @property
+    def mqtt_host(self) -> str:
+        """Name or address under which devices reach the broker."""
+        return self.broker_host or self.public_host
+
+    def _check_broker(self) -> None:
+        if self.broker not in (MANAGED, EXTERNAL):
+            raise MisuseError(
+                f"{CONFIG_NAME}: broker must be {MANAGED!r} or {EXTERNAL!r}, got {self.broker!r}"
+            )
+        for name in ("broker_host", "server_host"):
+            if getattr(self, name) and not self.is_broker_external:
+                raise MisuseError(
+                    f'{CONFIG_NAME}: {name} is for broker = "{EXTERNAL}"; a managed broker is'
+                    " reached by public_host and by this machine's loopback"
+                )
+        if self.is_broker_external and not (self.broker_host and self.server_host):
+            raise MisuseError(
+                f'{CONFIG_NAME}: broker = "{EXTERNAL}" needs broker_host (where devices find it)'
+                " and server_host (where this server does)"
+            )
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

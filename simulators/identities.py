@@ -127,11 +127,12 @@ def _unpack(fleet: Fleet, directory: Path, member: Member, kept: Mapping[str, st
         device_id=member.device_id,
         profile=member.profile,
         fleet=place.fleet,
-        host=place.host,
+        host=place.mqtt_host,
         mqtt_port=place.mqtt_port,
         api_port=place.api_port,
         root=kept["root"].encode(),
         directory=directory / member.device_id,
+        is_plain=place.is_plain,
     )
     identity.directory.mkdir(mode=0o700, exist_ok=True)
     identity.ca_path.write_text(kept["ca"])

@@ -1,18 +1,21 @@
 """Render mosquitto's configuration, access rules and password file.
 
-Two TLS listeners with settings of their own, both asking for a certificate of the fleet's CA:
+Two listeners with settings of their own, both TLS and asking for a certificate of the fleet's CA:
 
 * devices: the certificate's common name is user name *and* client id, so a device can neither
-  speak for another nor take its session; it writes below its own ``up/``, reads its own
+  speak for another nor take its session; it writes the channels of its own ``up/``, reads its own
   ``down/`` and the shared metadata, nothing else;
-* server, loopback only: user name and a secret that only this machine's workspace holds, free
-  client ids (one server has several connections). The secret keeps devices on the same machine,
+* server, loopback only unless the broker is external: user name and a secret that only the
+  workspace holds, free client ids (one server has several connections). The secret keeps devices,
   whose certificates are as valid, from taking a session here.
 
 Shared rules must be ``pattern`` lines: a plain ``topic`` line before any ``user`` line is for
 anonymous clients only. Reads are checked at delivery: a SUBSCRIBE to a foreign filter is granted
 and stays silent. The defaults lose data (100 messages a second subscriber drops the 1,001st), so
 queues are bounded in bytes, not in messages.
+
+Plain text is for tests on one machine: both listeners on 127.0.0.1, a device is whom its user name
+says, the server still needs its secret.
 """
 
 import base64
@@ -20,10 +23,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.contract.topics import PREFIX
+from edge_agent.contract.topics import PREFIX, Channel
 from fleet_server.errors import MisuseError
 
 SERVER_USER = "server"
+LOOPBACK = "127.0.0.1"
 PACKET_BYTES_MAX = 270_000
 """Above the largest message of the contract (262,144 bytes) with its topic."""
 INFLIGHT_MESSAGES_MAX = 4_000
@@ -41,14 +45,16 @@ class BrokerSettings:
     """What the generated configuration depends on.
 
     Attributes:
-        host: Address the device listener binds.
+        host: Address the device listener binds; empty for all.
         port: Port of the device listener.
-        server_port: Loopback port of the server's own connections.
+        server_port: Port of the server's own connections.
+        server_host: Address that listener binds; empty for all.
         ca_file: CA that issued devices' and server's certificates, PEM.
         certificate_file: The broker's own certificate, PEM.
         key_file: Its private key, PEM.
         crl_file: Revocation list, PEM; an expired one refuses everybody.
         connections_max: Clients at once on the device listener.
+        is_plain: No TLS, on 127.0.0.1 alone.
         autosave_s: A SIGKILL or power cut loses at most this much of the broker's state.
     """
 
@@ -59,12 +65,16 @@ class BrokerSettings:
     certificate_file: Path
     key_file: Path
     crl_file: Path
+    server_host: str = LOOPBACK
+    is_plain: bool = False
     connections_max: int = 20_000
     autosave_s: int = 30
 
     def __post_init__(self) -> None:
         if self.port == self.server_port:
             raise MisuseError(f"broker_port and server_port are both {self.port}; they must differ")
+        if self.is_plain and (self.host, self.server_host) != (LOOPBACK, LOOPBACK):
+            raise MisuseError(f"a broker without TLS binds {LOOPBACK}, not {self.host!r}")
         for path in (self.ca_file, self.certificate_file, self.key_file, self.crl_file):
             if "\n" in str(path):
                 raise MisuseError(f"broker: the path {str(path)!r} has a line break")
@@ -134,15 +144,17 @@ def render_config(settings: BrokerSettings, files: BrokerFiles, *, is_root: bool
         *(f"log_type {kind}" for kind in ("error", "warning", "notice")),
         "log_timestamp_format %Y-%m-%dT%H:%M:%S%z",
         "",
-        f"listener {settings.port} {settings.host}",
+        f"listener {settings.port} {settings.host}".rstrip(),
         *_tls_lines(settings),
+        f"allow_anonymous {_word(settings.is_plain)}",  # a user name without a secret is anonymous
         f"max_connections {settings.connections_max}",
-        "use_identity_as_username true",
+        *([] if settings.is_plain else ["use_identity_as_username true"]),
         "use_username_as_clientid true",
         f"acl_file {files.device_acl}",
         "",
-        f"listener {settings.server_port} 127.0.0.1",
+        f"listener {settings.server_port} {settings.server_host}".rstrip(),
         *_tls_lines(settings),
+        "allow_anonymous false",
         f"password_file {files.passwords}",
         f"acl_file {files.server_acl}",
     ]
@@ -150,11 +162,15 @@ def render_config(settings: BrokerSettings, files: BrokerFiles, *, is_root: bool
 
 
 def render_device_acl() -> str:
-    """Write the rules of the device listener; %u is the certificate's common name."""
+    """Write the rules of the device listener; %u is the certificate's common name.
+
+    Each channel by name, so that a device cannot have more topics than the contract has.
+    """
+    channels = [channel for channel in Channel if channel.startswith("up/")]
     return (
-        f"pattern write {PREFIX}/+/%u/up/#\n"
-        f"pattern read {PREFIX}/+/%u/down/#\n"
-        f"pattern read {PREFIX}/meta/#\n"
+        "".join(f"pattern write {PREFIX}/+/%u/{channel}\n" for channel in channels)
+        + f"pattern read {PREFIX}/+/%u/down/#\n"
+        + f"pattern read {PREFIX}/meta/#\n"
     )
 
 
@@ -170,7 +186,13 @@ def render_passwords(secret: str, salt: bytes) -> str:
     return f"{SERVER_USER}:$7${_HASH_ROUNDS}${'$'.join(encoded)}\n"
 
 
+def _word(is_true: bool) -> str:  # noqa: FBT001 - the value is all there is
+    return "true" if is_true else "false"
+
+
 def _tls_lines(settings: BrokerSettings) -> list[str]:
+    if settings.is_plain:
+        return []
     return [
         f"cafile {settings.ca_file}",
         f"certfile {settings.certificate_file}",
@@ -178,5 +200,4 @@ def _tls_lines(settings: BrokerSettings) -> list[str]:
         f"crlfile {settings.crl_file}",
         "require_certificate true",
         "tls_version tlsv1.2",
-        "allow_anonymous false",
     ]

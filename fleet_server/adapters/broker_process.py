@@ -200,7 +200,10 @@ def load_server_secret(directory: Path, *, is_created: bool = False) -> str:
         return path.read_text().strip()
     except FileNotFoundError as error:
         if not is_created:
-            raise NotFoundError(f"{path} is missing; start the broker first") from error
+            raise NotFoundError(
+                f"{path} is missing; start the broker first, or write the files of an external one"
+                " with `edgefleet keys broker-config`"
+            ) from error
     secret = secrets.token_urlsafe(32)
     write_durable(path, secret.encode(), mode=0o600)
     return secret

@@ -89,21 +89,23 @@ class CertificateAuthority:
         self._clock = clock
         self._loaded: tuple[EllipticCurvePrivateKey, x509.Certificate] | None = None
 
-    def create(self, hosts: Iterable[str]) -> None:
+    def create(self, hosts: Iterable[str], *, broker_hosts: Iterable[str] | None = None) -> None:
         """Make the authority, the server's certificates and a revocation list of today.
 
         What is there stays, except server certificates for other hosts or about to expire.
 
         Args:
             hosts: Names and addresses under which devices reach the server.
+            broker_hosts: Those of a broker elsewhere, whose certificate then serves nowhere else.
 
         Raises:
             RefusedError: A host is neither a name nor an address.
         """
         if not (self.files.ca.exists() and self.files.ca_key.exists()):
             self._create_authority()
-        for name in ("broker", "api"):
-            self._ensure(name, hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+        of_broker = hosts if broker_hosts is None else broker_hosts
+        self._ensure("broker", of_broker, ExtendedKeyUsageOID.SERVER_AUTH)
+        self._ensure("api", hosts, ExtendedKeyUsageOID.SERVER_AUTH)
         self._ensure(SERVER_CLIENT, (), ExtendedKeyUsageOID.CLIENT_AUTH)
         self.refresh_crl()
 

@@ -56,6 +56,7 @@ class LinkSettings:
         secret: Of the server's user.
         filters: Topic filters and QoS.
         is_persistent: The broker keeps subscriptions and QoS 1 messages while we are away.
+        is_plain: No TLS; for a broker on this machine's loopback.
     """
 
     host: str
@@ -67,6 +68,7 @@ class LinkSettings:
     secret: str
     filters: Sequence[tuple[str, int]]
     is_persistent: bool
+    is_plain: bool = False
 
 
 class Delivery(NamedTuple):
@@ -158,12 +160,13 @@ class MqttLink:
             manual_ack=True,
         )
         client.suppress_exceptions = True
-        client.tls_set(
-            str(settings.ca_file),
-            str(settings.certificate_file),
-            str(settings.key_file),
-            tls_version=ssl.PROTOCOL_TLS_CLIENT,
-        )
+        if not settings.is_plain:
+            client.tls_set(
+                str(settings.ca_file),
+                str(settings.certificate_file),
+                str(settings.key_file),
+                tls_version=ssl.PROTOCOL_TLS_CLIENT,
+            )
         client.username_pw_set(SERVER_USER, settings.secret)
         client.max_inflight_messages_set(OUT_INFLIGHT_MAX)
         client.max_queued_messages_set(OUT_MESSAGES_MAX)

@@ -5,7 +5,7 @@ a message and a fight for the interpreter between its thread and ours), and ever
 telemetry passes here; everything else goes through paho (``mqtt_gateway.py``). What is not read
 waits in the broker: no queue of our own, and back-pressure is that nobody reads.
 
-The other end is our own broker's loopback listener. Acknowledgements leave together behind the
+The other end is the broker's server listener. Acknowledgements leave together behind the
 commit. Invariant: only deliveries of the present connection are acknowledged.
 """
 
@@ -41,8 +41,10 @@ class TelemetryStream:
 
     def __init__(self, settings: LinkSettings, stop: Event) -> None:
         self._settings, self._stop = settings, stop
-        self._tls = ssl.create_default_context(cafile=str(settings.ca_file))
-        self._tls.load_cert_chain(settings.certificate_file, settings.key_file)
+        self._tls: ssl.SSLContext | None = None
+        if not settings.is_plain:
+            self._tls = ssl.create_default_context(cafile=str(settings.ca_file))
+            self._tls.load_cert_chain(settings.certificate_file, settings.key_file)
         self._jitter = random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._line: _Line | None = None
         self._connections, self._attempts = 0, 0
@@ -178,13 +180,15 @@ class TelemetryStream:
 
 
 class _Line:
-    """A TLS connection that reads many records with one system call."""
+    """A connection, of TLS unless told otherwise, that reads many records with one system call."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self._sock = socket.create_connection((host, port), CONNECT_S_MAX)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._tls: ssl.SSLObject | None = None
+        if tls is not None:
+            self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._rest, self._ready = b"", list[tuple[int, bytes]]()
         self._read_at_s = self._wrote_at_s = time.monotonic()
         try:
@@ -222,7 +226,7 @@ class _Line:
     def write(self, data: bytes) -> None:
         """Send; blocks up to CONNECT_S_MAX when the broker does not take it."""
         if data:
-            self._tls.write(data)
+            (self._tls or self._outgoing).write(data)
             self._wrote_at_s = time.monotonic()
             self._flush()
 
@@ -237,7 +241,7 @@ class _Line:
             self._sock.close()
 
     def _shake_hands(self) -> None:
-        while True:
+        while self._tls is not None:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
@@ -257,7 +261,7 @@ class _Line:
     def _decrypt(self) -> list[tuple[int, bytes]]:
         parts = [self._rest]
         try:
-            while part := self._tls.read(READ_BYTES):
+            while part := (self._tls or self._incoming).read(READ_BYTES):
                 parts.append(part)
         except ssl.SSLWantReadError:
             pass

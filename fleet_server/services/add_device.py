@@ -45,18 +45,22 @@ class Place:
     Attributes:
         host: Server name or address.
         api_port: HTTPS port of enrolment.
+        mqtt_host: Name or address of the broker.
         mqtt_port: TLS port of the broker.
         fleet: Name of the fleet.
         ca_sha256: Of the CA's certificate.
         root_sha256: Of the TUF root, from the operator's own copy where there is one.
+        is_plain: The server runs without TLS now, on this machine's loopback.
     """
 
     host: str
     api_port: int
+    mqtt_host: str
     mqtt_port: int
     fleet: str
     ca_sha256: str
     root_sha256: str
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,4 +270,5 @@ def _make_ticket(place: Place, device_id: str) -> JoinTicket:
         ca_sha256=place.ca_sha256,
         root_sha256=place.root_sha256,
         secret=secrets.token_urlsafe(32),
+        is_plain=place.is_plain,
     )

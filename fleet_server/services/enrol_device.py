@@ -88,7 +88,7 @@ class EnrolmentDesk:
                 certificate=issued.pem.decode(),
                 ca=ca,
                 root=root,
-                mqtt_host=place.host,
+                mqtt_host=place.mqtt_host,
                 mqtt_port=place.mqtt_port,
             )
             for device, issued in joined

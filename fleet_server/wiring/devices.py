@@ -9,6 +9,7 @@ from fleet_server.adapters.director import Director
 from fleet_server.adapters.package_facts import PackageFitness, profile_loader
 from fleet_server.bootstrap import Fleet
 from fleet_server.errors import NotFoundError
+from fleet_server.run_state import is_insecure
 from fleet_server.services.add_device import DeviceDesk, Place
 from fleet_server.services.assign_devices import Assigner
 from fleet_server.services.enrol_device import EnrolmentDesk
@@ -97,8 +98,10 @@ def find_place(fleet: Fleet) -> Place:
     return Place(
         host=config.public_host,
         api_port=config.api_port,
+        mqtt_host=config.mqtt_host,
         mqtt_port=config.broker_port,
         fleet=config.fleet,
         ca_sha256=build_authority(fleet).ca_sha256,
         root_sha256=hashlib.sha256(root).hexdigest(),
+        is_plain=is_insecure(fleet.workspace.lock_file, fleet.workspace.run_file),
     )

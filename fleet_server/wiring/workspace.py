@@ -2,17 +2,18 @@
 
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fleet_server.adapters.broker_config import BrokerSettings
-from fleet_server.adapters.broker_process import BrokerProcess
-from fleet_server.adapters.certificate_authority import CertificateAuthority
+from fleet_server.adapters.broker_config import LOOPBACK, BrokerSettings
+from fleet_server.adapters.broker_process import BrokerProcess, load_server_secret
+from fleet_server.adapters.certificate_authority import CertificateAuthority, CertificateFiles
 from fleet_server.adapters.database.api_tokens import make_token
 from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import open_engine, write_session
 from fleet_server.adapters.database.migrate import migrate
+from fleet_server.adapters.external_broker import BrokerDoor, ExternalBroker
 from fleet_server.adapters.system_clock import SystemClock
 from fleet_server.adapters.tuf_repository import create_repository
 from fleet_server.durable_files import write_durable
@@ -112,12 +113,56 @@ def ensure_certificates(workspace: Workspace, clock: Clock) -> CertificateAuthor
     """Make or renew the server's certificates for the configured hosts."""
     config = workspace.config
     authority = CertificateAuthority(workspace.keys_dir, clock)
-    authority.create([h for h in (config.public_host, config.bind_host) if h != "0.0.0.0"])  # noqa: S104 - compared, not bound
+    hosts = [h for h in (config.public_host, config.bind_host) if h != "0.0.0.0"]  # noqa: S104 - compared, not bound
+    external = [config.broker_host, config.server_host] if config.is_broker_external else None
+    authority.create(hosts, broker_hosts=external)
     return authority
 
 
-def broker_of(workspace: Workspace, clock: Clock) -> BrokerProcess:
-    """Build the broker of a workspace; nothing is started."""
+def check_insecure(config: Config) -> None:
+    """Refuse to run without TLS where anything but this machine could be reached by it.
+
+    Raises:
+        MisuseError: An address that is not 127.0.0.1, or a broker elsewhere.
+    """
+    way_out = "leave --insecure-loopback out, or keep another workspace for tests"
+    if config.is_broker_external:
+        raise MisuseError(f"--insecure-loopback: the broker is external; {way_out}")
+    for name in ("bind_host", "public_host"):
+        host = getattr(config, name)
+        if host != LOOPBACK:
+            raise MisuseError(
+                f"--insecure-loopback works on {LOOPBACK} alone, but {name} is {host!r} in"
+                f" {CONFIG_NAME}; {way_out}"
+            )
+
+
+def supervised_broker(
+    workspace: Workspace, clock: Clock, *, say: Callable[[str], None], is_insecure: bool = False
+) -> BrokerProcess | ExternalBroker:
+    """Build what `edgefleet up` watches; ``say`` takes one sentence for the person."""
+    if workspace.config.is_broker_external:
+        return ExternalBroker(find_broker_door(workspace), say=say)
+    return broker_of(workspace, clock, is_insecure=is_insecure)
+
+
+def find_broker_door(workspace: Workspace) -> BrokerDoor:
+    """Say how an external broker is reached."""
+    config, files = workspace.config, CertificateFiles(workspace.keys_dir)
+    return BrokerDoor(
+        host=config.server_host,
+        port=config.server_port,
+        device_host=config.mqtt_host,
+        device_port=config.broker_port,
+        ca_file=files.ca,
+        certificate_file=files.certificate("server"),
+        key_file=files.key("server"),
+        read_secret=lambda: load_server_secret(workspace.broker_dir),
+    )
+
+
+def broker_of(workspace: Workspace, clock: Clock, *, is_insecure: bool = False) -> BrokerProcess:
+    """Build the broker that runs as our child; nothing is started."""
     config, files = workspace.config, CertificateAuthority(workspace.keys_dir, clock).files
     settings = BrokerSettings(
         host=config.bind_host,
@@ -127,6 +172,7 @@ def broker_of(workspace: Workspace, clock: Clock) -> BrokerProcess:
         certificate_file=files.certificate("broker"),
         key_file=files.key("broker"),
         crl_file=files.crl,
+        is_plain=is_insecure,
     )
     return BrokerProcess(workspace.broker_dir, settings, log_file=workspace.log_dir / "broker.log")
 

@@ -1,4 +1,7 @@
-"""The API's process: HTTPS with the fleet's own certificate."""
+"""The API's process: HTTPS with the fleet's own certificate.
+
+Without TLS on 127.0.0.1 alone, under ``edgefleet up --insecure-loopback``.
+"""
 
 import argparse
 import logging
@@ -11,6 +14,8 @@ from fleet_server.adapters.certificate_authority import CertificateAuthority
 from fleet_server.api.app import create_app
 from fleet_server.bootstrap import open_fleet
 from fleet_server.run_state import beat
+from fleet_server.wiring.workspace import check_insecure
+from fleet_server.workers.supervisor import INSECURE_FLAG
 
 BEAT_S = 5.0
 KEEP_ALIVE_S = 15
@@ -22,17 +27,22 @@ def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="fleet_server.workers.api", description=__doc__)
     parser.add_argument("--workspace", type=Path, required=True)
-    fleet = open_fleet(parser.parse_args().workspace)
+    parser.add_argument(INSECURE_FLAG, action="store_true")
+    options = parser.parse_args()
+    fleet = open_fleet(options.workspace)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     files = CertificateAuthority(fleet.workspace.keys_dir, fleet.clock).files
     config = fleet.workspace.config
+    is_secure = not options.insecure_loopback
+    if not is_secure:
+        check_insecure(config)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(fleet),
             host=config.bind_host,
             port=config.api_port,
-            ssl_certfile=files.certificate("api"),
-            ssl_keyfile=files.key("api"),
+            ssl_certfile=files.certificate("api") if is_secure else None,
+            ssl_keyfile=files.key("api") if is_secure else None,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_S,
             limit_concurrency=CONCURRENCY_MAX,

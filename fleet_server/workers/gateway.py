@@ -9,10 +9,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from edge_agent.contract.topics import PREFIX, Channel
+from fleet_server.adapters.broker_config import LOOPBACK
 from fleet_server.adapters.broker_process import load_server_secret
 from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
@@ -39,6 +41,7 @@ from fleet_server.services.ingest_windows import IngestWindows
 from fleet_server.services.publish_state import MARKER_TOPIC, PublishState
 from fleet_server.services.record_report import RecordReports
 from fleet_server.services.serve_chunks import ServeChunks
+from fleet_server.wiring.workspace import check_insecure
 from fleet_server.workers.gateway_loops import (
     Chore,
     Loop,
@@ -50,7 +53,7 @@ from fleet_server.workers.gateway_loops import (
     TransferLoop,
     describe,
 )
-from fleet_server.workers.supervisor import stop_on_signals
+from fleet_server.workers.supervisor import INSECURE_FLAG, stop_on_signals
 from fleet_server.workspace import Workspace
 
 REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 5_000, 5_000
@@ -65,7 +68,8 @@ _LOG = logging.getLogger(__name__)
 class Gateway:
     """Everything joined; ``start`` begins, ``stop`` ends."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, is_insecure: bool = False) -> None:
+        link_settings = partial(_link_settings, is_plain=is_insecure)
         workspace, clock, engine = fleet.workspace, fleet.clock, fleet.engine
         self._fleet, self._stop = fleet, Event()
         retention = timedelta(days=workspace.config.retention_days)
@@ -73,7 +77,7 @@ class Gateway:
         self._reports = Inbox(REPORT_INBOX_MAX)
         self._requests = Inbox(TRANSFER_INBOX_MAX, is_lossy=True)
         self._control = MqttLink(
-            _link_settings(
+            link_settings(
                 workspace,
                 "server-control",
                 [(MARKER_TOPIC, 1), *((_filter(channel), 1) for channel in CONTROL_CHANNELS)],
@@ -81,7 +85,7 @@ class Gateway:
             route=self._route,
         )
         self._bulk = MqttLink(
-            _link_settings(
+            link_settings(
                 workspace,
                 "server-bulk",
                 [(_filter(Channel.CHUNK_REQUEST), 0)],
@@ -90,7 +94,7 @@ class Gateway:
             route=self._requests.put,
         )
         self._stream = TelemetryStream(
-            _link_settings(workspace, "server-telemetry", [(_filter(Channel.TELEMETRY), 1)]),
+            link_settings(workspace, "server-telemetry", [(_filter(Channel.TELEMETRY), 1)]),
             self._stop,
         )
         self._state = StateLink(self._control, self._stop)
@@ -179,10 +183,18 @@ class Gateway:
             self._reports.put(delivery)
 
 
-def run_gateway(workspace: Workspace | Fleet, stop: Event) -> None:
-    """Run until ``stop`` is set; raises FleetError when it cannot begin."""
+def run_gateway(workspace: Workspace | Fleet, stop: Event, *, is_insecure: bool = False) -> None:
+    """Run until ``stop`` is set; raises FleetError when it cannot begin.
+
+    Args:
+        workspace: Whose gateway.
+        stop: Ends it.
+        is_insecure: The broker speaks no TLS; refused unless all is on the loopback.
+    """
     fleet = workspace if isinstance(workspace, Fleet) else open_fleet(workspace)
-    gateway = Gateway(fleet)
+    if is_insecure:
+        check_insecure(fleet.workspace.config)
+    gateway = Gateway(fleet, is_insecure=is_insecure)
     gateway.start()
     try:
         while not stop.wait(BEAT_S if gateway.is_connected else 0.1):
@@ -196,11 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="fleet_server.workers.gateway", description=__doc__)
     parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument(INSECURE_FLAG, action="store_true")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = Event()
     stop_on_signals(stop)
     try:
-        run_gateway(open_fleet(parser.parse_args(arguments).workspace), stop)
+        options = parser.parse_args(arguments)
+        run_gateway(open_fleet(options.workspace), stop, is_insecure=options.insecure_loopback)
     except (FleetError, OSError) as error:  # a certificate that is missing or damaged
         _LOG.error("%s", error)
         sys.exit(1)
@@ -217,10 +231,11 @@ def _link_settings(
     filters: Sequence[tuple[str, int]],
     *,
     is_persistent: bool = True,
+    is_plain: bool = False,
 ) -> LinkSettings:
     files = CertificateFiles(workspace.keys_dir)
     return LinkSettings(
-        host="127.0.0.1",
+        host=workspace.config.server_host or LOOPBACK,
         port=workspace.config.server_port,
         client_id=client_id,
         ca_file=files.ca,
@@ -229,6 +244,7 @@ def _link_settings(
         secret=load_server_secret(workspace.broker_dir),
         filters=filters,
         is_persistent=is_persistent,
+        is_plain=is_plain,
     )
 
 

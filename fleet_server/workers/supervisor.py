@@ -14,17 +14,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from fleet_server.durable_files import write_durable
 from fleet_server.errors import BusyError
 from fleet_server.ports.clock import Clock
+from fleet_server.run_state import read_run_file
 from fleet_server.workspace import Workspace
 
 WORKERS = ("gateway", "controller", "api")
+INSECURE_FLAG = "--insecure-loopback"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.5, 30.0
 STABLE_S = 60.0
 STOP_S_MAX = 10.0
@@ -99,15 +102,6 @@ class WorkspaceLock:
             self._file.close()
 
 
-def read_run_file(path: Path) -> dict[str, Any]:
-    """Return what the running ``up`` says of itself; empty when there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 class Supervisor:
     """Starts, watches, restarts and stops the processes of one workspace."""
 
@@ -119,6 +113,7 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         watched: Path,
+        is_insecure: bool = False,
         command_of: Callable[[str, Path], list[str]] | None = None,
     ) -> None:
         """Prepare; nothing is started.
@@ -129,11 +124,13 @@ class Supervisor:
             clock: Monotonic seconds are used.
             say: Takes one sentence for the person.
             watched: Revocation list; the broker reloads when it changes.
+            is_insecure: No TLS; told to the workers and in the run file, nowhere else.
             command_of: Worker name and workspace folder to its command line.
         """
         self._workspace, self._broker, self._clock = workspace, broker, clock
         self._say, self._watched = say, watched
-        self._command_of = command_of or worker_command
+        self._is_insecure = is_insecure
+        self._command_of = command_of or partial(worker_command, is_insecure=is_insecure)
         self._watched_stamp = _stamp(watched)
         self._children = [Child(name) for name in WORKERS]
         self._broker_state = Child("broker")
@@ -236,6 +233,7 @@ class Supervisor:
             "pid": os.getpid(),
             "broker_port": config.broker_port,
             "api_port": config.api_port,
+            "is_insecure": self._is_insecure,
             "children": {**pids, "broker": self._broker.pid},
             "restarts": {c.name: c.restarts for c in (*self._children, self._broker_state)},
         }
@@ -252,10 +250,11 @@ def stop_on_signals(stop: Event) -> None:
     signal.signal(signal.SIGTERM, _set)
 
 
-def worker_command(name: str, root: Path) -> list[str]:
+def worker_command(name: str, root: Path, *, is_insecure: bool = False) -> list[str]:
     """Build the command line of one worker."""
     module = f"fleet_server.workers.{name}"
-    return [*_die_with_parent(), sys.executable, "-m", module, "--workspace", str(root)]
+    flags = [INSECURE_FLAG] if is_insecure and name in ("gateway", "api") else []
+    return [*_die_with_parent(), sys.executable, "-m", module, "--workspace", str(root), *flags]
 
 
 def _die_with_parent() -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 
 from fleet_server.adapters.system_clock import SystemClock
 from fleet_server.errors import BusyError
-from fleet_server.workers.supervisor import Supervisor, WorkspaceLock, read_run_file
+from fleet_server.run_state import read_run_file
+from fleet_server.workers.supervisor import Supervisor, WorkspaceLock
 from fleet_server.workspace import Config, Workspace
 from tests.support.waiting import wait_until
 
