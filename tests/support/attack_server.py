@@ -1,7 +1,7 @@
 """A real workspace whose keys, files and database may be in an attacker's hands.
 
 ``plant`` 1, 2 and 3 are approved, 2 also for another profile; 99 is registered and approved by
-nobody. Packages are real and small; that of 2 takes several chunks.
+nobody. Packages are real and small; that of 3 takes several chunks.
 """
 
 import json
@@ -44,7 +44,7 @@ OTHER_PROFILE = target_path(MODEL, 2, OTHER)
 UNSIGNED = target_path(MODEL, 99, PROFILE)
 TARGETS = (V1, V2, V3, OTHER_PROFILE, UNSIGNED)
 QUICK = ProbationPolicy(duration_s=0.5, rows_min=0, output_shift_max=1)
-_FILLER = {V2: 300_000}
+_FILLER = {V3: 300_000}
 
 
 @cache
