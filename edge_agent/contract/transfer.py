@@ -8,6 +8,7 @@ Frame: ``EFX1`` · kind u8 · 0 u8 · retry u16 (seconds) · request u32 · inde
 first 16 bytes of the package's sha256, then the bytes. Big-endian, 36 bytes of header.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -23,6 +24,7 @@ REQUEST_BYTES_MAX = 1_024
 HASH_BYTES = 32
 _HEAD = struct.Struct(">4sBBHIII16s")
 MAGIC = b"EFX1"
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Part(StrEnum):
@@ -158,6 +160,6 @@ def count_chunks(size_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> int:
 
 def check_sha256(text: str, *, what: str) -> str:
     """Return 64 lowercase hex digits unchanged; raises MalformedError otherwise."""
-    if len(text) != 64 or any(c not in "0123456789abcdef" for c in text):
+    if not _SHA256.match(text):
         raise MalformedError(f"{what}: {text[:80]!r} is not a sha256 of 64 hex digits")
     return text
