@@ -1,7 +1,8 @@
 """Build a package: convert, quantize where it helps, compare, measure, choose, pack, try.
 
 ``build_package`` is the one way in. Nothing is returned that did not load with onnxruntime from
-its own bytes, answer its golden rows and keep every limit. The same inputs give the same package
+its own bytes, answer its golden rows and keep every limit. Foreign graphs are built in a child
+process (``guarded.py``). The same inputs give the same package
 but for the measured latencies in ``evidence.json``.
 """
 
@@ -15,6 +16,7 @@ from onnx import ModelProto
 from converters.errors import NoRungFitsError
 from converters.evidence import describe_rungs
 from converters.from_onnx import OnnxSource
+from converters.guarded import build_guarded
 from converters.interface import check_schema
 from converters.ladder import LadderLimits, choose_rung
 from converters.metrics import PrimaryMetric, find_metric
@@ -54,8 +56,21 @@ def build_package(request: BuildRequest) -> BuiltPackage:
         NoRungFitsError: No precision keeps the limits; carries every number.
         RuntimeRefusedError: onnxruntime of this machine refuses the graph.
     """
+    if isinstance(request.estimator, OnnxSource):
+        check_schema(request.schema)
+        return build_guarded(request, request.estimator.content, request.estimator.limits)
+    from converters.from_sklearn import SklearnSource
+
+    is_fed_float32 = np.asarray(request.holdout).dtype == np.float32
+    return build_loaded(
+        request,
+        SklearnSource(request.estimator, request.schema.task, is_fed_float32=is_fed_float32),
+    )
+
+
+def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
+    """Build one package from a source that runs in this process; see ``build_package``."""
     check_schema(request.schema)
-    source = _open_source(request)
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
     conversion = source.convert(request.schema, request.profile)
     targets = source.index_targets(request.holdout_targets)
@@ -76,15 +91,6 @@ def build_package(request: BuildRequest) -> BuiltPackage:
         "input_rounding": _describe_rounding(source, rows, exam),
     }
     return _ship(request, rows, exam, ladder, background, {})
-
-
-def _open_source(request: BuildRequest) -> SourceModel:
-    if isinstance(request.estimator, OnnxSource):
-        return request.estimator
-    from converters.from_sklearn import SklearnSource
-
-    is_fed_float32 = np.asarray(request.holdout).dtype == np.float32
-    return SklearnSource(request.estimator, request.schema.task, is_fed_float32=is_fed_float32)
 
 
 def _shrunk(model: ModelProto, request: BuildRequest) -> bytes:

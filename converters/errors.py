@@ -63,6 +63,7 @@ class NoRungFitsError(ConversionError):
 
     Attributes:
         profile_id: The profile.
+        sentence: Which limit stands against which build.
         rungs: Every rung with its numbers, as in ``evidence.json``.
     """
 
@@ -72,6 +73,7 @@ class NoRungFitsError(ConversionError):
             " model or choose another profile"
         )
         self.profile_id = profile_id
+        self.sentence = sentence
         self.rungs = tuple(rungs)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
 from converters.from_onnx import OnnxSource
-from converters.graph import parse_model, tensor_shape, tensor_type
+from converters.graph import parse_foreign, tensor_shape, tensor_type
 from converters.request import BuildRequest
 from converters.source_files import (
     is_graph,
@@ -187,7 +187,7 @@ def _schema_of(name: str, columns: Sequence[str], classes: Sequence[str]) -> Mod
 
 def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> ModelSchema:
     """Read task and number of classes from the outputs of a graph."""
-    graph = parse_model(content, what="the source").graph
+    graph = parse_foreign(content, what="the source").graph
     shapes = {output.name: tensor_shape(graph, output.name) for output in graph.output}
     has_labels = any(tensor_type(graph, output) == _INT64 for output in shapes)
     widths = [shape[1] for shape in shapes.values() if len(shape) == 2 and shape[1] is not None]

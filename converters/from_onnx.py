@@ -3,111 +3,56 @@
 Accepted are graphs of one float32 input [N, width] and, for a classification, either labels
 (int64 [N]) with probabilities, or probabilities alone [N, classes]; for a regression one output
 [N] or [N, 1]. Labels must already be class indexes.
+
+Nobody knows what a graph from elsewhere does to a runtime, so it is never loaded here: its bytes
+are checked, and whatever runs it is a child process with limits (``guarded.py``).
 """
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto
 
-from converters.errors import InvalidRequestError
-from converters.graph import parse_model, tensor_shape, tensor_type
-from converters.interface import (
-    add_label_from_probabilities,
-    finish_classifier,
-    finish_regressor,
-    set_input,
-)
-from converters.normalise import normalise
-from converters.runtime import GraphRunner
-from converters.source import Conversion, check_indexes
+from converters.graph import parse_foreign
+from converters.guarded import GuardLimits, answer_guarded
+from converters.onnx_graph import adapt_graph, index_targets
 from device_profiles.profile import DeviceProfile
-from edge_agent.contract.schema import ModelSchema, Task
+from edge_agent.contract.schema import ModelSchema
 
 Array = NDArray[Any]
 
 
 class OnnxSource:
-    """A graph from elsewhere.
+    """A graph from elsewhere, checked and held as bytes.
 
     Args:
         content: The ``.onnx`` bytes.
         schema: What it takes and answers.
         profile: Its threads and limits are used to run the source.
+        limits: Of the child processes that run it; None takes the usual ones.
 
     Raises:
-        InvalidRequestError: Not such a graph.
-        ProfileMisfitError: Newer than the profile allows.
-        RuntimeRefusedError: onnxruntime does not load it.
+        InvalidRequestError: Not such a graph, or one that no runtime shall be shown.
     """
 
-    def __init__(self, content: bytes, schema: ModelSchema, profile: DeviceProfile) -> None:
-        self._schema = schema
-        self._model = _adapt(parse_model(content, what="the source"), schema)
-        self._runner = GraphRunner(normalise(self._model, profile), profile)
-
-    @property
-    def name(self) -> str:
-        """The kind."""
-        return "onnx"
-
-    def convert(self, schema: ModelSchema, profile: DeviceProfile) -> Conversion:  # noqa: ARG002 - of the protocol; known since __init__
-        """Give the graph with the contract's input and outputs."""
-        return Conversion(model=self._model)
+    def __init__(
+        self,
+        content: bytes,
+        schema: ModelSchema,
+        profile: DeviceProfile,
+        limits: GuardLimits | None = None,
+    ) -> None:
+        adapt_graph(parse_foreign(content, what="the source"), schema)
+        self.content, self.limits = content, limits or GuardLimits()
+        self._schema, self._profile = schema, profile
 
     def answer(self, rows: Array) -> dict[str, Array]:
-        """Answer rows, rounded to float32, by output name."""
-        return self._runner.run(np.asarray(rows, np.float32))
+        """Answer rows, rounded to float32, by output name; starts a child process.
+
+        Raises:
+            RuntimeRefusedError: onnxruntime refuses, crashes, hangs or asks for too much memory.
+        """
+        return answer_guarded(self.content, self._schema, self._profile, rows, self.limits)
 
     def index_targets(self, targets: Array) -> Array:
         """Check that targets are class indexes; values of a regression stay."""
-        if self._schema.task is Task.REGRESSION:
-            return np.asarray(targets, np.float64)
-        return check_indexes(targets, len(self._schema.classes))
-
-
-def _adapt(model: ModelProto, schema: ModelSchema) -> ModelProto:
-    set_input(model, schema.width)
-    graph = model.graph
-    names = [output.name for output in graph.output]
-    types = {name: tensor_type(graph, name) for name in names}
-    floats = [name for name in names if types[name] == TensorProto.FLOAT]
-    integers = [name for name in names if types[name] == TensorProto.INT64]
-    if schema.task is Task.REGRESSION:
-        if len(names) != 1 or len(floats) != 1:
-            raise InvalidRequestError(
-                f"a regression graph has one float32 output, this one {_list(types)}"
-            )
-        if tensor_shape(graph, names[0]) not in ((None,), (None, 1)):
-            raise InvalidRequestError(
-                f"output {names[0]!r} has shape {_shape(graph, names[0])}, a regression answers"
-                " ['N'] or ['N', 1]"
-            )
-        finish_regressor(model, names[0])
-        return model
-    if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
-        raise InvalidRequestError(
-            "a classification graph has probabilities (float32) and, if it wants, labels (int64);"
-            f" this one has {_list(types)}. Convert without ZipMap."
-        )
-    shape = tensor_shape(graph, floats[0])
-    if len(shape) != 2 or shape[1] not in (None, len(schema.classes)):
-        raise InvalidRequestError(
-            f"output {floats[0]!r} has shape {_shape(graph, floats[0])},"
-            f" needs a column for each of the {len(schema.classes)} classes"
-        )
-    label = integers[0] if integers else add_label_from_probabilities(model, floats[0])
-    finish_classifier(model, label, floats[0], range(len(schema.classes)))
-    return model
-
-
-def _shape(graph: GraphProto, name: str) -> list[int | str]:
-    return ["N" if size is None else size for size in tensor_shape(graph, name)]
-
-
-def _list(types: dict[str, int]) -> str:
-    return ", ".join(
-        f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
-        for name, kind in types.items()
-    )
+        return index_targets(self._schema, targets)

@@ -10,8 +10,23 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from converters.errors import InvalidRequestError
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.onnx_check import check_onnx
 
 ML_DOMAIN = "ai.onnx.ml"
+
+
+def parse_foreign(content: bytes, *, what: str) -> ModelProto:
+    """Read a graph from outside: checked byte by byte before any library makes a model of it.
+
+    Raises:
+        InvalidRequestError: Not an ONNX model, or one that no runtime shall be shown.
+    """
+    try:
+        check_onnx(content)
+    except ContractError as error:
+        raise InvalidRequestError(f"{what} is refused: {error}") from error
+    return parse_model(content, what=what)
 
 
 def parse_model(content: bytes, *, what: str) -> ModelProto:

@@ -13,7 +13,7 @@ from converters.graph import (
     ML_DOMAIN,
     count_operators,
     find_opset,
-    parse_model,
+    parse_foreign,
     tensor_shape,
 )
 from converters.parity import Parity, compare_outputs
@@ -45,7 +45,7 @@ def describe_file(path: Path, profile: DeviceProfile | None) -> dict[str, Any]:
         size, described = len(content), {}
     else:
         raise InvalidRequestError(f"{path.name}: inspect reads .onnx and package .tar files")
-    model = parse_model(content, what=path.name)
+    model = parse_foreign(content, what=path.name)
     operators = count_operators(model)
     precision = next(
         (kind for kind, operator in _INT8.items() if operator in operators), Precision.FP32

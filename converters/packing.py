@@ -24,6 +24,8 @@ from converters.rungs import Exam, Ladder
 from converters.runtime import GraphRunner
 from device_profiles.compatibility import PackageNeeds
 from device_profiles.profile import Precision
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.contract.package import (
     EVIDENCE,
     GOLDEN,
@@ -140,6 +142,10 @@ def pack_rung(
 def _try_package(blob: bytes, request: BuildRequest) -> None:
     """Open the package as a device would and replay its golden rows."""
     members = unpack_members(blob)
+    try:
+        check_onnx(members[MODEL])
+    except ContractError as error:
+        raise ConversionError(f"a device would refuse the package: {error}") from error
     schema = ModelSchema.decode(members[SCHEMA])
     Reference.decode(members[REFERENCE])
     problems = check_golden(members[GOLDEN], GraphRunner(members[MODEL], request.profile), schema)

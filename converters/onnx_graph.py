@@ -1,0 +1,121 @@
+"""A foreign ONNX graph at work: adapted to the contract, loaded and asked in this process.
+
+Only the child process of ``guarded.py`` makes one; everybody else holds an ``OnnxSource``.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto
+
+from converters.errors import InvalidRequestError
+from converters.graph import parse_foreign, tensor_shape, tensor_type
+from converters.interface import (
+    add_label_from_probabilities,
+    finish_classifier,
+    finish_regressor,
+    set_input,
+)
+from converters.normalise import normalise
+from converters.runtime import GraphRunner
+from converters.source import Conversion, check_indexes
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.schema import ModelSchema, Task
+
+Array = NDArray[Any]
+
+
+class OnnxGraph:
+    """The ``SourceModel`` of a foreign graph; its own fp32 answers are the truth.
+
+    Args:
+        content: The ``.onnx`` bytes.
+        schema: What it takes and answers.
+        profile: Its threads and limits are used to run the source.
+
+    Raises:
+        InvalidRequestError: Not such a graph.
+        ProfileMisfitError: Newer than the profile allows.
+        RuntimeRefusedError: onnxruntime does not load it.
+    """
+
+    def __init__(self, content: bytes, schema: ModelSchema, profile: DeviceProfile) -> None:
+        self._schema = schema
+        self._model = adapt_graph(parse_foreign(content, what="the source"), schema)
+        self._runner = GraphRunner(normalise(self._model, profile), profile)
+
+    @property
+    def name(self) -> str:
+        """The kind."""
+        return "onnx"
+
+    def convert(self, schema: ModelSchema, profile: DeviceProfile) -> Conversion:  # noqa: ARG002 - of the protocol; known since __init__
+        """Give the graph with the contract's input and outputs."""
+        return Conversion(model=self._model)
+
+    def answer(self, rows: Array) -> dict[str, Array]:
+        """Answer rows, rounded to float32, by output name."""
+        return self._runner.run(np.asarray(rows, np.float32))
+
+    def index_targets(self, targets: Array) -> Array:
+        """Check that targets are class indexes; values of a regression stay."""
+        return index_targets(self._schema, targets)
+
+
+def index_targets(schema: ModelSchema, targets: Array) -> Array:
+    """Check that targets are class indexes of the schema; values of a regression stay."""
+    if schema.task is Task.REGRESSION:
+        return np.asarray(targets, np.float64)
+    return check_indexes(targets, len(schema.classes))
+
+
+def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
+    """Give a graph the contract's input and outputs, in place.
+
+    Raises:
+        InvalidRequestError: Its inputs or outputs are not those of such a model.
+    """
+    set_input(model, schema.width)
+    graph = model.graph
+    names = [output.name for output in graph.output]
+    types = {name: tensor_type(graph, name) for name in names}
+    floats = [name for name in names if types[name] == TensorProto.FLOAT]
+    integers = [name for name in names if types[name] == TensorProto.INT64]
+    if schema.task is Task.REGRESSION:
+        if len(names) != 1 or len(floats) != 1:
+            raise InvalidRequestError(
+                f"a regression graph has one float32 output, this one {_list(types)}"
+            )
+        if tensor_shape(graph, names[0]) not in ((None,), (None, 1)):
+            raise InvalidRequestError(
+                f"output {names[0]!r} has shape {_shape(graph, names[0])}, a regression answers"
+                " ['N'] or ['N', 1]"
+            )
+        finish_regressor(model, names[0])
+        return model
+    if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
+        raise InvalidRequestError(
+            "a classification graph has probabilities (float32) and, if it wants, labels (int64);"
+            f" this one has {_list(types)}. Convert without ZipMap."
+        )
+    shape = tensor_shape(graph, floats[0])
+    if len(shape) != 2 or shape[1] not in (None, len(schema.classes)):
+        raise InvalidRequestError(
+            f"output {floats[0]!r} has shape {_shape(graph, floats[0])},"
+            f" needs a column for each of the {len(schema.classes)} classes"
+        )
+    label = integers[0] if integers else add_label_from_probabilities(model, floats[0])
+    finish_classifier(model, label, floats[0], range(len(schema.classes)))
+    return model
+
+
+def _shape(graph: GraphProto, name: str) -> list[int | str]:
+    return ["N" if size is None else size for size in tensor_shape(graph, name)]
+
+
+def _list(types: dict[str, int]) -> str:
+    return ", ".join(
+        f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
+        for name, kind in types.items()
+    )
