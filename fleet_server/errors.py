@@ -3,9 +3,13 @@
 FleetError                 refused or failed; exit 1
 ├── NotFoundError          no such device, model, version, rollout …
 ├── RefusedError           a rule says no
-│   └── BusyError          another process holds what is needed
+│   ├── BusyError          another process holds what is needed
+│   ├── UnknownCallerError nobody the fleet knows is asking
+│   ├── ForbiddenError     the caller's role does not reach
+│   └── ThrottledError     too many wrong tries; says when to try again
 ├── MisuseError            the command or configuration is wrong; exit 2
 └── UnreachableError       the other side does not answer; exit 3
+    └── OverloadedError    too much at once; says when to try again
 """
 
 
@@ -31,3 +35,27 @@ class MisuseError(FleetError):
 
 class UnreachableError(FleetError):
     """The other side does not answer; trying again may help."""
+
+
+class UnknownCallerError(RefusedError):
+    """Nobody the fleet knows is asking."""
+
+
+class ForbiddenError(RefusedError):
+    """The caller's role does not reach."""
+
+
+class ThrottledError(RefusedError):
+    """Too many wrong tries; ``retry_after_s`` seconds from now the next one is looked at."""
+
+    def __init__(self, sentence: str, *, retry_after_s: float) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(UnreachableError):
+    """Too much at once; trying again after ``retry_after_s`` seconds helps."""
+
+    def __init__(self, sentence: str, *, retry_after_s: float) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
