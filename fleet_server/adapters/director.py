@@ -15,15 +15,16 @@ from edge_agent.contract.assignment import (
     PAYLOAD_TYPE,
     Assignment,
 )
-from fleet_server.adapters.approver_keys import load_key
+from fleet_server.adapters.online_keys import OnlineKeys
 from fleet_server.errors import RefusedError
 
 
 class Director:
-    """The ``AssignmentSigner`` of a workspace; loads its key once."""
+    """The ``AssignmentSigner`` of a workspace; follows a rotation of its key."""
 
     def __init__(self, keys_dir: Path) -> None:
-        self._signer = load_key(keys_dir / f"{DIRECTOR_ROLE}.pem")
+        self._keys = OnlineKeys(keys_dir)
+        self._keys.signer(DIRECTOR_ROLE)
 
     def seal(self, assignment: Assignment) -> bytes:
         """Sign an assignment.
@@ -32,7 +33,7 @@ class Director:
             RefusedError: It would be larger than devices accept.
         """
         envelope = Envelope(assignment.encode(), PAYLOAD_TYPE, {})
-        envelope.sign(self._signer)
+        envelope.sign(self._keys.signer(DIRECTOR_ROLE))
         data = json.dumps(envelope.to_dict(), separators=(",", ":")).encode()
         if len(data) > ENVELOPE_BYTES_MAX:
             raise RefusedError(

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
@@ -36,8 +35,9 @@ from fleet_server.adapters.approver_keys import (
     ROOT_DAYS,
     ROOT_KEY,
     create_key,
-    load_key,
 )
+from fleet_server.adapters.online_keys import OnlineKeys
+from fleet_server.adapters.root_edits import check_root
 from fleet_server.adapters.target_layout import (
     COMPACT,
     ISSUED_FIELD,
@@ -55,6 +55,8 @@ SNAPSHOT_RENEW_AFTER = timedelta(days=1)
 TIMESTAMP_RENEW_AFTER = timedelta(hours=1)
 CLOCK_AHEAD_MAX = timedelta(minutes=10)
 OLD_VERSIONS_KEPT = 16
+VERSION_MAX = 99_999_999
+"""The wire takes file names of nine digits."""
 ONLINE_ROLES = (Snapshot.type, Timestamp.type, DIRECTOR_ROLE)
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 
@@ -108,10 +110,9 @@ class TufRepository:
 
     def __init__(self, directory: Path, keys_dir: Path, clock: Clock) -> None:
         self._directory = directory
-        self._keys_dir = keys_dir
         self._clock = clock
         self._approved: tuple[int, Mapping[str, SignedTarget]] = (0, {})
-        self._signers: dict[str, CryptoSigner] = {}
+        self._keys = OnlineKeys(keys_dir)
 
     def exists(self) -> bool:
         """Tell whether metadata was ever published here."""
@@ -122,6 +123,10 @@ class TufRepository:
     def root(self) -> bytes:
         """Return the newest root."""
         return self._read(f"{self._root_version()}.root.json")
+
+    def roots(self) -> list[bytes]:
+        """Return every root in order, the first one first."""
+        return [self._read(f"{n}.root.json") for n in range(1, self._root_version() + 1)]
 
     def root_sha256(self) -> str:
         """Return the fingerprint that join strings pin."""
@@ -207,6 +212,7 @@ class TufRepository:
                     f"root refused: version {metadata.signed.version} does not follow"
                     f" {current.version}"
                 )
+            check_root(metadata.signed)
             write_durable(self._directory / f"{metadata.signed.version}.root.json", data)
             return metadata.signed.version
 
@@ -227,6 +233,22 @@ class TufRepository:
             self._sign_timestamp(snapshot.version, data, timestamp.version)
             self._prune()
         return True
+
+    def republish_online(self) -> None:
+        """Sign snapshot and timestamp anew with the keys of now; numbers too high start anew.
+
+        Devices forget versions that keys of before signed: so a stolen key that ran the numbers up
+        locks nobody out once it was rotated.
+        """
+        with self._lock():
+            snapshot, timestamp = self._snapshot(), self._timestamp()
+            if max(snapshot.version, timestamp.version) > VERSION_MAX:
+                snapshot.version = timestamp.version = 0
+            data = self._sign_snapshot(snapshot)
+            self._sign_timestamp(snapshot.version, data, timestamp.version)
+            for version in self._versions(Snapshot.type):
+                if version > snapshot.version:
+                    (self._directory / f"{version}.snapshot.json").unlink(missing_ok=True)
 
     def _is_timestamp_due(self, now_at: datetime) -> bool:
         signed_at = self._timestamp().expires - timedelta(days=TIMESTAMP_DAYS)
@@ -256,10 +278,9 @@ class TufRepository:
                 f" {targets.expires.isoformat()}, the server's clock says {now_at.isoformat()};"
                 " set the clocks"
             )
-        director = self._signer(DIRECTOR_ROLE).public_key
         roles = targets.delegations.roles if targets.delegations else None
         role = roles.get(DIRECTOR_ROLE) if roles else None
-        if role is None or director.keyid not in role.keyids:
+        if role is None or self._keys.keyids(DIRECTOR_ROLE).isdisjoint(role.keyids):
             raise RefusedError("targets refused: they do not name this server's director key")
         self._check_fits(data, targets)
         return targets.version
@@ -294,7 +315,7 @@ class TufRepository:
         self._sign(Metadata(timestamp), "timestamp.json")
 
     def _sign(self, metadata: Metadata[Any], name: str) -> bytes:
-        metadata.sign(self._signer(metadata.signed.type))
+        metadata.sign(self._keys.signer(metadata.signed.type))
         data = metadata.to_bytes(COMPACT)
         write_durable(self._directory / name, data)
         return data
@@ -339,11 +360,6 @@ class TufRepository:
             f"{self._directory / name} is missing: run `edgefleet init`, or restore the folder"
             " from a backup"
         )
-
-    def _signer(self, role: str) -> CryptoSigner:
-        if role not in self._signers:
-            self._signers[role] = load_key(self._keys_dir / f"{role}.pem")
-        return self._signers[role]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

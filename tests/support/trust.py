@@ -105,7 +105,6 @@ class TrustServer:
     def new_key(self, role: str) -> CryptoSigner:
         signer = CryptoSigner.generate_ed25519()
         (self.keys_dir / f"{role}.pem").write_bytes(signer.private_bytes)
-        self.repository._signers.pop(role, None)
         return signer
 
     def publish_targets(self, edit: Any, *signers: CryptoSigner, version_step: int = 1) -> None:

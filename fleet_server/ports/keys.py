@@ -1,0 +1,227 @@
+"""What changing keys, and approving together, needs from the world.
+
+A proposal is a set of signed files that are not in force yet: one more person must sign, or a
+command was interrupted. The server keeps one proposal at a time and puts it in force as soon as
+enough people have signed; it can add nothing to it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from fleet_server.ports.trust import SignedTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyView:
+    """The keys of one role.
+
+    Attributes:
+        keyids: Of the keys that count.
+        threshold: How many of them must sign.
+    """
+
+    keyids: tuple[str, ...]
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootView:
+    """One root of the chain.
+
+    Attributes:
+        version: 1 and up.
+        sha256: Fingerprint of the file.
+        expires_at: Aware UTC.
+        roles: Its keys by role.
+    """
+
+    version: int
+    sha256: str
+    expires_at: datetime
+    roles: Mapping[str, KeyView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """Signed files that wait for signatures, or for the command that puts them in force.
+
+    Attributes:
+        act: ``model.approved``, ``model.rejected`` or ``keys.…``, as the audit log will say.
+        subject: ``MODEL/VERSION``, or the role.
+        reason: Given by who proposed.
+        proposed_at: Aware UTC.
+        proposed_by: Who proposed.
+        root: The next root; empty when the root stays.
+        files: Changed target files by role; empty when they stay.
+        detail: What else the others must know to rebuild it.
+    """
+
+    act: str
+    subject: str
+    reason: str
+    proposed_at: datetime
+    proposed_by: str
+    root: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a proposal is signed.
+
+    Attributes:
+        signed: Ids of the keys whose signature is valid on every file they must sign.
+        missing: What is still needed, one phrase; empty when it can be put in force.
+    """
+
+    signed: tuple[str, ...]
+    missing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetsReview:
+    """What a person is about to sign, against what this person saw last.
+
+    Attributes:
+        seen_version: Version of ``targets`` this person saw last, 0 for none.
+        current_version: Version in force.
+        following_version: Version to be signed.
+        others: What changed since, by path: before and after, None for not there.
+        others_keyids: Who signed that.
+        mine: What the signature changes, by path: before and after.
+        director: Key ids of the director before and after.
+    """
+
+    seen_version: int
+    current_version: int
+    following_version: int
+    others: Mapping[str, "Change"]
+    others_keyids: tuple[str, ...]
+    mine: Mapping[str, "Change"]
+    director: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+Change = tuple[SignedTarget | None, SignedTarget | None]
+"""A target before and after."""
+
+
+class KeyAct(StrEnum):
+    """What is done to keys; the word is the act in the audit log."""
+
+    ROTATE = "keys.rotate"
+    ADD = "keys.add"
+    REMOVE = "keys.remove"
+    THRESHOLD = "keys.threshold"
+    RENEW = "keys.renew"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """A change of keys that somebody asks for.
+
+    Attributes:
+        act: What is done.
+        role: root, targets (the approvers), snapshot, timestamp or director.
+        keyid: Beginning of the key's id, where one is removed or replaced.
+        public_pem: The key to add.
+        threshold: How many must sign from now on; 0 leaves it.
+    """
+
+    act: KeyAct
+    role: str
+    keyid: str = ""
+    public_pem: bytes = b""
+    threshold: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReview:
+    """What a change of keys does, for the person who signs it.
+
+    Attributes:
+        sentences: What changes, one sentence each.
+        targets: The target files, when they are signed anew.
+    """
+
+    sentences: tuple[str, ...]
+    targets: TargetsReview | None
+
+
+class KeyCeremony(Protocol):
+    """A person's part in changing keys: drafts, looks, signs; moves keys into their place."""
+
+    def draft(self, change: KeyChange) -> Proposal:
+        """Make new keys and the unsigned files that name them; nothing is in force.
+
+        Raises:
+            RefusedError: It would lock everybody out, or what the server holds is not vouched for.
+        """
+        ...
+
+    def review(self, proposal: Proposal) -> KeyReview:
+        """Compare a proposal with what is in force and was seen last.
+
+        Raises:
+            RefusedError: It is not what a change of keys looks like.
+        """
+        ...
+
+    def sign(self, proposal: Proposal) -> Proposal:
+        """Add every signature this person can give; raises RefusedError when that is none."""
+        ...
+
+    def begin(self, proposal: Proposal) -> None:
+        """Note the change before it has an effect."""
+        ...
+
+    def under_way(self) -> str:
+        """Return what ``begin`` noted, ``ACT ROLE``; empty for nothing."""
+        ...
+
+    def settle(self) -> bool:
+        """Follow the root and put new keys that are in force in their place.
+
+        May be cut anywhere and repeated. Returns whether what ``begin`` noted is in force.
+        """
+        ...
+
+    def end(self) -> None:
+        """Forget the note, and new keys that nothing names."""
+        ...
+
+
+class PendingStore(Protocol):
+    """The one proposal that waits on the server."""
+
+    def load(self) -> Proposal | None:
+        """Return the proposal; None when nothing waits. Raises RefusedError when damaged."""
+        ...
+
+    def save(self, proposal: Proposal) -> None:
+        """Keep a proposal, checked as far as it is signed; raises RefusedError."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the proposal."""
+        ...
+
+    def standing(self, proposal: Proposal) -> Standing:
+        """Tell how far it is signed; raises RefusedError when it cannot follow what is stored."""
+        ...
+
+    def put_in_force(self, proposal: Proposal) -> int:
+        """Store its files and root; may be repeated after a cut; return the ``targets`` version."""
+        ...
+
+
+def name_keys(keyids: Sequence[str]) -> str:
+    """Shorten key ids for people.
+
+    >>> name_keys(["0123456789abcdef"])
+    '0123456789ab'
+    """
+    return ", ".join(keyid[:12] for keyid in keyids)
