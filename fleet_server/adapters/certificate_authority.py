@@ -2,15 +2,12 @@
 
 A certificate never makes a package runnable; only approvers' signatures do. P-256 keys
 throughout. The name in a device's certificate comes from the enrolment record, never from the
-request. The revocation list is the record of revoked certificates: entries leave it once the
-certificates they name have expired; an expired list makes brokers refuse everybody, so it is
-written anew every day.
+request. The revocation list is ``revocation_list.py``.
 """
 
-import fcntl
+import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,24 +25,25 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_agent.contract.topics import check_device_id
+from fleet_server.adapters.revocation_list import DEVICE_LIFE, RevocationListFile
 from fleet_server.durable_files import write_durable
 from fleet_server.errors import FleetError, NotFoundError, RefusedError
+from fleet_server.ports.certificates import RevokedPair
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.trust import IssuedCertificate
 
 CA_DAYS = 3_650
-SERVER_DAYS, SERVER_RENEW_DAYS = 397, 30
-DEVICE_DAYS = 90
-CRL_DAYS = 30
-CRL_RENEW_AFTER = timedelta(days=1)
-CRL_ENTRY_KEPT = timedelta(days=DEVICE_DAYS + 10)
+SERVER_LIFE, SERVER_RENEW_DAYS = timedelta(days=397), 30
 BACKDATE = timedelta(days=1)
-"""Certificates hold from a day ago, for devices whose clock is late."""
+"""Certificates hold from a day ago at most, for devices whose clock is late."""
+PROBE, PROBE_LIFE = "revoked.probe", timedelta(hours=1)
+"""No device has such an id: a dot is not allowed in one."""
 CSR_BYTES_MAX = 8_192
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 SERVER_CLIENT = "server"
@@ -84,9 +82,19 @@ class CertificateFiles:
 class CertificateAuthority:
     """The ``CertificateIssuer`` of a workspace."""
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, directory: Path, clock: Clock, *, device_life: timedelta = DEVICE_LIFE
+    ) -> None:
+        """Prepare; files are read when they are needed.
+
+        Args:
+            directory: Where the authority's files are.
+            clock: Time of day.
+            device_life: How long a device's certificate holds.
+        """
         self.files = CertificateFiles(directory)
-        self._clock = clock
+        self._clock, self._device_life = clock, device_life
+        self._revocations = RevocationListFile(self.files.crl, self._authority, clock)
         self._loaded: tuple[EllipticCurvePrivateKey, x509.Certificate] | None = None
 
     def create(self, hosts: Iterable[str], *, broker_hosts: Iterable[str] | None = None) -> None:
@@ -128,38 +136,51 @@ class CertificateAuthority:
         check_device_id(device_id)
         public_key = _read_request(csr_pem)
         certificate = self._issue(
-            device_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, days=DEVICE_DAYS
+            device_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, life=self._device_life
         )
         return IssuedCertificate(
             pem=certificate.public_bytes(Encoding.PEM),
             serial=f"{certificate.serial_number:x}",
             expires_at=certificate.not_valid_after_utc,
+            key_sha256=_hash_key(public_key),
         )
+
+    def read_key(self, csr_pem: bytes) -> str:
+        """Return the sha256 of the public key of a request, hex; raises as ``issue_device``."""
+        return _hash_key(_read_request(csr_pem))
 
     def revoke(self, serials: Sequence[str]) -> None:
         """Write the revocation list anew with these serials added."""
-        now_at = self._clock.now()
-        with self._lock():
-            entries = {
-                number: at for number, at in self._revoked().items() if at > now_at - CRL_ENTRY_KEPT
-            }
-            for serial in serials:
-                entries.setdefault(int(serial, 16), now_at)
-            self._write_crl(entries, now_at)
+        self._revocations.add(serials)
+
+    def revoke_probe(self, serials: Sequence[str]) -> RevokedPair:
+        """Add serials and, in the same list, a certificate made for this.
+
+        Whoever refuses that certificate has read this list, or a later one.
+        """
+        key = generate_private_key(SECP256R1())
+        certificate = self._issue(
+            PROBE, key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, life=PROBE_LIFE
+        )
+        self._revocations.add(serials, probe=f"{certificate.serial_number:x}")
+        return RevokedPair(certificate=certificate.public_bytes(Encoding.PEM), key=_key_pem(key))
 
     def is_revoked(self, serial: str) -> bool:
         """Tell whether the list names a serial."""
-        return int(serial, 16) in self._revoked()
+        return self._revocations.names(serial)
 
     def refresh_crl(self) -> bool:
         """Write the list anew when it is a day old; tell whether it was."""
-        crl = self._crl()
-        if crl is not None:
-            written_at = crl.last_update_utc + BACKDATE
-            if written_at <= self._clock.now() < written_at + CRL_RENEW_AFTER:
-                return False
-        self.revoke(())
-        return True
+        return self._revocations.refresh()
+
+    def restore_crl(self, serials: Sequence[str]) -> bool:
+        """Let the list name every one of these, whatever became of the file; tell of a change."""
+        return self._revocations.restore(serials)
+
+    @property
+    def crl_expires_at(self) -> datetime | None:
+        """When brokers stop accepting the list, and everybody; None when there is none."""
+        return self._revocations.expires_at
 
     # Issuing ------------------------------------------------------------------------------------
 
@@ -193,7 +214,7 @@ class CertificateAuthority:
             return
         key = generate_private_key(SECP256R1())
         certificate = self._issue(
-            name, key.public_key(), usage, days=SERVER_DAYS, hosts=[_host(h) for h in wanted]
+            name, key.public_key(), usage, life=SERVER_LIFE, hosts=[_host(h) for h in wanted]
         )
         write_durable(self.files.key(name), _key_pem(key), mode=0o600)
         chain = certificate.public_bytes(Encoding.PEM) + self.ca_pem
@@ -223,7 +244,7 @@ class CertificateAuthority:
         public_key: EllipticCurvePublicKey,
         usage: x509.ObjectIdentifier,
         *,
-        days: float,
+        life: timedelta,
         hosts: Sequence[x509.GeneralName] = (),
     ) -> x509.Certificate:
         ca_key, ca = self._authority()
@@ -234,8 +255,8 @@ class CertificateAuthority:
             .issuer_name(ca.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now_at - BACKDATE)
-            .not_valid_after(now_at + timedelta(days=days))
+            .not_valid_before(now_at - min(BACKDATE, life / 10))
+            .not_valid_after(now_at + life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(is_ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -266,45 +287,6 @@ class CertificateAuthority:
             self._loaded = key, certificate
         return self._loaded
 
-    # Revocation list ----------------------------------------------------------------------------
-
-    def _crl(self) -> x509.CertificateRevocationList | None:
-        try:
-            return x509.load_pem_x509_crl(self.files.crl.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise FleetError(f"{self.files.crl} cannot be read: {error}") from error
-
-    def _revoked(self) -> dict[int, datetime]:
-        crl = self._crl()
-        return {e.serial_number: e.revocation_date_utc for e in crl} if crl is not None else {}
-
-    def _write_crl(self, entries: dict[int, datetime], now_at: datetime) -> None:
-        key, ca = self._authority()
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(ca.subject)
-            .last_update(now_at - BACKDATE)
-            .next_update(now_at + timedelta(days=CRL_DAYS))
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
-                critical=False,
-            )
-            .add_extension(x509.CRLNumber(int(now_at.timestamp() * 1_000)), critical=False)
-        )
-        for number, at in sorted(entries.items()):
-            entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(at)
-            builder = builder.add_revoked_certificate(entry.build())
-        write_durable(self.files.crl, builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.files.directory.mkdir(parents=True, exist_ok=True)
-        with (self.files.directory / "crl.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
 
 def _read_request(csr_pem: bytes) -> EllipticCurvePublicKey:
     if len(csr_pem) > CSR_BYTES_MAX:
@@ -322,6 +304,11 @@ def _read_request(csr_pem: bytes) -> EllipticCurvePublicKey:
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
         raise RefusedError("certificate request has another kind of key; make a P-256 key")
     return key
+
+
+def _hash_key(key: EllipticCurvePublicKey) -> str:
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _name(common_name: str) -> x509.Name:

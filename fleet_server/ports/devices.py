@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from device_profiles.compatibility import Misfit
 from edge_agent.contract.assignment import ProbationPolicy, SlotAssignment
+from fleet_server.ports.certificates import CertificateStore, WantedCut
 from fleet_server.ports.trust import SignedTarget
 
 _PROBATION = ProbationPolicy()
@@ -19,7 +20,10 @@ _PROBATION = ProbationPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device as the database knows it; the last three fields are as it last reported."""
+    """A device as the database knows it; the last four fields are as it last reported.
+
+    ``clone_evidence`` says why its identity seems to be in use twice, empty when it does not.
+    """
 
     number: int
     id: str
@@ -32,9 +36,13 @@ class DeviceRecord:
     certificate_expires_at: datetime | None = None
     is_online: bool = False
     last_seen_at: datetime | None = None
+    cloned_at: datetime | None = None
+    clone_evidence: str = ""
+    cut_wanted_at: datetime | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     refusal: Mapping[str, str] = field(default_factory=dict)
     agent: str = ""
+    certificate: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,30 @@ class DeviceStore(Protocol):
     def mark_enrolled(
         self, number: int, secret_sha256: str, *, serial: str, expires_at: datetime, at: datetime
     ) -> None:
-        """Note a device's certificate and that its token is used."""
+        """Note a device's certificate and that its token is used.
+
+        Signs of a copy are forgotten, and its assignment will be sent once more.
+        """
+        ...
+
+    def set_certificate(self, number: int, serial: str, *, expires_at: datetime) -> None:
+        """Note which certificate of a device is the newest."""
+        ...
+
+    def mark_cloned(self, number: int, evidence: str, *, at: datetime) -> bool:
+        """Note that an identity seems to be in use twice; False when that was known."""
+        ...
+
+    def want_cut(self, number: int, *, at: datetime) -> None:
+        """Ask for the end of a device's open session."""
+        ...
+
+    def list_cuts(self, limit: int) -> list[WantedCut]:
+        """Return whose sessions must end, oldest wish first."""
+        ...
+
+    def finish_cut(self, cut: WantedCut) -> bool:
+        """Note that a session was ended; False when it must be ended once more."""
         ...
 
     def set_labels(self, number: int, labels: Mapping[str, str]) -> None:
@@ -260,6 +291,11 @@ class Ledger(Protocol):
     @property
     def devices(self) -> DeviceStore:
         """Devices and join tokens."""
+        ...
+
+    @property
+    def certificates(self) -> CertificateStore:
+        """Certificates of devices."""
         ...
 
     @property

@@ -1,11 +1,12 @@
 """What the gateway needs from the broker, the control database and the package store."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from edge_agent.contract.messages import SlotReport
+from fleet_server.core.clone_watch import BootMemory
 
 
 class InboundMessage(NamedTuple):
@@ -32,11 +33,13 @@ class DeviceState:
         boot: Boot id of the newest message, 16 hex digits; empty before the first.
         sequence: Of the newest report of that boot, 0 before the first.
         is_online: As the device or its last will said.
+        boots: What is remembered of earlier boots; no part of what two states differ in.
     """
 
     boot: str = ""
     sequence: int = 0
     is_online: bool = False
+    boots: BootMemory = field(default=BootMemory(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +49,46 @@ class AcceptedReport:
     Attributes:
         text: The JSON as received.
         slots: What it says of each slot.
+        certificate: Serial of the certificate it says it uses; empty when it does not.
     """
 
     text: str
     slots: Mapping[str, SlotReport]
+    certificate: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalNote:
+    """That a device refused something for reasons of trust, for the audit log.
+
+    Attributes:
+        place: Slot name, empty for a whole assignment.
+        code: Refusal code.
+        detail: The device's sentence.
+    """
+
+    place: str
+    code: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChange:
-    """What a batch of messages makes of one device."""
+    """What a batch of messages makes of one device.
+
+    Attributes:
+        device: Number.
+        state: As it is now.
+        report: The newest report, None when there was none.
+        refusals: Refusals of trust in the reports of the batch, by place and code.
+        evidence: Why its identity seems to be in use twice; empty when it does not.
+    """
 
     device: int
     state: DeviceState
     report: AcceptedReport | None
+    refusals: tuple[RefusalNote, ...] = ()
+    evidence: str = ""
 
 
 class ReportRepository(Protocol):
@@ -150,11 +180,27 @@ class AssignmentOutbox(Protocol):
         ...
 
 
+class BinFile(NamedTuple):
+    """One version of a hash bin's metadata file."""
+
+    role: str
+    version: int
+    sha256: str
+
+
 class MetadataSource(Protocol):
     """The signed metadata as devices need it."""
 
     def bundle(self) -> dict[str, bytes]:
-        """Return the files by name."""
+        """Return the files that every device needs, by name."""
+        ...
+
+    def bins(self, bundle: Mapping[str, bytes]) -> list[BinFile]:
+        """Return the hash bins that belong to a bundle; none while targets are flat."""
+        ...
+
+    def read_bin(self, bin_file: BinFile) -> bytes:
+        """Return the file of one bin; raises FleetError when it is gone."""
         ...
 
 

@@ -97,11 +97,13 @@ class IssuedCertificate:
         pem: The certificate.
         serial: Hex, as the revocation list names it.
         expires_at: Aware UTC.
+        key_sha256: Of its public key, DER form, hex.
     """
 
     pem: bytes
     serial: str
     expires_at: datetime
+    key_sha256: str = ""
 
 
 class CertificateIssuer(Protocol):
@@ -114,6 +116,10 @@ class CertificateIssuer(Protocol):
             RefusedError: The request is malformed, not signed by its key, or of another kind of
                 key.
         """
+        ...
+
+    def read_key(self, csr_pem: bytes) -> str:
+        """Return the sha256 of the public key of a request, hex; raises as ``issue_device``."""
         ...
 
     def revoke(self, serials: Sequence[str]) -> None:

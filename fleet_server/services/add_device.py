@@ -178,10 +178,10 @@ class DeviceDesk:
             return find_device(ledger, device_id)
 
     def revoke(self, device_id: str, reason: str) -> DeviceRecord:
-        """Shut a device out: its certificate is revoked, it is assigned nothing any more.
+        """Shut a device out: its certificates are revoked, it is assigned nothing any more.
 
-        The revocation list is written even when the device was revoked before: so an
-        interrupted call is completed by the next.
+        The running server then cuts its session (``end_sessions.py``), also when this call is
+        interrupted before it writes the revocation list.
 
         Raises:
             NotFoundError: No such device.
@@ -191,10 +191,12 @@ class DeviceDesk:
             if device.revoked_at is None:
                 now_at = self.clock.now()
                 ledger.devices.mark_revoked(device.number, at=now_at)
+                ledger.certificates.revoke(device.number, at=now_at)
+                ledger.devices.want_cut(device.number, at=now_at)
                 ledger.audit.append(
                     at=now_at,
                     actor=self.actor,
-                    act="device.revoke",
+                    act="device.revoked",
                     subject=device_id,
                     reason=reason,
                     detail={"serial": device.certificate_serial},

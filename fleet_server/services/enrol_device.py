@@ -16,7 +16,14 @@ from fleet_server.services.add_device import Place, hash_secret
 
 
 class JoinRefusedError(RefusedError):
-    """The join string is unknown, used, expired or cancelled; a new one is needed."""
+    """The join string is unknown, used, expired or cancelled; a new one is needed.
+
+    ``device_id`` is whose it was, empty when unknown.
+    """
+
+    def __init__(self, sentence: str, *, device_id: str = "") -> None:
+        super().__init__(sentence)
+        self.device_id = device_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +107,18 @@ class EnrolmentDesk:
         """Use a secret up; return the device as it was before, and its new certificate."""
         secret_sha256 = hash_secret(secret)
         device = self._check(ledger, secret_sha256)
-        issued = self.issuer.issue_device(csr_pem, device.id)
+        issued, now_at = self.issuer.issue_device(csr_pem, device.id), self.clock.now()
         ledger.devices.mark_enrolled(
             device.number,
             secret_sha256,
             serial=issued.serial,
             expires_at=issued.expires_at,
-            at=self.clock.now(),
+            at=now_at,
         )
+        if device.certificate_serial:  # whoever still holds the former one is to leave
+            ledger.certificates.revoke(device.number, at=now_at)
+            ledger.devices.want_cut(device.number, at=now_at)
+        ledger.certificates.add(device.number, issued, at=now_at)
         return device, issued
 
     def _check(self, ledger: Ledger, secret_sha256: str) -> DeviceRecord:
@@ -127,7 +138,8 @@ class EnrolmentDesk:
         if problem:
             raise JoinRefusedError(
                 f"the join string of {device.id} {problem}; make a new one with"
-                f" `edgefleet device add {device.id} --again`"
+                f" `edgefleet device add {device.id} --again`",
+                device_id=device.id,
             )
         return device
 

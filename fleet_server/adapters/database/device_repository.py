@@ -9,7 +9,13 @@ from sqlmodel import Session, col, select
 
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import Reported
-from fleet_server.adapters.database.tables import DeviceRow, JoinTokenRow, SlotRow
+from fleet_server.adapters.database.tables import (
+    AssignmentRow,
+    DeviceRow,
+    JoinTokenRow,
+    SlotRow,
+)
+from fleet_server.ports.certificates import WantedCut
 from fleet_server.ports.devices import DeviceRecord, JoinToken, NewDevice, SlotRecord
 
 IDS_PER_QUERY = 500
@@ -104,11 +110,67 @@ class DeviceRepository:
     def mark_enrolled(
         self, number: int, secret_sha256: str, *, serial: str, expires_at: datetime, at: datetime
     ) -> None:
-        """Note a device's certificate and that its token is used."""
+        """Note a device's certificate and that its token is used.
+
+        Signs of a copy are forgotten, and its assignment will be sent once more.
+        """
         device = self._session.get_one(DeviceRow, number)
         device.enrolled_at, device.revoked_at = at, None
+        device.cloned_at, device.clone_evidence, device.boots = None, "", ""
         device.certificate_serial, device.certificate_expires_at = serial, expires_at
         self._session.get_one(JoinTokenRow, secret_sha256).used_at = at
+        self._send_again(number)
+
+    def set_certificate(self, number: int, serial: str, *, expires_at: datetime) -> None:
+        """Note which certificate of a device is the newest."""
+        device = self._session.get_one(DeviceRow, number)
+        device.certificate_serial, device.certificate_expires_at = serial, expires_at
+
+    def mark_cloned(self, number: int, evidence: str, *, at: datetime) -> bool:
+        """Note that an identity seems to be in use twice; False when that was known."""
+        device = self._session.get_one(DeviceRow, number)
+        if device.cloned_at is not None:
+            return False
+        device.cloned_at, device.clone_evidence = at, evidence
+        return True
+
+    def want_cut(self, number: int, *, at: datetime) -> None:
+        """Ask for the end of a device's open session."""
+        self._session.get_one(DeviceRow, number).cut_wanted_at = at
+
+    def list_cuts(self, limit: int) -> list[WantedCut]:
+        """Return whose sessions must end, oldest wish first."""
+        rows = self._session.exec(
+            select(DeviceRow)
+            .where(col(DeviceRow.cut_wanted_at).is_not(None))
+            .order_by(col(DeviceRow.cut_wanted_at))
+            .limit(limit)
+        )
+        return [
+            WantedCut(
+                device=row.number or 0,
+                device_id=row.id,
+                wanted_at=row.cut_wanted_at,
+                is_revoked=row.revoked_at is not None,
+            )
+            for row in rows
+            if row.cut_wanted_at is not None
+        ]
+
+    def finish_cut(self, cut: WantedCut) -> bool:
+        """Note that a session was ended; False when it must be ended once more.
+
+        When the device joined anew meanwhile, the assignment that was cleared is sent again.
+        """
+        row = self._session.get_one(DeviceRow, cut.device)
+        if cut.is_revoked and row.revoked_at is None:
+            self._send_again(cut.device)
+        if row.cut_wanted_at != cut.wanted_at:
+            return row.cut_wanted_at is None
+        row.cut_wanted_at = None
+        if cut.is_revoked:
+            row.is_online = False
+        return True
 
     def set_labels(self, number: int, labels: Mapping[str, str]) -> None:
         """Replace a device's labels."""
@@ -129,6 +191,12 @@ class DeviceRepository:
             for row in self._session.exec(query.order_by(col(SlotRow.slot))):
                 found.setdefault(row.device, []).append(_slot(row))
         return found
+
+    def _send_again(self, number: int) -> None:
+        """Let the next assignment be signed and sent even though nothing in it changed."""
+        self._session.execute(
+            update(AssignmentRow).where(col(AssignmentRow.device) == number).values(is_stale=True)
+        )
 
     def _expire_tokens(self, number: int, at: datetime) -> None:
         self._session.execute(
@@ -160,6 +228,10 @@ def _record(row: DeviceRow) -> DeviceRecord:
         capabilities=reported.capabilities if reported else {},
         refusal=(reported.refusal or {}) if reported else {},
         agent=reported.agent if reported else "",
+        certificate=reported.certificate if reported else {},
+        cloned_at=row.cloned_at,
+        clone_evidence=row.clone_evidence,
+        cut_wanted_at=row.cut_wanted_at,
     )
 
 

@@ -11,6 +11,7 @@ from sqlmodel import Session
 from fleet_server.adapters.database.approval_repository import ApprovalRepository
 from fleet_server.adapters.database.assignment_repository import AssignmentRepository
 from fleet_server.adapters.database.audit_log import append_audit
+from fleet_server.adapters.database.certificate_book import CertificateBook
 from fleet_server.adapters.database.device_repository import DeviceRepository
 from fleet_server.adapters.database.engine import write_session
 from fleet_server.ports.devices import Ledger, Ledgers
@@ -22,6 +23,7 @@ class DatabaseLedger:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.devices = DeviceRepository(session)
+        self.certificates = CertificateBook(session)
         self.assignments = AssignmentRepository(session)
         self.approvals = ApprovalRepository(session)
         self.audit = AuditTrail(session)

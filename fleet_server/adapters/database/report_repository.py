@@ -16,7 +16,9 @@ from sqlmodel import Session, col
 
 from edge_agent.contract.messages import SlotReport
 from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.identity_notes import IdentityNotes
 from fleet_server.adapters.database.tables import DeviceRow, SlotRow
+from fleet_server.core.clone_watch import BootMemory
 from fleet_server.errors import UnreachableError
 from fleet_server.ports.gateway import DeviceChange, DeviceState
 
@@ -40,6 +42,7 @@ class SqlReportRepository:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._notes = IdentityNotes()
 
     def load_states(self, devices: Collection[int]) -> dict[int, DeviceState]:
         """Return what is stored of these devices."""
@@ -52,11 +55,17 @@ class SqlReportRepository:
                         col(DeviceRow.boot),
                         col(DeviceRow.report_sequence),
                         col(DeviceRow.is_online),
+                        col(DeviceRow.boots),
                     ).where(col(DeviceRow.number).in_(some))
                 )
                 states |= {
-                    number: DeviceState(boot=boot, sequence=sequence, is_online=is_online)
-                    for number, boot, sequence, is_online in found
+                    number: DeviceState(
+                        boot=boot,
+                        sequence=sequence,
+                        is_online=is_online,
+                        boots=BootMemory.decode(boots),
+                    )
+                    for number, boot, sequence, is_online, boots in found
                     if number is not None
                 }
         return states
@@ -64,6 +73,7 @@ class SqlReportRepository:
     def save_changes(self, changes: Sequence[DeviceChange], *, at: datetime) -> None:
         """Store changes in one transaction."""
         with _translated(), write_session(self._engine) as session:
+            self._notes.write(session, changes, at=at)  # compares with the reports of before
             for is_report in (False, True):
                 some = [c for c in changes if (c.report is not None) is is_report]
                 if some:
@@ -136,6 +146,7 @@ def _update_devices(session: Session, changes: Sequence[DeviceChange], at: datet
         "boot": bindparam("new_boot"),
         "report_sequence": bindparam("new_sequence"),
         "is_online": bindparam("new_online"),
+        "boots": bindparam("new_boots"),
         "last_seen_at": bindparam("at"),
     }
     if changes[0].report is not None:
@@ -149,12 +160,17 @@ def _update_devices(session: Session, changes: Sequence[DeviceChange], at: datet
                 "new_boot": change.state.boot,
                 "new_sequence": change.state.sequence,
                 "new_online": change.state.is_online,
+                "new_boots": _boots_text(change.state.boots),
                 "at": at,
                 **({"new_reported": change.report.text} if change.report else {}),
             }
             for change in changes
         ],
     )
+
+
+def _boots_text(boots: BootMemory) -> str:
+    return boots.encode() if boots != BootMemory() else ""
 
 
 def _replace_slots(
