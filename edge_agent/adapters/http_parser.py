@@ -15,7 +15,8 @@ from http import HTTPStatus
 from edge_agent.errors import AgentError
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/(\d)\.(\d)")
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+# Possessive: what was taken is not given back, or a line of spaces would take hours to refuse.
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t -~\x80-\xff]*+)")
 _SINGLE = frozenset({b"content-length", b"host", b"transfer-encoding", b"expect"})
 _CONTENT_LENGTH_DIGITS_MAX = 12
 
@@ -227,7 +228,7 @@ class RequestParser:
             name = match[1].lower()
             if name in _SINGLE and name in headers:
                 raise HttpError(HTTPStatus.BAD_REQUEST, f"header {name.decode()} is there twice")
-            headers[name] = match[2]
+            headers[name] = match[2].rstrip(b" \t")
         return headers
 
     def _find_length(self, method: str, headers: Mapping[bytes, bytes]) -> int:

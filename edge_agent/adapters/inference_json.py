@@ -28,6 +28,8 @@ BINARY_HINT = (
     "binary tensors are not served; send and ask for JSON"
     " (tritonclient: binary_data=False on inputs and on requested outputs)"
 )
+_NUMBERS = frozenset({int, float, bool})
+_NESTED_MAX = 8
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KIND_OF_DATATYPE = {
     **dict.fromkeys(("FP16", "FP32", "FP64"), "f"),
@@ -218,20 +220,39 @@ def _check_shape(shape: Any, width: int) -> int:
 def _read_numbers(data: Any, kind: str) -> NDArray[Any]:
     if not isinstance(data, list):
         raise InputError(f"inputs[0].data must be a list of numbers, got {_name_type(data)}")
+    if not _holds_plain(data):
+        raise _not_numbers(data)
     try:
         array = np.array(data)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"inputs[0].data is not an array of numbers: {error}") from error
     if array.dtype.kind not in "iufb" or (array.dtype.kind == "b") != (kind == "b"):
-        raise InputError(
-            "inputs[0].data must hold only numbers, or only booleans for BOOL"
-            f" (found text, null, an object or an integer beyond 64 bits near {str(data[:3])[:60]})"
-        )
+        raise _not_numbers(data)
     if kind in "iu" and array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise InputError("inputs[0].data has fractions, its datatype is an integer's")
     if kind == "u" and array.size and array.min() < 0:
         raise InputError("inputs[0].data has negative numbers, its datatype is unsigned")
     return array
+
+
+def _not_numbers(data: list[Any]) -> InputError:
+    return InputError(
+        "inputs[0].data must hold only numbers, or only booleans for BOOL"
+        f" (found text, null, an object or an integer beyond 64 bits near {str(data[:3])[:60]})"
+    )
+
+
+def _holds_plain(data: list[Any], depth: int = 0) -> bool:
+    """Tell whether a list holds numbers or booleans only, in lists no deeper than tensors go.
+
+    numpy would give every place the width of the longest text: 8 MB of body, terabytes of memory.
+    """
+    kinds = set(map(type, data))
+    if kinds <= _NUMBERS:
+        return True
+    if kinds != {list} or depth == _NESTED_MAX:
+        return False
+    return all(_holds_plain(inner, depth + 1) for inner in data)
 
 
 def _decode_wanted(outputs: Any, known: Sequence[str]) -> list[str] | None:

@@ -24,6 +24,7 @@ from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions, o
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import Fields, parse_object
+from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.errors import PackageError
 from edge_agent.ports import BlobStore, SelfTestLimits, SelfTestResult
 
@@ -98,15 +99,21 @@ def run_self_test(
 
 
 def check_package(blob: bytes, sha256: str, limits: SelfTestLimits, threads: int) -> SelfTestResult:
-    """Hash, load, compare with the golden vectors and measure latency, in this process.
+    """Hash, check, load, compare with the golden vectors and measure latency, in this process.
+
+    The graph is checked byte by byte before the runtime sees it. That is done here once, not at
+    every load: what is loaded later has the hash that passed.
 
     Memory is left to the caller: in a process that does other work it says nothing.
     """
     try:
         opened = open_package(blob, sha256)
+        check_onnx(opened.model)
         model = LoadedModel.load(opened, RuntimeOptions(intra_op_threads=threads))
     except PackageError as error:
         return _failed(error.code, error.detail)
+    except ContractError as error:
+        return _failed(Code.PACKAGE_FORMAT, str(error))
     golden = opened.golden
     try:
         mismatch = golden.find_mismatch(opened.schema, model.infer(golden.features))

@@ -17,6 +17,8 @@ PAYLOAD_TYPE = "application/vnd.edgefleet.assignment+json"
 ENVELOPE_BYTES_MAX = 16_384
 DIRECTOR_ROLE = "director"
 SLOTS_MAX = 32
+_YEAR_MIN, _YEAR_MAX = 1970, 9998
+"""Arithmetic with other years overflows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,8 @@ def read_instant(text: str, *, what: str) -> datetime:
         raise MalformedError(f"{what}: {text[:40]!r} is not an ISO 8601 instant") from error
     if instant.tzinfo is None:
         raise MalformedError(f"{what}: {text!r} says no time zone")
+    if not _YEAR_MIN <= instant.year <= _YEAR_MAX:
+        raise MalformedError(f"{what}: {text!r} is not between {_YEAR_MIN} and {_YEAR_MAX}")
     return instant
 
 

@@ -30,7 +30,7 @@ class UnsupportedVersionError(ContractError):
     """The sender speaks a version this side does not know."""
 
     def __init__(self, what: str, version: object, known: int) -> None:
-        super().__init__(f"{what} has version {version!r}, this side knows {known}; upgrade it")
+        super().__init__(f"{what} has version {version!r:.40}, this side knows {known}; upgrade it")
         self.version = version
 
 

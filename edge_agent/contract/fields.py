@@ -4,12 +4,17 @@ Unknown fields are kept (``rest``) so that a message survives a round trip throu
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from edge_agent.contract.errors import MalformedError, TooLargeError, UnsupportedVersionError
 
 T = TypeVar("T")
+DEPTH_MAX = 32
+"""Objects and lists inside each other: what takes a message apart must not run out of stack."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_object(payload: bytes, *, what: str, limit_bytes: int) -> dict[str, Any]:
@@ -17,12 +22,16 @@ def parse_object(payload: bytes, *, what: str, limit_bytes: int) -> dict[str, An
 
     Raises:
         TooLargeError: More bytes than the limit.
-        MalformedError: Not UTF-8 JSON, or not an object.
+        MalformedError: Not UTF-8 JSON, or not an object; nested deeper than DEPTH_MAX, or with a
+            number or text that cannot be stored or written back: beyond 64 bits, infinite, half
+            a character.
     """
     if len(payload) > limit_bytes:
         raise TooLargeError(what, len(payload), limit_bytes)
     try:
-        value = json.loads(payload, parse_constant=_refuse_constant)
+        text = payload.decode()
+        value = _DECODER.decode(text)
+        _check_storable(text, value)
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -37,6 +46,47 @@ def dump_object(value: Mapping[str, Any]) -> bytes:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond the numbers that are stored")
+    return number
+
+
+def _read_integer(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{text[:40]} has more than 64 bits")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_read_float, parse_int=_read_integer
+)
+
+
+def _check_storable(text: str, value: Any) -> None:
+    """Refuse what parses but cannot be written: deep nesting, halves of characters."""
+    if text.count("[") + text.count("{") > DEPTH_MAX and _is_deep(value):
+        raise ValueError(f"nested deeper than {DEPTH_MAX}")
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # an error names the half character
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 class Fields:

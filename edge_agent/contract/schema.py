@@ -16,6 +16,7 @@ SCHEMA_FORMAT = 1
 FEATURES_MAX = 4_096
 WIDTH_MAX = 1_048_576
 CLASSES_MAX = 4_096
+CLASS_CHARS_MAX = 1_024
 INPUT_NAME = "features"
 
 _EnumT = TypeVar("_EnumT", bound=StrEnum)
@@ -141,7 +142,7 @@ class ModelSchema:
             task=_member(Task, fields.text("task"), what),
             features=fields.items("features", _feature_from_json, items_max=FEATURES_MAX),
             outputs=fields.items("outputs", _output_from_json, items_max=8),
-            classes=fields.items("classes", str, items_max=CLASSES_MAX),
+            classes=fields.items("classes", _class_name, items_max=CLASSES_MAX),
         )
         if not 1 <= schema.width <= WIDTH_MAX:
             raise MalformedError(f"{what}: {schema.width} columns, must be 1 to {WIDTH_MAX}")
@@ -173,6 +174,14 @@ def _feature_from_json(value: Any) -> Feature:
         high=high,
         unit=fields.text("unit", ""),
     )
+
+
+def _class_name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > CLASS_CHARS_MAX:
+        raise MalformedError(
+            f"schema.json: class {str(value)[:80]!r} is not text of at most {CLASS_CHARS_MAX}"
+        )
+    return value
 
 
 def _dimension(value: Any) -> int:

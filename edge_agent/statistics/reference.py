@@ -331,7 +331,7 @@ def _output_from_json(value: Any) -> OutputReference:
     if kind != "classes":
         raise MalformedError(f"reference.json output: kind {kind!r} is not classes or value")
     return ClassOutputReference(
-        classes=fields.items("classes", str, items_max=CLASSES_MAX),
+        classes=fields.items("classes", _text, items_max=CLASSES_MAX),
         confidence_edges=fields.items("confidence_edges", _number, items_max=BINS_MAX - 1),
         counts=counts,
     )
@@ -347,6 +347,12 @@ def _feature_from_json(value: Any) -> FeatureReference:
         high=fields.number("high"),
         counts=fields.items("counts", _count, items_max=BINS_MAX + 2),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise MalformedError(f"reference.json: class {str(value)[:40]!r} is not text")
+    return value
 
 
 def _number(value: Any) -> float:

@@ -123,6 +123,8 @@ def split_publish(first: int, body: bytes) -> tuple[bytes, int, bytes]:
     if qos > 1 or len(body) < 2:
         raise ProtocolError("a PUBLISH at QoS 2, or without a topic")
     at = 2 + _U16.unpack_from(body)[0]
+    if len(body) < at:
+        raise ProtocolError("a PUBLISH that ends inside its topic")
     topic = body[2:at]
     if not qos:
         return topic, 0, body[at:]
