@@ -20,20 +20,13 @@ from edge_agent.contract.errors import ContractError, UnsupportedVersionError
 from edge_agent.contract.messages import SLOTS_MAX, SlotState
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
-from edge_agent.core.changes import apply_change, is_durably_different, releases_of
-from edge_agent.core.effects import (
-    Activate,
-    CancelFetch,
-    Collect,
-    Deactivate,
-    Effect,
-    Fetch,
-    SelfTest,
-    StartProbation,
-    Verify,
+from edge_agent.core.changes import (
+    apply_change,
+    events_of,
+    held_packages,
+    is_durably_different,
 )
 from edge_agent.core.events import (
-    Assigned,
     Booted,
     Event,
     LinkDown,
@@ -42,9 +35,9 @@ from edge_agent.core.events import (
     Stopped,
     Ticked,
 )
-from edge_agent.core.slot import find_needed_digests
-from edge_agent.core.verified import VerifiedAssignment
+from edge_agent.core.verified import Standing, VerifiedAssignment
 from edge_agent.downloads import Downloads, PartOpened, PartSaved
+from edge_agent.effects_runner import EffectsRunner
 from edge_agent.errors import Refusal, SettingsError, StorageError
 from edge_agent.ports import (
     AssignmentVerifier,
@@ -116,6 +109,7 @@ class _Change:
 
     events: tuple[tuple[str, Event], ...]
     verified: VerifiedAssignment | None = None
+    standing: Standing | None = None
 
 
 def restore_state(store: StateStore) -> AgentState:
@@ -148,6 +142,7 @@ class Agent:
         self._pump_at = 0.0
         self._overflow: Refusal | None = None
         self._inbox = TrustInbox(ports.verifier, grace_s=options.grace_s)
+        self._watched: frozenset[str] = frozenset()
         self._make_job = AgentJobs(
             clock=ports.clock,
             jitter=ports.jitter,
@@ -166,6 +161,13 @@ class Agent:
             link=ports.link,
             emit=self._post,
         )
+        self._effects = EffectsRunner(
+            make_job=self._make_job,
+            jobs=ports.jobs,
+            downloads=self._downloads,
+            inference=ports.inference,
+            slots=lambda: self.state.slots,
+        )
         self._reporter = Reporter(
             boot=options.boot,
             clock=ports.clock,
@@ -180,7 +182,7 @@ class Agent:
         now = self._ports.clock.monotonic()
         self._ports.link.spread_reconnects(self.state.spread_s)
         self._ports.jobs.submit(Lane.TEST, self._make_job.find_capabilities())
-        self._post_to_all(Booted(now))
+        self._boot(now)
         self._settle()
 
     def handle(self, item: object) -> None:
@@ -231,6 +233,20 @@ class Agent:
             return Refusal(self._commit_error.code, self._commit_error.detail)
         return self._overflow or self._inbox.refusal(now=self._ports.clock.monotonic())
 
+    def _boot(self, now: float) -> None:
+        """Start every slot; one whose package is known to be withdrawn lets go of it first."""
+        held = held_packages(self.state)
+        verdict = self._inbox.judge_stored(self.state.accepted, held)
+        standing = verdict.standing if verdict is not None else None
+        events = events_of(self.state, standing, None, now)
+        concerned = {slot for slot, _ in events}
+        others = tuple((slot, Booted(now)) for slot in self.state.slots if slot not in concerned)
+        if others:
+            self._changes.append(_Change(others))
+        if events:
+            boots = tuple((slot, Booted(now)) for slot in sorted(concerned))
+            self._changes.append(_Change((*events, *boots)))
+
     def _subscribe(self) -> Mapping[str, Callable[[bytes], None]]:
         device_id = self._options.device_id
         return {
@@ -242,6 +258,8 @@ class Agent:
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         take = self._on_topic.get(topic)
+        if take is None and self._inbox.put_bin(topic, payload):
+            return
         if take is None:
             self.ignored_messages += 1
             _LOG.warning("message on %s ignored: this agent does not know it", topic[:200])
@@ -257,20 +275,26 @@ class Agent:
 
     def _on_judged(self, judged: Judged) -> None:
         now = self._ports.clock.monotonic()
-        verified = self._inbox.take(judged, now=now)
-        if verified is None:
-            if isinstance(judged.result, Refusal):
-                _LOG.warning("assignment refused: %s", judged.result)
-            return
-        names = set(self.state.slots) | set(verified.targets)
-        if len(names) > SLOTS_MAX:
-            self._overflow = Refusal(Code.WRONG_SLOT, f"{len(names)} slots, {SLOTS_MAX} are most")
-            return
+        verdict = self._inbox.take(judged, now=now)
+        self._watch_bins()
+        standing, verified = verdict.standing, verdict.result
         self._overflow = None
-        events = tuple(
-            (slot, Assigned(release, now)) for slot, release in releases_of(verified).items()
-        )
-        self._changes.append(_Change(events, verified))
+        if isinstance(verified, Refusal):
+            _LOG.warning("assignment refused: %s", verified)
+            verified = None
+        elif verified is not None:
+            names = set(self.state.slots) | set(verified.targets)
+            if len(names) > SLOTS_MAX:
+                detail = f"{len(names)} slots, {SLOTS_MAX} are most"
+                self._overflow, verified = Refusal(Code.WRONG_SLOT, detail), None
+        if standing is not None:
+            events = events_of(self.state, standing, verified, now)
+            self._changes.append(_Change(events, verified, standing))
+
+    def _watch_bins(self) -> None:
+        if self._inbox.bin_topics != self._watched:
+            self._watched = self._inbox.bin_topics
+            self._ports.link.watch(self._watched)
 
     def _post(self, slot: str, event: Event) -> None:
         self._changes.append(_Change(((slot, event),)))
@@ -295,7 +319,9 @@ class Agent:
         while self._changes and now >= self._commit_at:
             if not self._commit(self._changes[0], now):
                 break
-        judge = self._inbox.next_job(self.state.accepted, now=now)
+        # Not while a judgement waits to be committed: the next one builds on what it changes.
+        held = held_packages(self.state)
+        judge = None if self._changes else self._inbox.next_job(self.state.accepted, held, now=now)
         if judge is not None:
             self._ports.jobs.submit(Lane.TRUST, judge)
         refusal = self.refusal
@@ -307,7 +333,9 @@ class Agent:
 
     def _commit(self, change: _Change, now: float) -> bool:
         try:
-            state, effects = apply_change(self.state, change.events, change.verified)
+            state, effects = apply_change(
+                self.state, change.events, change.verified, change.standing
+            )
         except LookupError:
             self._changes.popleft()
             raise
@@ -325,33 +353,8 @@ class Agent:
             self._ports.link.spread_reconnects(state.spread_s)
         self.state = state
         for slot, effect in effects:
-            self._carry_out(slot, effect)
+            self._effects.run(slot, effect)
         return True
-
-    def _carry_out(self, slot: str, effect: Effect) -> None:
-        jobs, make = self._ports.jobs, self._make_job
-        match effect:
-            case Fetch(attempt=attempt, release=release):
-                self._downloads.fetch(slot, attempt, release)
-            case CancelFetch():
-                self._downloads.cancel(slot)
-            case Verify(attempt=attempt, release=release):
-                jobs.submit(Lane.DISK, make.verify(slot, attempt, release))
-            case SelfTest(attempt=attempt, release=release):
-                jobs.submit(Lane.TEST, make.self_test(slot, attempt, release))
-            case Activate(package=package):
-                jobs.submit(Lane.SERVE, make.activate(slot, package))
-            case Deactivate():
-                jobs.submit(Lane.SERVE, make.deactivate(slot))
-            case StartProbation():
-                self._ports.inference.reset_stats(slot)
-            case Collect():
-                jobs.submit(Lane.DISK, make.collect(self._find_needed))
-
-    def _find_needed(self) -> frozenset[str]:
-        """Called from a worker thread: reads one reference to an immutable state."""
-        needed: frozenset[str] = frozenset()
-        return needed.union(*(find_needed_digests(slot) for slot in self.state.slots.values()))
 
     def _next_wait_s(self) -> float:
         now, soonest = self._ports.clock.monotonic(), self._options.tick_s

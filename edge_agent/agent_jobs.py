@@ -103,11 +103,11 @@ class AgentJobs:
 
         return job
 
-    def deactivate(self, slot: str) -> Callable[[], SlotEvent]:
+    def deactivate(self, slot: str, reason: str) -> Callable[[], SlotEvent]:
         """Let nothing answer."""
 
         def job() -> SlotEvent:
-            self.inference.deactivate(slot)
+            self.inference.deactivate(slot, reason=reason)
             return SlotEvent(slot, Answering("", None, self.clock.monotonic()))
 
         return job

@@ -12,6 +12,7 @@ AgentError
 ├── OutboxError        telemetry could not be kept; the windows stay in memory for the next try
 └── ServingError       a prediction was not answered
     ├── UnknownModelError    no slot or model of that name answers
+    ├── StoppedModelError    the slot answers nothing, and why: its package was withdrawn
     ├── InputError           the caller's tensor does not follow the schema
     └── InferenceError       the runtime failed on a well-formed request
 
@@ -113,6 +114,10 @@ class ServingError(AgentError):
 
 class UnknownModelError(ServingError):
     """No slot, and no model of one slot only, has that name; says which there are."""
+
+
+class StoppedModelError(ServingError):
+    """A slot of that name is there and answers nothing; says why and what to do."""
 
 
 class InputError(ServingError):

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from edge_agent.contract.codes import Code
 from edge_agent.contract.topics import Channel
 from edge_agent.core.probation import ProbationStats
-from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
+from edge_agent.core.release import PackageKey
+from edge_agent.core.verified import AcceptedTrust, Standing, VerifiedAssignment
+from edge_agent.errors import Refusal
 
 Jitter = Callable[[], float]
 """Gives a number in [0, 1) from a source of randomness."""
@@ -73,22 +75,43 @@ class Identity:
         return self.directory / "device.key"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the verifier says of metadata, of an assignment, and of what the device holds.
+
+    Attributes:
+        standing: What the metadata says; None when it is not to be believed.
+        result: The assignment, or the first check that failed; None when none was given and
+            the metadata is good.
+        doubt: Why it cannot be told of some package held whether it is approved still.
+    """
+
+    standing: Standing | None
+    result: VerifiedAssignment | Refusal | None
+    doubt: Refusal | None = None
+
+
 class AssignmentVerifier(Protocol):
     """Checks metadata and assignment against what the approvers signed. May be slow (10 ms)."""
 
-    def evaluate(
-        self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedTrust
-    ) -> VerifiedAssignment:
-        """Verify everything, change nothing of the agent's state.
+    def judge(
+        self,
+        files: Mapping[str, bytes],
+        envelope: bytes,
+        accepted: AcceptedTrust,
+        held: frozenset[PackageKey] = frozenset(),
+    ) -> Verdict:
+        """Verify everything, change nothing of the agent's state; never raises for what is said.
 
         Args:
-            files: TUF metadata by file name, from ``meta/current``.
-            envelope: DSSE envelope from ``down/desired``.
-            accepted: What the last accepted evaluation returned.
-
-        Raises:
-            Refusal: With the code of the first check that failed.
+            files: TUF metadata by file name, from ``meta/current`` and the bins.
+            envelope: DSSE envelope from ``down/desired``; empty when there is none.
+            accepted: What the last judgement left to be committed.
+            held: Packages on this device whose standing is asked.
         """
+
+    def stored_files(self) -> Mapping[str, bytes]:
+        """Return what to judge with before anything has arrived; empty when nothing is trusted."""
 
 
 class StateStore(Protocol):
@@ -181,8 +204,13 @@ class InferenceService(Protocol):
             AgentError: It cannot be loaded; what answered before still answers.
         """
 
-    def deactivate(self, slot: str) -> None:
-        """Stop answering on a slot; without effect when nothing answers."""
+    def deactivate(self, slot: str, *, reason: str = "") -> None:
+        """Stop answering on a slot.
+
+        Args:
+            slot: Slot name.
+            reason: Why, for whoever asks it for a prediction from now on.
+        """
 
     def probation_stats(self, slot: str) -> ProbationStats:
         """Return what the slot answered since ``reset_stats`` or its activation."""
@@ -254,6 +282,9 @@ class Link(Protocol):
 
     def spread_reconnects(self, spread_s: float) -> None:
         """Spread the first reconnect over this many seconds from now on."""
+
+    def watch(self, topics: frozenset[str]) -> None:
+        """Subscribe to exactly these beside what every device hears; also after a reconnect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,10 @@ class AsyncLink:
             spread_s=min(spread_s, SPREAD_S_MAX),
         )
 
+    def watch(self, topics: frozenset[str]) -> None:
+        """Subscribe to exactly these beside what every device hears; also after a reconnect."""
+        self._session.watch(topics)
+
     def keep_alive(self) -> None:
         """To be called about once a second."""
         self._session.keep_alive()

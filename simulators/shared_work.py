@@ -7,14 +7,15 @@ alone. What is a device's own (counter, floors, profile, slot, faults) is not sh
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.self_test import check_package
+from edge_agent.adapters.tuf_metadata import TufClient
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.contract.codes import Code
-from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
-from edge_agent.ports import Clock, Identity, SelfTestLimits, SelfTestResult
+from edge_agent.core.release import PackageKey
+from edge_agent.core.verified import AcceptedTrust
+from edge_agent.ports import Clock, Identity, SelfTestLimits, SelfTestResult, Verdict
 from simulators.faults import Faults
 from simulators.memory_stores import SharedBytes
 
@@ -75,8 +76,15 @@ class SharedMetadata:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.refreshed: Any = None
         self.lock = Lock()
+        self._client: TufClient | None = None
+
+    def client(self, root: bytes) -> TufClient:
+        """Return the client that all devices of this process use."""
+        with self.lock:
+            if self._client is None:
+                self._client = TufClient(self.directory, root)
+            return self._client
 
 
 class SimulatedVerifier(TufVerifier):
@@ -92,14 +100,15 @@ class SimulatedVerifier(TufVerifier):
             profile=identity.profile,
             clock=clock,
         )
+        self.client = shared.client(identity.root)
 
-    def evaluate(
-        self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedTrust
-    ) -> VerifiedAssignment:
-        """Verify as a real device does, beginning with what another has checked of the files."""
+    def judge(
+        self,
+        files: Mapping[str, bytes],
+        envelope: bytes,
+        accepted: AcceptedTrust,
+        held: frozenset[PackageKey] = frozenset(),
+    ) -> Verdict:
+        """Judge as a real device does, beginning with what another has checked of the files."""
         with self._shared.lock:
-            self._refreshed = self._shared.refreshed
-            try:
-                return super().evaluate(files, envelope, accepted)
-            finally:
-                self._shared.refreshed = self._refreshed
+            return super().judge(files, envelope, accepted, held)

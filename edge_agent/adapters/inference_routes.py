@@ -21,7 +21,13 @@ from edge_agent.adapters.inference_json import (
     encode_json,
 )
 from edge_agent.adapters.inference_service import InferenceService, ServedModel
-from edge_agent.errors import InferenceError, InputError, ServingError, UnknownModelError
+from edge_agent.errors import (
+    InferenceError,
+    InputError,
+    ServingError,
+    StoppedModelError,
+    UnknownModelError,
+)
 
 HEAVY_BODY_BYTES = 131_072
 """A larger body takes longer to decode than another connection should wait."""
@@ -30,6 +36,7 @@ PLATFORM = "onnx_onnxv1"
 _STATUS_OF_ERROR: Mapping[type[ServingError], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     UnknownModelError: HTTPStatus.NOT_FOUND,
+    StoppedModelError: HTTPStatus.SERVICE_UNAVAILABLE,
     InferenceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 _SERVER = {"name": "edge-agent", "version": __version__, "extensions": []}

@@ -34,6 +34,7 @@ from edge_agent.errors import (
     InputError,
     OutboxError,
     PackageError,
+    StoppedModelError,
     UnknownModelError,
 )
 from edge_agent.ports import Clock
@@ -167,6 +168,7 @@ class InferenceService:
         self._clock, self._outbox, self._boot = clock, outbox, boot
         self._windows, self._options, self._load = windows, options, load
         self._served: Mapping[str, ServedModel] = {}
+        self._stopped: Mapping[str, str] = {}
         self._streams: dict[str, _Stream] = {}
         self._change = threading.Lock()
         self._waiting = _WaitingWindows()
@@ -201,12 +203,15 @@ class InferenceService:
             served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
             former = self._served.get(slot)
             self._served = {**self._served, slot: served}
+            self._stopped = {name: why for name, why in self._stopped.items() if name != slot}
         if former is not None:
             former.recorder.retire()
 
-    def deactivate(self, slot: str) -> None:
-        """Stop answering on a slot; without effect when nothing answers."""
+    def deactivate(self, slot: str, *, reason: str = "") -> None:
+        """Stop answering on a slot; a reason is told to whoever asks it from now on."""
         with self._change:
+            if reason:
+                self._stopped = {**self._stopped, slot: reason}
             former = self._served.get(slot)
             self._served = {name: s for name, s in self._served.items() if name != slot}
         if former is not None:
@@ -220,6 +225,7 @@ class InferenceService:
         """Find a slot by its name, or by the name of a model that only one slot runs.
 
         Raises:
+            StoppedModelError: The slot answers nothing, for a known reason.
             UnknownModelError: Neither; says which there are.
         """
         served = self._served.get(name)
@@ -234,6 +240,8 @@ class InferenceService:
                 f"model {name!r} runs in slots {', '.join(sorted(s.slot for s in matches))};"
                 " name the slot"
             )
+        if name in self._stopped:
+            raise StoppedModelError(f"slot {name!r} answers nothing: {self._stopped[name]}")
         known = ", ".join(sorted(f"{s.slot} ({s.target})" for s in slots.values())) or "none"
         raise UnknownModelError(f"no slot or model {name[:80]!r}; answering now: {known}")
 

@@ -99,6 +99,11 @@ class MqttLink:
                 spread_s=min(spread_s, SPREAD_S_MAX),
             )
 
+    def watch(self, topics: frozenset[str]) -> None:
+        """Subscribe to exactly these beside what every device hears; also after a reconnect."""
+        self._session.watch(topics)
+        self._wake()
+
     def _on_writable(self, *_: object) -> None:
         """Keep paho from writing in the publisher's thread; the loop's thread does."""
         self._wake()

@@ -5,12 +5,15 @@ Nothing here waits, reconnects or starts a thread: the owner turns the loop with
 and ``keep_alive`` (paho's own thread dies unseen of an exception, leaks a socket pair a reconnect,
 and its ``select`` ends at 339 clients). Callbacks only hand items over.
 
-MQTT 5 with QoS 0 and 1, one subscription below ``down/``: overlapping ones deliver copies.
+MQTT 5 with QoS 0 and 1, one subscription below ``down/``: overlapping ones deliver copies. Which
+hash bins of the metadata a device hears changes with what it runs: ``watch`` says so, and holds
+after a reconnect.
 """
 
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 
 from paho.mqtt import client as mqtt
@@ -22,7 +25,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.contract.messages import Status
 from edge_agent.contract.metadata import BUNDLE_BYTES_MAX
-from edge_agent.contract.topics import META_TOPIC, Channel, device_filter, device_topic
+from edge_agent.contract.topics import (
+    BINS_PREFIX,
+    META_TOPIC,
+    Channel,
+    device_filter,
+    device_topic,
+)
 from edge_agent.ports import Connected, Disconnected, Identity, MessageArrived
 
 KEEPALIVE_S = 60
@@ -93,6 +102,10 @@ class MqttSession:
         self.device_id, self._boot, self._take = device_id, boot, take
         self.is_connected = False
         self.is_unwelcome = False
+        self._watched: frozenset[str] = frozenset()
+        self._subscribed: frozenset[str] = frozenset()
+        self._watch_lock = threading.Lock()
+        self._granting: int | None = None
         self.client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=device_id,
@@ -156,6 +169,11 @@ class MqttSession:
         info = self.client.publish(self._topic(channel), payload, qos, is_retained)
         return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
+    def watch(self, topics: frozenset[str]) -> None:
+        """Hear exactly these beside what every device hears; may be called from any thread."""
+        self._watched = topics
+        self._follow_watched()
+
     @property
     def open_socket(self) -> socket.socket | None:
         """The open socket to wait on, None without one."""
@@ -202,17 +220,23 @@ class MqttSession:
             _LOG.warning("the broker refused %s: %s", self.device_id, reason)
             return
         # Always: subscriptions are gone when the broker lost the session.
-        client.subscribe([(device_filter(self.device_id), 1), (META_TOPIC, 1)])
+        with self._watch_lock:
+            self._subscribed = frozenset()
+        _, self._granting = client.subscribe([(device_filter(self.device_id), 1), (META_TOPIC, 1)])
 
     def _on_subscribe(
         self,
         client: mqtt.Client,
         _userdata: object,
-        _mid: int,
+        mid: int,
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
+        if mid != self._granting:
+            if refused:
+                _LOG.error("the broker refused metadata to %s: %s", self.device_id, refused)
+            return
         if refused:
             _LOG.error("the broker refused a subscription of %s: %s", self.device_id, refused)
             self.is_unwelcome = True
@@ -222,6 +246,19 @@ class MqttSession:
         _LOG.info("%s has a session", self.device_id)
         self.publish(Channel.STATUS, self._status(is_online=True), qos=1, is_retained=True)
         self._take(Connected())
+        self._follow_watched()
+
+    def _follow_watched(self) -> None:
+        """Subscribe and unsubscribe what differs, in a session that was granted."""
+        with self._watch_lock:
+            if not self.is_connected:
+                return
+            new, old = self._watched - self._subscribed, self._subscribed - self._watched
+            self._subscribed = self._watched
+            if new:
+                self.client.subscribe([(topic, 1) for topic in sorted(new)])
+            if old:
+                self.client.unsubscribe(sorted(old))
 
     def _on_disconnect(
         self,
@@ -240,4 +277,9 @@ class MqttSession:
     def _on_message(
         self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage
     ) -> None:
-        self._take(MessageArrived(message.topic, bytes(message.payload)))
+        topic = message.topic
+        if topic.startswith(BINS_PREFIX) and topic not in self._watched:
+            # The broker kept this subscription from an earlier life of the agent.
+            self.client.unsubscribe(topic)
+            return
+        self._take(MessageArrived(topic, bytes(message.payload)))

@@ -1,17 +1,15 @@
-"""Verify metadata and assignment with python-tuf, fed from bytes that have already arrived.
+"""Judge metadata, an assignment, and what the device holds, with python-tuf.
 
-The approvers' signature over ``targets`` is what makes a package runnable; the director, a
-delegation inside ``targets``, only says which approved package runs where. Nothing outlives a
-call but python-tuf's metadata directory: counters and floors are returned for the agent to
-commit with its slots.
+The approvers' signature is what makes a package runnable; the director, a delegation inside
+``targets``, only says which approved package runs where. Nothing outlives a call but python-tuf's
+metadata directory: counters and floors are returned for the agent to commit with its slots.
 
-Not here: fetching packages, fitness of the device, hash bins (all targets are in ``targets``).
-Not thread-safe, and one process for a directory: the agent's lock sees to both.
+Not here: fetching packages, fitness of the device. Not thread-safe, and one process for a
+directory: the agent's lock sees to both.
 """
 
-import errno
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +17,15 @@ from typing import Any
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError
-from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
-from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import TargetFile, Targets
 
+from edge_agent.adapters.tuf_metadata import (
+    MetadataSession,
+    TrustedMetadata,
+    TufClient,
+    digest_files,
+)
 from edge_agent.contract.assignment import (
     DIRECTOR_ROLE,
     ENVELOPE_BYTES_MAX,
@@ -34,52 +37,29 @@ from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError, TooLargeError
 from edge_agent.contract.fields import Fields, parse_object
 from edge_agent.contract.package import TargetCustom
+from edge_agent.core.release import PackageKey
 from edge_agent.core.verified import (
-    EARLIEST_AT,
     AcceptedTrust,
+    Standing,
     VerifiedAssignment,
     VerifiedTarget,
 )
 from edge_agent.errors import Refusal
-from edge_agent.ports import Clock
+from edge_agent.ports import Clock, Verdict
 
-TARGETS_BYTES_MAX = 5_000_000
 SIGNATURES_MAX = 16
-ISSUED_FIELD = "x-issued"
-"""Date in ``targets`` that the approvers sign; the only one that may raise the time floor."""
-_URL = "memory:"
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-_CODES: tuple[tuple[type[Exception], Code], ...] = (
-    (tuf_errors.ExpiredMetadataError, Code.TUF_EXPIRED),
-    (tuf_errors.BadVersionNumberError, Code.TUF_ROLLBACK),
-    (tuf_errors.UnsignedMetadataError, Code.TUF_SIGNATURE),
-    (tuf_errors.LengthOrHashMismatchError, Code.TUF_HASH),
-    (tuf_errors.DownloadLengthMismatchError, Code.TUF_SIZE),
-    (tuf_errors.DownloadError, Code.TUF_MISSING),
-    (tuf_errors.RepositoryError, Code.TUF_FORMAT),
-)
-"""In this order: the last two are parents of those above them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Refreshed:
-    """What is remembered of the last metadata that passed; small, for a thousand in a process."""
-
-    files_sha256: bytes
-    targets_sha256: bytes
-    valid_until_at: datetime
-    versions: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Evaluated:
-    """The last evaluation that passed."""
+class _Judged:
+    """The last judgement that found nothing wrong or missing."""
 
     files_sha256: bytes
     envelope_sha256: str
     accepted: AcceptedTrust
+    held: frozenset[PackageKey]
     valid_until_at: datetime
-    verified: VerifiedAssignment
+    verdict: Verdict
 
 
 class TufVerifier:
@@ -104,137 +84,113 @@ class TufVerifier:
         profile: str,
         clock: Clock,
     ) -> None:
-        self._directory = directory
-        self._root = bootstrap_root
+        self.client = TufClient(directory, bootstrap_root)
         self._device_id = device_id
         self._fleet = fleet
         self._profile = profile
         self._clock = clock
-        self._refreshed: _Refreshed | None = None
-        self._evaluated: _Evaluated | None = None
+        self._judged: _Judged | None = None
+
+    def stored_files(self) -> Mapping[str, bytes]:
+        """Return what to judge with before anything has arrived; empty when nothing is trusted."""
+        return self.client.stored_files()
 
     def evaluate(
         self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedTrust
     ) -> VerifiedAssignment:
-        """Verify everything; the same bytes again cost next to nothing until a date runs out.
+        """Judge an assignment alone.
 
         Raises:
             Refusal: With the code of the first check that failed.
         """
-        if len(envelope) > ENVELOPE_BYTES_MAX:
-            detail = f"{len(envelope)} bytes, the limit is {ENVELOPE_BYTES_MAX}"
-            raise Refusal(Code.ASSIGN_SIZE, detail)
+        result = self.judge(files, envelope, accepted).result
+        if result is None:
+            raise Refusal(Code.ASSIGN_FORMAT, "there is no assignment")
+        if isinstance(result, Refusal):
+            raise result
+        return result
+
+    def judge(
+        self,
+        files: Mapping[str, bytes],
+        envelope: bytes,
+        accepted: AcceptedTrust,
+        held: frozenset[PackageKey] = frozenset(),
+    ) -> Verdict:
+        """Verify everything; the same bytes again cost next to nothing until a date runs out."""
         now_at = max(self._clock.now(), accepted.time_floor_at)
-        files_sha256 = _digest_files(files)
+        files_sha256 = digest_files(files)
         envelope_sha256 = hashlib.sha256(envelope).hexdigest()
-        last = self._evaluated
+        last = self._judged
         if (
             last is not None
             and (last.files_sha256, last.envelope_sha256) == (files_sha256, envelope_sha256)
-            and accepted in (last.accepted, last.verified.accepted)
+            and last.held == held
+            and accepted in (last.accepted, _accepted_of(last.verdict))
             and now_at < last.valid_until_at
         ):
-            return last.verified
+            return last.verdict
 
-        refreshed, targets = self._trusted_targets(files, files_sha256, now_at)
-        held = _apply_targets(accepted, targets)
-        assignment = self._check_assignment(envelope, envelope_sha256, targets, held)
-        verified = VerifiedAssignment(
-            assignment=assignment,
-            targets={
-                slot: self._check_target(slot, wanted.target, targets)
-                for slot, wanted in assignment.slots.items()
-            },
-            accepted=_advance(held, assignment, envelope_sha256),
-            metadata=refreshed.versions,
-        )
-        self._evaluated = _Evaluated(
-            files_sha256=files_sha256,
-            envelope_sha256=envelope_sha256,
-            accepted=accepted,
-            valid_until_at=min(refreshed.valid_until_at, assignment.expires_at),
-            verified=verified,
-        )
-        return verified
-
-    # Metadata -----------------------------------------------------------------------------------
-
-    def _trusted_targets(
-        self, files: Mapping[str, bytes], files_sha256: bytes, now_at: datetime
-    ) -> tuple[_Refreshed, Targets]:
-        last = self._refreshed
-        if (
-            last is not None
-            and last.files_sha256 == files_sha256
-            and now_at < last.valid_until_at
-            and (data := self._read_trusted(Targets.type)) is not None
-            and hashlib.sha256(data).digest() == last.targets_sha256
-        ):
-            return last, Metadata[Targets].from_bytes(data).signed
-        # Other files move what is trusted: what passed before must not pass again unchecked.
-        self._refreshed = self._evaluated = None
+        self._judged = None
         try:
-            refreshed, targets = self._refresh(files, files_sha256, now_at)
-        except OSError as error:
-            code = Code.DISK_FULL if error.errno in _NO_SPACE else Code.DISK_ERROR
-            raise Refusal(code, f"{self._directory}: {error.strerror or error}") from error
-        except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
-            code = next(code for kind, code in _CODES if isinstance(error, kind))
-            raise Refusal(code, str(error)[:400]) from error
-        self._refreshed = refreshed
-        return refreshed, targets
-
-    def _refresh(
-        self, files: Mapping[str, bytes], files_sha256: bytes, now_at: datetime
-    ) -> tuple[_Refreshed, Targets]:
-        """Run the TUF client workflow over the files, then read back what it now trusts."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        updater = Updater(
-            metadata_dir=str(self._directory),
-            metadata_base_url=_URL,
-            fetcher=_ReceivedFiles(files),
-            config=UpdaterConfig(targets_max_length=TARGETS_BYTES_MAX),
-            bootstrap=self._root,
-        )
-        set_reference_time(updater, now_at)
-        updater.refresh()
-        # Verified and written just now; python-tuf gives no other public way to read it.
-        data = {
-            role: (self._directory / f"{role}.json").read_bytes()
-            for role in (Root.type, Timestamp.type, Snapshot.type, Targets.type)
-        }
-        root = Metadata[Root].from_bytes(data[Root.type]).signed
-        timestamp = Metadata[Timestamp].from_bytes(data[Timestamp.type]).signed
-        snapshot = Metadata[Snapshot].from_bytes(data[Snapshot.type]).signed
-        targets = Metadata[Targets].from_bytes(data[Targets.type]).signed
-        roles = (root, timestamp, snapshot, targets)
-        return (
-            _Refreshed(
+            session = self.client.open(files, now_at)
+        except Refusal as refusal:
+            return Verdict(standing=None, result=refusal)
+        trusted = session.trusted
+        now_accepted = _apply_targets(accepted, trusted)
+        assignment: Assignment | None = None
+        result: VerifiedAssignment | Refusal | None = None
+        try:
+            if envelope:
+                assignment = self._check_assignment(
+                    envelope, envelope_sha256, trusted.delegator, now_accepted
+                )
+                result = VerifiedAssignment(
+                    assignment=assignment,
+                    targets=self._find_targets(assignment, session),
+                    accepted=_advance(now_accepted, assignment, envelope_sha256),
+                    metadata=dict(trusted.versions),
+                )
+        except Refusal as refusal:
+            result = refusal
+        standing, doubt = _find_standing(session, held, now_accepted, assignment)
+        verdict = Verdict(standing=standing, result=result, doubt=doubt)
+        if not isinstance(result, Refusal) and doubt is None:
+            dates = [trusted.valid_until_at]
+            dates += [trusted.found[key.target].valid_until_at for key in held]
+            if assignment is not None:
+                dates += [assignment.expires_at]
+                dates += [trusted.found[s.target].valid_until_at for s in assignment.slots.values()]
+            self._judged = _Judged(
                 files_sha256=files_sha256,
-                targets_sha256=hashlib.sha256(data[Targets.type]).digest(),
-                valid_until_at=min(role.expires for role in roles),
-                versions={role.type: role.version for role in roles},
-            ),
-            targets,
-        )
+                envelope_sha256=envelope_sha256,
+                accepted=accepted,
+                held=held,
+                valid_until_at=min(dates),
+                verdict=verdict,
+            )
+        return verdict
 
-    def _read_trusted(self, role: str) -> bytes | None:
-        try:
-            return (self._directory / f"{role}.json").read_bytes()
-        except OSError:
-            return None
-
-    # Assignment ---------------------------------------------------------------------------------
+    def _find_targets(
+        self, assignment: Assignment, session: MetadataSession
+    ) -> dict[str, VerifiedTarget]:
+        return {
+            slot: self._check_target(slot, wanted.target, session.find(wanted.target))
+            for slot, wanted in assignment.slots.items()
+        }
 
     def _check_assignment(
         self, envelope: bytes, envelope_sha256: str, targets: Targets, accepted: AcceptedTrust
     ) -> Assignment:
+        if len(envelope) > ENVELOPE_BYTES_MAX:
+            detail = f"{len(envelope)} bytes, the limit is {ENVELOPE_BYTES_MAX}"
+            raise Refusal(Code.ASSIGN_SIZE, detail)
         signed = _open_envelope(envelope)
         if signed.payload_type != PAYLOAD_TYPE:
             raise Refusal(Code.ASSIGN_TYPE, f"payload type {signed.payload_type[:80]!r}")
         try:
             targets.verify_delegate(DIRECTOR_ROLE, signed.pae(), signed.signatures)
-        except (tuf_errors.UnsignedMetadataError, ValueError) as error:
+        except (UnsignedMetadataError, ValueError) as error:
             raise Refusal(Code.ASSIGN_SIGNATURE, str(error)[:400]) from error
         try:
             assignment = Assignment.decode(signed.payload)
@@ -258,8 +214,7 @@ class TufVerifier:
             raise Refusal(Code.ASSIGN_EXPIRED, detail)
         return assignment
 
-    def _check_target(self, slot: str, path: str, targets: Targets) -> VerifiedTarget:
-        target = targets.targets.get(path)
+    def _check_target(self, slot: str, path: str, target: TargetFile | None) -> VerifiedTarget:
         if target is None:
             raise Refusal(Code.NOT_APPROVED, f"slot {slot}: no approver signed {path}")
         try:
@@ -277,30 +232,6 @@ class TufVerifier:
             detail = f"{path} may run in slot {custom.slot}, it was given to {slot}"
             raise Refusal(Code.WRONG_SLOT, detail)
         return VerifiedTarget(path=path, sha256=sha256, size_bytes=target.length, custom=custom)
-
-
-def set_reference_time(updater: Updater, now_at: datetime) -> None:
-    """Tell python-tuf the time; must come before ``refresh``.
-
-    The only use of a private attribute: 7.0.1 has no public way, and devices without a battery
-    clock need the floor. ``test_trust_reference_time`` guards that it exists and has effect.
-    """
-    updater._trusted_set.reference_time = now_at  # noqa: SLF001 - see the docstring
-
-
-class _ReceivedFiles(FetcherInterface):
-    """Hands python-tuf the files of a message; what is not there is "not found"."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.rsplit("/", 1)[-1]
-        data = self._files.get(name)
-        if data is None:
-            # 404 also means "there is no newer root" to the Updater.
-            raise tuf_errors.DownloadHTTPError(f"{name} has not arrived", 404)
-        return iter((data,))
 
 
 def _open_envelope(envelope: bytes) -> Envelope:
@@ -330,35 +261,56 @@ def _read_signature(value: Any) -> dict[str, str]:
     }
 
 
-def _digest_files(files: Mapping[str, bytes]) -> bytes:
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name}\0{len(files[name])}\0".encode())
-        digest.update(files[name])
-    return digest.digest()
+def _find_standing(
+    session: MetadataSession,
+    held: frozenset[PackageKey],
+    accepted: AcceptedTrust,
+    assignment: Assignment | None,
+) -> tuple[Standing, Refusal | None]:
+    """Tell what is approved and what withdrawn of the packages held; what is unknown is neither."""
+    doubt: Refusal | None = None
+    approved: set[PackageKey] = set()
+    withdrawn: set[PackageKey] = set()
+    for key in held:
+        try:
+            target = session.find(key.target)
+        except Refusal as refusal:
+            doubt = doubt or refusal  # missing, expired or wrong: nothing follows from that
+            continue
+        is_held = target is not None and target.hashes.get("sha256") == key.sha256
+        (approved if is_held else withdrawn).add(key)
+    paths = {key.target for key in held}
+    if assignment is not None:
+        paths |= {wanted.target for wanted in assignment.slots.values()}
+    trusted = session.trusted
+    bins = {role for path in paths if (role := trusted.bin_of(path)) is not None}
+    standing = Standing(
+        accepted=accepted,
+        metadata=dict(trusted.versions),
+        approved=frozenset(approved),
+        withdrawn=frozenset(withdrawn),
+        bins=frozenset(bins),
+    )
+    return standing, doubt
 
 
-def _issued_at(targets: Targets) -> datetime:
-    text = targets.unrecognized_fields.get(ISSUED_FIELD)
-    try:
-        issued_at = datetime.fromisoformat(text) if text is not None else EARLIEST_AT
-    except (TypeError, ValueError) as error:
-        raise Refusal(Code.TUF_FORMAT, f"targets: {ISSUED_FIELD} {text!r:.60}") from error
-    if issued_at.tzinfo is None:
-        raise Refusal(Code.TUF_FORMAT, f"targets: {ISSUED_FIELD} {text!r:.60} says no time zone")
-    return issued_at
+def _accepted_of(verdict: Verdict) -> AcceptedTrust | None:
+    if isinstance(verdict.result, VerifiedAssignment):
+        return verdict.result.accepted
+    return verdict.standing.accepted if verdict.standing is not None else None
 
 
-def _apply_targets(accepted: AcceptedTrust, targets: Targets) -> AcceptedTrust:
+def _apply_targets(accepted: AcceptedTrust, trusted: TrustedMetadata) -> AcceptedTrust:
     """Apply what the approvers say: the time floor, and who the director is.
 
     Counter and director floor belong to a set of director keys. When the approvers change it,
     both start anew: otherwise a stolen director key could lock a device for good.
     """
-    roles = targets.delegations.roles if targets.delegations else None
+    delegations = trusted.delegator.delegations
+    roles = delegations.roles if delegations else None
     role = roles.get(DIRECTOR_ROLE) if roles else None
     director = ",".join(sorted(role.keyids)) if role else ""
-    time_floor_at = max(accepted.time_floor_at, _issued_at(targets))
+    time_floor_at = max(accepted.time_floor_at, trusted.issued_at)
     if director != accepted.director:
         return AcceptedTrust(director=director, time_floor_at=time_floor_at)
     return replace(accepted, time_floor_at=time_floor_at)

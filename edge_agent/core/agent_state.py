@@ -13,6 +13,7 @@ from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields
 from edge_agent.contract.messages import SlotState
+from edge_agent.contract.package import OnWithdrawn
 from edge_agent.core.banks import Bank, Banks
 from edge_agent.core.release import BAD_PACKAGES_MAX, BadPackage, Package, Release
 from edge_agent.core.slot import Slot
@@ -115,6 +116,7 @@ def _release_to_json(release: Release) -> dict[str, Any]:
         "rollout": release.rollout,
         "retry": release.retry,
         "probation": release.probation.to_json(),
+        "on_withdrawn": str(release.on_withdrawn),
     }
 
 
@@ -129,13 +131,20 @@ def _release_from_json(value: Any) -> Release:
         rollout=fields.integer("rollout"),
         retry=fields.integer("retry"),
         probation=ProbationPolicy.from_json(fields.mapping("probation")),
+        on_withdrawn=_on_withdrawn(fields),
     )
 
 
 def _package_to_json(package: Package | None) -> dict[str, Any] | None:
     if package is None:
         return None
-    return {"target": package.target, "sha256": package.sha256, "is_proven": package.is_proven}
+    return {
+        "target": package.target,
+        "sha256": package.sha256,
+        "is_proven": package.is_proven,
+        "on_withdrawn": str(package.on_withdrawn),
+        "is_withdrawn": package.is_withdrawn,
+    }
 
 
 def _package_from_json(value: Any) -> Package | None:
@@ -146,6 +155,8 @@ def _package_from_json(value: Any) -> Package | None:
         target=fields.text("target"),
         sha256=fields.text("sha256"),
         is_proven=fields.flag("is_proven"),
+        on_withdrawn=_on_withdrawn(fields),
+        is_withdrawn=fields.flag("is_withdrawn", default=False),
     )
 
 
@@ -156,6 +167,11 @@ def _bad_from_json(value: Any) -> BadPackage:
         retry=fields.integer("retry"),
         code=Code(fields.text("code")),
     )
+
+
+def _on_withdrawn(fields: Fields) -> OnWithdrawn:
+    """Read the policy; a state from before there was one means stop. Raises ValueError."""
+    return OnWithdrawn(fields.text("on_withdrawn", str(OnWithdrawn.STOP)))
 
 
 def _bank(text: str) -> Bank | None:

@@ -7,7 +7,8 @@ power cut returns to. The confirmed bank is never written, so there is always a 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from edge_agent.core.release import Package
+from edge_agent.contract.package import OnWithdrawn
+from edge_agent.core.release import Package, PackageKey, Release
 
 
 class Bank(StrEnum):
@@ -84,19 +85,55 @@ def place_candidate(banks: Banks, package: Package, *, running: str | None) -> t
 
 
 def confirm(banks: Banks, bank: Bank) -> Banks:
-    """Make a bank the one a power cut returns to; the former one stays as a fallback."""
-    package = banks.at(bank)
+    """Make a bank the one a power cut returns to; the former one stays as a fallback.
+
+    A former one that was withdrawn does not stay: it answered only because it was confirmed.
+    """
+    package, former = banks.at(bank), banks.at(bank.other)
     if package is None:
         raise ValueError(f"bank {bank} is empty and cannot be confirmed")
-    return replace(_write(banks, bank, replace(package, is_proven=True)), confirmed=bank)
+    banks = replace(_write(banks, bank, replace(package, is_proven=True)), confirmed=bank)
+    return _write(banks, bank.other, None) if former and former.is_withdrawn else banks
 
 
-def rename_confirmed(banks: Banks, target: str) -> Banks:
-    """Give the confirmed bytes the target name they are assigned by now."""
+def rename_confirmed(banks: Banks, release: Release) -> Banks:
+    """Give the confirmed bytes the name and the policy they are assigned by now."""
     package = banks.confirmed_package
-    if banks.confirmed is None or package is None or package.target == target:
+    if banks.confirmed is None or package is None:
         return banks
-    return _write(banks, banks.confirmed, replace(package, target=target))
+    named = replace(
+        package, target=release.target, on_withdrawn=release.on_withdrawn, is_withdrawn=False
+    )
+    return banks if named == package else _write(banks, banks.confirmed, named)
+
+
+def withdraw(banks: Banks, gone: frozenset[PackageKey]) -> tuple[Banks, Package | None]:
+    """Forget what the approvers withdrew; return the banks and the confirmed package if it went.
+
+    Nothing takes the place of a confirmed package that went: another bank was not asked for. One
+    signed to be kept stays and is marked.
+    """
+    lost: Package | None = None
+    for bank in Bank:
+        package = banks.at(bank)
+        if package is None or package.key not in gone:
+            continue
+        if bank is not banks.confirmed:
+            banks = _write(banks, bank, None)
+        elif package.on_withdrawn is OnWithdrawn.KEEP:
+            banks = _write(banks, bank, replace(package, is_withdrawn=True))
+        else:
+            lost, banks = package, _write(replace(banks, confirmed=None), bank, None)
+    return banks, lost
+
+
+def reinstate(banks: Banks, approved: frozenset[PackageKey]) -> Banks:
+    """Take the mark off what the approvers sign again."""
+    for bank in Bank:
+        package = banks.at(bank)
+        if package is not None and package.is_withdrawn and package.key in approved:
+            banks = _write(banks, bank, replace(package, is_withdrawn=False))
+    return banks
 
 
 def clear(banks: Banks, bank: Bank) -> Banks:

@@ -51,6 +51,8 @@ def booted(slot: Slot, event: Booted) -> Outcome:
     effects: list[Effect] = []
     if slot.banks.confirmed is not None:
         slot, effects = ask_for_confirmed(slot)
+    elif slot.code is Code.WITHDRAWN:
+        effects = [Deactivate(slot.detail)]
     slot, more = _resume(slot, event)
     return slot, [*effects, *more]
 
@@ -79,6 +81,6 @@ def _resume(slot: Slot, event: Booted) -> Outcome:
             return slot, [SelfTest(slot.attempt, release_of(slot))]
         case Phase.ROLLING_BACK:
             slot = replace(slot, due_at=event.now + ACTIVATE_S)
-            return slot, [] if slot.banks.confirmed else [Deactivate()]
+            return slot, [] if slot.banks.confirmed else [Deactivate(slot.detail)]
         case _:
             return slot, []

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from edge_agent.core.agent_state import AgentState
 from edge_agent.core.effects import Effect
-from edge_agent.core.events import Event
-from edge_agent.core.release import Release
+from edge_agent.core.events import Assigned, Event, Reapproved, Withdrawn
+from edge_agent.core.release import PackageKey, Release
 from edge_agent.core.slot import Slot, durable_part
 from edge_agent.core.update_machine import step
-from edge_agent.core.verified import VerifiedAssignment
+from edge_agent.core.verified import Standing, VerifiedAssignment
+from edge_agent.core.withdrawal import find_held
 
 
 def releases_of(verified: VerifiedAssignment) -> dict[str, Release]:
@@ -23,15 +24,44 @@ def releases_of(verified: VerifiedAssignment) -> dict[str, Release]:
             rollout=verified.assignment.slots[slot].rollout,
             retry=verified.assignment.slots[slot].retry,
             probation=verified.assignment.slots[slot].probation,
+            on_withdrawn=target.custom.on_withdrawn,
         )
         for slot, target in verified.targets.items()
     }
+
+
+def held_packages(state: AgentState) -> frozenset[PackageKey]:
+    """Return every package that a withdrawal would concern."""
+    held: frozenset[PackageKey] = frozenset()
+    return held.union(*(find_held(slot) for slot in state.slots.values()))
+
+
+def events_of(
+    state: AgentState,
+    standing: Standing | None,
+    verified: VerifiedAssignment | None,
+    now: float,
+) -> tuple[tuple[str, Event], ...]:
+    """Return what a judgement means for each slot: assignments first, they may rename packages."""
+    events: list[tuple[str, Event]] = []
+    if verified is not None:
+        events += [(name, Assigned(r, now)) for name, r in releases_of(verified).items()]
+    if standing is not None:
+        for name, slot in state.slots.items():
+            held = find_held(slot)
+            if gone := held & standing.withdrawn:
+                events.append((name, Withdrawn(gone, now)))
+            marked = any(p.is_withdrawn for p in (slot.banks.a, slot.banks.b) if p is not None)
+            if marked and (approved := held & standing.approved):
+                events.append((name, Reapproved(approved)))
+    return tuple(events)
 
 
 def apply_change(
     state: AgentState,
     events: tuple[tuple[str, Event], ...],
     verified: VerifiedAssignment | None,
+    standing: Standing | None = None,
 ) -> tuple[AgentState, list[tuple[str, Effect]]]:
     """Step every slot that something happened to; return the whole next state and effects."""
     slots, effects = dict(state.slots), []
@@ -39,6 +69,8 @@ def apply_change(
         slots[name], more = step(slots.get(name, Slot()), event)
         effects += [(name, effect) for effect in more]
     state = replace(state, slots=slots)
+    if standing is not None:
+        state = replace(state, accepted=standing.accepted, metadata=standing.metadata)
     if verified is not None:
         state = replace(
             state,

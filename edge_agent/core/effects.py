@@ -47,7 +47,13 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class Deactivate:
-    """Let nothing answer; ends in Answering with None."""
+    """Let nothing answer; ends in Answering with None.
+
+    Attributes:
+        reason: Why, for whoever asks for a prediction; may be empty.
+    """
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from edge_agent.contract.codes import Code
 from edge_agent.core.probation import ProbationStats
-from edge_agent.core.release import Release
+from edge_agent.core.release import PackageKey, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,21 @@ class Assigned:
 
     release: Release
     now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Verified metadata no longer holds these packages."""
+
+    packages: frozenset[PackageKey]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reapproved:
+    """Verified metadata holds these packages, which were withdrawn before."""
+
+    packages: frozenset[PackageKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +171,8 @@ Event = (
     | LinkUp
     | LinkDown
     | Assigned
+    | Withdrawn
+    | Reapproved
     | FetchStarted
     | FetchMoved
     | Fetched

@@ -74,7 +74,7 @@ def ask_for_confirmed(slot: Slot) -> Outcome:
     """Let the confirmed package answer, or nothing when there is none."""
     confirmed = slot.banks.confirmed_package
     if confirmed is None:
-        return replace(slot, asked=None, reask_at=None), [Deactivate()]
+        return replace(slot, asked=None, reask_at=None), [Deactivate(slot.detail)]
     return replace(slot, asked=confirmed.sha256, reask_at=None), [Activate(confirmed)]
 
 
@@ -111,7 +111,8 @@ def retry_or_fail(slot: Slot, code: Code, detail: str, now: float, jitter: float
 
 def fail(slot: Slot, code: Code, detail: str) -> Outcome:
     """End the attempt before anything of it answered."""
-    bad = slot.bad if may_work_later(code) else remember_bad(slot.bad, release_of(slot), code)
+    is_bad = not may_work_later(code) and code is not Code.WITHDRAWN
+    bad = remember_bad(slot.bad, release_of(slot), code) if is_bad else slot.bad
     return replace(
         slot,
         phase=Phase.FAILED,
@@ -125,8 +126,10 @@ def fail(slot: Slot, code: Code, detail: str) -> Outcome:
 
 
 def roll_back(slot: Slot, code: Code, detail: str, now: float) -> Outcome:
-    """Return to the confirmed package and remember the candidate as bad."""
-    banks = slot.banks
+    """Return to the confirmed package; remember the candidate as bad if it is what failed."""
+    banks, bad = slot.banks, slot.bad
+    if code is not Code.WITHDRAWN:
+        bad = remember_bad(bad, release_of(slot), code)
     if slot.candidate is not None:
         banks = bank_rules.clear(banks, slot.candidate)
     slot = replace(
@@ -138,7 +141,7 @@ def roll_back(slot: Slot, code: Code, detail: str, now: float) -> Outcome:
         boots=0,
         code=code,
         detail=detail,
-        bad=remember_bad(slot.bad, release_of(slot), code),
+        bad=bad,
         since_at=None,
         due_at=now + ACTIVATE_S,
     )
@@ -150,7 +153,7 @@ def name_confirmed(slot: Slot) -> bank_rules.Banks:
     wanted, confirmed = slot.wanted, slot.banks.confirmed_package
     if wanted is None or confirmed is None or confirmed.sha256 != wanted.sha256:
         return slot.banks
-    return bank_rules.rename_confirmed(slot.banks, wanted.target)
+    return bank_rules.rename_confirmed(slot.banks, wanted)
 
 
 def release_of(slot: Slot) -> Release:

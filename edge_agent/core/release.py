@@ -4,8 +4,22 @@ from dataclasses import dataclass
 
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.codes import Code
+from edge_agent.contract.package import OnWithdrawn
 
 _PROBATION = ProbationPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageKey:
+    """What the approvers sign, or withdraw: a path and the bytes behind it.
+
+    Attributes:
+        target: ``MODEL/VERSION/PROFILE.tar``.
+        sha256: Of the package.
+    """
+
+    target: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +30,20 @@ class Package:
         target: ``MODEL/VERSION/PROFILE.tar``.
         sha256: Of the package.
         is_proven: Whether it was confirmed here once; it may serve as a fallback.
+        on_withdrawn: What the approvers signed to happen when they withdraw it.
+        is_withdrawn: Whether they did, and it goes on all the same.
     """
 
     target: str
     sha256: str
     is_proven: bool = False
+    on_withdrawn: OnWithdrawn = OnWithdrawn.STOP
+    is_withdrawn: bool = False
+
+    @property
+    def key(self) -> PackageKey:
+        """What was signed of it."""
+        return PackageKey(target=self.target, sha256=self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +59,7 @@ class Release:
         rollout: Rollout that asked for it, 0 when none.
         retry: Raised by the operator to try a known bad package again.
         probation: Limits of its probation.
+        on_withdrawn: What is to happen when the approvers withdraw it, signed.
     """
 
     target: str
@@ -46,6 +70,12 @@ class Release:
     rollout: int = 0
     retry: int = 0
     probation: ProbationPolicy = _PROBATION
+    on_withdrawn: OnWithdrawn = OnWithdrawn.STOP
+
+    @property
+    def key(self) -> PackageKey:
+        """What was signed of it."""
+        return PackageKey(target=self.target, sha256=self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,14 +77,15 @@ def durable_part(slot: Slot) -> tuple[object, ...]:
     )
 
 
-_IN_PROGRESS = frozenset(
+IN_PROGRESS = frozenset(
     {SlotState.OFFERED, SlotState.FETCHING, SlotState.VERIFYING, SlotState.SELF_TESTING}
 )
+"""Phases in which a release is on its way into the free bank."""
 
 
 def find_needed_digests(slot: Slot) -> frozenset[str]:
     """Return every sha256 whose bytes or parts must stay on disk."""
-    if slot.wanted is not None and slot.phase in _IN_PROGRESS:
+    if slot.wanted is not None and slot.phase in IN_PROGRESS:
         return slot.banks.digests | {slot.wanted.sha256}
     return slot.banks.digests
 
@@ -93,14 +94,18 @@ def report_slot(slot: Slot) -> SlotReport:
     """Say what the slot runs, wants and met."""
     running, wanted = slot.running, slot.wanted
     bank = slot.banks.find(running.sha256) if running else None
+    confirmed, detail = slot.banks.confirmed_package, slot.detail
+    if confirmed is not None and confirmed.is_withdrawn:
+        kept = f"{confirmed.target} was withdrawn; it keeps running, as the approvers signed"
+        detail = f"{kept}; {detail}" if slot.code else kept
     return SlotReport(
         state=slot.phase,
         running=_running(running),
-        confirmed=_running(slot.banks.confirmed_package),
+        confirmed=_running(confirmed),
         desired=Running(target=wanted.target, sha256=wanted.sha256) if wanted else None,
         bank=str(bank) if bank else "",
         code=str(slot.code) if slot.code else None,
-        detail=slot.detail,
+        detail=detail,
         rollout=wanted.rollout if wanted else 0,
         rows=slot.rows,
     )

@@ -3,7 +3,8 @@
 What it keeps, whatever happens and whenever the power goes:
 
 * The confirmed bank is never written and is left only by confirming another, so a slot that was
-  ever confirmed has a way back. (Bytes the disk itself damaged are dropped and fetched again.)
+  ever confirmed has a way back. (Bytes the disk itself damaged are dropped and fetched again;
+  what the approvers withdrew is dropped, and nothing unasked takes its place.)
 * Only a package that was verified and self-tested in this attempt becomes a candidate, and only
   a candidate that passed its probation becomes confirmed. "Asked to answer", "answers" and
   "confirmed" are three facts.
@@ -42,11 +43,13 @@ from edge_agent.core.events import (
     LinkDown,
     LinkUp,
     Observed,
+    Reapproved,
     SelfTested,
     Stopped,
     Ticked,
     Verified,
     VerifyFailed,
+    Withdrawn,
 )
 from edge_agent.core.moves import (
     ACTIVATE_S,
@@ -67,6 +70,7 @@ from edge_agent.core.moves import (
 from edge_agent.core.probation import ProbationVerdict, judge_probation
 from edge_agent.core.release import Package, find_bad
 from edge_agent.core.slot import Slot
+from edge_agent.core.withdrawal import reapproved, withdrawn
 
 FETCH_STALL_S = 300.0
 """Longest time online without a durable piece."""
@@ -93,7 +97,7 @@ def _assigned(slot: Slot, event: Assigned) -> Outcome:
     old, new = slot.wanted, event.release
     slot = replace(slot, wanted=new)
     is_same = old is not None and old.sha256 == new.sha256 and old.retry == new.retry
-    if not is_same:
+    if not is_same or slot.code is Code.WITHDRAWN:
         return begin(slot, event.now)
     if slot.phase is not Phase.FAILED:
         return replace(slot, banks=name_confirmed(slot)), []
@@ -164,7 +168,9 @@ def _self_tested(slot: Slot, event: SelfTested) -> Outcome:
     if event.code is not None:
         return fail(slot, event.code, event.detail)
     wanted = release_of(slot)
-    candidate = Package(target=wanted.target, sha256=wanted.sha256)
+    candidate = Package(
+        target=wanted.target, sha256=wanted.sha256, on_withdrawn=wanted.on_withdrawn
+    )
     running = slot.running.sha256 if slot.running else None
     banks, bank = bank_rules.place_candidate(slot.banks, candidate, running=running)
     slot = replace(
@@ -325,6 +331,8 @@ ANYWHERE: Mapping[type, Handler] = {
     Booted: booted,
     Stopped: _stopped,
     Assigned: _assigned,
+    Withdrawn: withdrawn,
+    Reapproved: reapproved,
     Answering: _answering,
     ActivationFailed: _activation_failed,
     Ticked: _ticked,

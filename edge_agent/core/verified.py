@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.contract.assignment import Assignment, read_instant
 from edge_agent.contract.fields import Fields
 from edge_agent.contract.package import TargetCustom
+from edge_agent.core.release import PackageKey
 
 EARLIEST_AT = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -98,3 +99,23 @@ class VerifiedAssignment:
     targets: Mapping[str, VerifiedTarget]
     accepted: AcceptedTrust
     metadata: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What verified, unexpired metadata says, whether or not an assignment came with it.
+
+    Attributes:
+        accepted: What to commit of it: the date the approvers signed, and who the director is.
+        metadata: Trusted TUF versions by role.
+        approved: Packages held here that it names.
+        withdrawn: Packages held here that it does not name. A package is in neither set while
+            metadata that would tell is missing, expired or wrong.
+        bins: Hash bins that speak for the packages held here or assigned.
+    """
+
+    accepted: AcceptedTrust
+    metadata: Mapping[str, int] = field(default_factory=dict)
+    approved: frozenset[PackageKey] = frozenset()
+    withdrawn: frozenset[PackageKey] = frozenset()
+    bins: frozenset[str] = frozenset()

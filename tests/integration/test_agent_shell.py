@@ -185,7 +185,7 @@ def test_two_slots_share_one_transfer(world: World) -> None:
 @pytest.mark.parametrize("how", ["power", "link", "server"])
 def test_an_interrupted_transfer_repeats_at_most_one_window(world: World, how: str) -> None:
     world.assign(V2, 2)
-    world.work(jobs=6)
+    world.work(jobs=7)
     server = world.servers[sha(world, V2)]
     assert 0 < len(server.served) < len(server.hashes) // 32
     if how == "power":
@@ -210,7 +210,7 @@ def test_a_chunk_the_disk_did_not_keep_is_found_at_the_resume_and_fetched_again(
     world: World, tmp_path: Path
 ) -> None:
     world.assign(V2, 2)
-    world.work(jobs=6)
+    world.work(jobs=7)
     server = world.servers[sha(world, V2)]
     part = tmp_path / "parts" / f"{server.sha256}.part"
     data = bytearray(part.read_bytes())

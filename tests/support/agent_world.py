@@ -22,8 +22,14 @@ from edge_agent.contract.package import SCHEMA, TargetCustom, unpack_members
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
 from edge_agent.contract.transfer import ChunkRequest
 from edge_agent.core.probation import ProbationStats
+from edge_agent.core.release import PackageKey
 from edge_agent.core.slot import Slot
-from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment, VerifiedTarget
+from edge_agent.core.verified import (
+    AcceptedTrust,
+    Standing,
+    VerifiedAssignment,
+    VerifiedTarget,
+)
 from edge_agent.errors import PackageError, Refusal
 from edge_agent.ports import (
     Connected,
@@ -31,6 +37,7 @@ from edge_agent.ports import (
     Lane,
     MessageArrived,
     SelfTestResult,
+    Verdict,
 )
 from tests.support.agent import GOOD_STATS, ChunkServer
 from tests.support.clock import FakeClock
@@ -45,6 +52,10 @@ class PlayedLink:
         self.is_connected = False
         self.sent: list[tuple[Channel, bytes]] = []
         self.spread_s: float | None = None
+        self.watched: frozenset[str] = frozenset()
+
+    def watch(self, topics: frozenset[str]) -> None:
+        self.watched = topics
 
     def publish(
         self, channel: Channel, payload: bytes, *, qos: int, is_retained: bool = False
@@ -60,23 +71,53 @@ class PlayedLink:
 
 
 class PlayedVerifier:
-    """Accepts what it is told to accept, by the envelope's bytes."""
+    """Accepts what it is told to accept, by the envelope's bytes; trusts what it has seen.
+
+    ``withdrawn`` names paths that metadata does not hold; it is told by whatever file named
+    ``timestamp.json`` arrives next, and stays trusted over a power cut.
+    """
 
     def __init__(self) -> None:
         self.known: dict[bytes, VerifiedAssignment | Refusal] = {}
         self.asked = 0
+        self.withdrawn: set[str] = set()
+        self.bins: frozenset[str] = frozenset()
+        self.stored: dict[str, bytes] = {}
+        self._trusted_withdrawn: frozenset[str] = frozenset()
 
-    def evaluate(
-        self, files: Mapping[str, bytes], envelope: bytes, accepted: AcceptedTrust
-    ) -> VerifiedAssignment:
-        self.asked += 1
+    def stored_files(self) -> Mapping[str, bytes]:
+        return self.stored
+
+    def judge(
+        self,
+        files: Mapping[str, bytes],
+        envelope: bytes,
+        accepted: AcceptedTrust,
+        held: frozenset[PackageKey] = frozenset(),
+    ) -> Verdict:
+        self.asked += bool(envelope)
         if "timestamp.json" not in files:
-            raise Refusal(Code.TUF_MISSING, "timestamp.json")
+            return Verdict(standing=None, result=Refusal(Code.TUF_MISSING, "timestamp.json"))
+        if files is not self.stored:
+            self.stored = dict(files)
+            self._trusted_withdrawn = frozenset(self.withdrawn)
+        gone = frozenset(key for key in held if key.target in self._trusted_withdrawn)
+        standing = Standing(accepted=accepted, approved=held - gone, withdrawn=gone, bins=self.bins)
+        return Verdict(standing=standing, result=self._find_result(envelope, accepted))
+
+    def _find_result(
+        self, envelope: bytes, accepted: AcceptedTrust
+    ) -> VerifiedAssignment | Refusal | None:
+        if not envelope:
+            return None
         result = self.known[envelope]
         if isinstance(result, Refusal):
-            raise result
+            return result
         if result.accepted.counter < accepted.counter:
-            raise Refusal(Code.ASSIGN_REPLAY, f"{result.accepted.counter}")
+            return Refusal(Code.ASSIGN_REPLAY, f"{result.accepted.counter}")
+        for target in result.targets.values():
+            if target.path in self._trusted_withdrawn:
+                return Refusal(Code.NOT_APPROVED, target.path)
         return result
 
 
@@ -88,6 +129,7 @@ class PlayedInference:
         self.unloadable: set[str] = set()
         self.stats = GOOD_STATS
         self.activated: list[str] = []
+        self.reasons: dict[str, str] = {}
 
     def activate(self, slot: str, *, blob: bytes, target: str, sha256: str) -> None:
         assert ChunkServer(blob).sha256 == sha256
@@ -96,8 +138,9 @@ class PlayedInference:
         self.served[slot] = sha256
         self.activated.append(sha256)
 
-    def deactivate(self, slot: str) -> None:
+    def deactivate(self, slot: str, *, reason: str = "") -> None:
         self.served.pop(slot, None)
+        self.reasons[slot] = reason
 
     def probation_stats(self, slot: str) -> ProbationStats:
         return self.stats if slot in self.served else ProbationStats()

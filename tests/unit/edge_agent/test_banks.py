@@ -1,7 +1,10 @@
 """The two banks: the confirmed one is never written, and there is always a way back."""
 
+from dataclasses import replace
+
 import pytest
 
+from edge_agent.contract.package import OnWithdrawn
 from edge_agent.core.banks import (
     Bank,
     Banks,
@@ -12,12 +15,14 @@ from edge_agent.core.banks import (
     rename_confirmed,
 )
 from edge_agent.core.release import Package
+from tests.support.agent import a_release
 
 
 def package(name: str, *, is_proven: bool = False) -> Package:
     return Package(target=f"m/{name}/p.tar", sha256=name * 64, is_proven=is_proven)
 
 
+NINE = replace(a_release(9), target="m/9/p.tar", on_withdrawn=OnWithdrawn.KEEP)
 ONE, TWO, THREE = package("1"), package("2"), package("3")
 
 
@@ -74,10 +79,11 @@ def test_damaged_confirmed_bytes_fall_back_to_a_proven_package_only() -> None:
 
 
 def test_renaming_touches_only_the_name() -> None:
-    banks = rename_confirmed(confirm(Banks(a=ONE), Bank.A), "m/9/p.tar")
+    banks = rename_confirmed(confirm(Banks(a=ONE), Bank.A), NINE)
     assert banks.a is not None
     assert (banks.a.target, banks.a.sha256) == ("m/9/p.tar", ONE.sha256)
-    assert rename_confirmed(Banks(b=TWO), "m/9/p.tar") == Banks(b=TWO)
+    assert banks.a.on_withdrawn is OnWithdrawn.KEEP
+    assert rename_confirmed(Banks(b=TWO), NINE) == Banks(b=TWO)
 
 
 def test_digests_name_every_blob_that_must_stay() -> None:

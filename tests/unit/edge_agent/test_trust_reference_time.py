@@ -8,7 +8,7 @@ from tuf.api.exceptions import ExpiredMetadataError
 from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import Updater
 
-from edge_agent.adapters.tuf_verifier import _ReceivedFiles, set_reference_time
+from edge_agent.adapters.tuf_metadata import ReceivedFiles, set_reference_time
 from tests.support.trust import NOW, TrustWorld
 
 
@@ -20,7 +20,7 @@ def test_python_tuf_still_takes_the_time_from_us(tmp_path: Path) -> None:
         updater = Updater(
             metadata_dir=str(tmp_path),
             metadata_base_url="memory:",
-            fetcher=_ReceivedFiles(files),
+            fetcher=ReceivedFiles(files),
             bootstrap=world.pinned_root,
         )
         before = updater._trusted_set.reference_time
