@@ -15,10 +15,8 @@ from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import AckRange, TelemetryAck
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
 from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
-from fleet_server.adapters.approver_keys import COMPACT
-from fleet_server.adapters.director import Director
 from tests.support.agent import ChunkServer
-from tests.support.attack_payloads import bundle_of, edited, zeros_bomb
+from tests.support.attack_payloads import COMPACT, bundle_of, edited, zeros_bomb
 from tests.support.attack_server import UNSIGNED, V1, V2, V3, package
 from tests.support.attacks import DELAYED, IGNORED, Attack, AttackSuite, AttackWorld, hold
 from tests.support.trust import newest
@@ -52,9 +50,8 @@ def edit_the_assignment(w: AttackWorld) -> None:
 @attack(Code.ASSIGN_SIGNATURE)
 def sign_the_assignment_with_a_key_of_their_own(w: AttackWorld) -> None:
     """The approvers name the director's key inside targets."""
-    forger = Director(w.server.keys_dir)
-    forger._signer = CryptoSigner.generate_ed25519()
-    w.device.deliver(w.server.refresh(), w.server.order(V2, 6, director=forger))
+    envelope = w.server.order(V2, 6, signer=CryptoSigner.generate_ed25519())
+    w.device.deliver(w.server.refresh(), envelope)
 
 
 @attack(Code.ASSIGN_SIGNATURE)

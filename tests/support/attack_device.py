@@ -226,6 +226,10 @@ class Device:
             found |= {slot.code for slot in report.slots.values() if slot.code}
         return found
 
+    def forget_reports(self) -> None:
+        """Begin anew to remember what was reported."""
+        self._former_reports, self.link.sent = [], []
+
     def _serve_chunks(self) -> None:
         while asked := [m for m in self.link.sent if m[0] is Channel.CHUNK_REQUEST]:
             self.link.sent = [m for m in self.link.sent if m[0] is not Channel.CHUNK_REQUEST]

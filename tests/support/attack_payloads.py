@@ -5,6 +5,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tuf.api.serialization.json import JSONSerializer
+
+COMPACT = JSONSerializer(compact=True)
+
 
 def edited(envelope: bytes, edit: Callable[[dict[str, Any]], None]) -> bytes:
     """Change a JSON object in place."""

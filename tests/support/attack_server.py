@@ -12,9 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
 from sqlmodel import col, select
 
 from edge_agent.contract.assignment import (
+    PAYLOAD_TYPE,
     Assignment,
     ProbationPolicy,
     SlotAssignment,
@@ -27,7 +30,8 @@ from fleet_server.adapters.database.tables import ArtifactRow, AuditRow
 from fleet_server.adapters.director import Director
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.bootstrap import Fleet, open_fleet
-from fleet_server.services.approve_model import ApprovalDesk, hash_chunks
+from fleet_server.services.approve_model import ApprovalDesk
+from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.wiring.trust import build_approver
 from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
@@ -109,9 +113,9 @@ class AttackedServer(TrustServer):
         fleet: str = FLEET,
         days: float = 7,
         issued_at: datetime | None = None,
-        director: Director | None = None,
+        signer: CryptoSigner | None = None,
     ) -> bytes:
-        """Sign an assignment of one slot, whatever it says."""
+        """Sign an assignment of one slot, whatever it says, with the director's key or another."""
         issued_at = issued_at or self.clock.now()
         assignment = Assignment(
             fleet=fleet,
@@ -121,7 +125,11 @@ class AttackedServer(TrustServer):
             expires_at=issued_at + timedelta(days=days),
             slots={slot: SlotAssignment(target=target, probation=QUICK)},
         )
-        return (director or Director(self.keys_dir)).seal(assignment)
+        if signer is None:
+            return Director(self.keys_dir).seal(assignment)
+        envelope = Envelope(assignment.encode(), PAYLOAD_TYPE, {})
+        envelope.sign(signer)
+        return json.dumps(envelope.to_dict()).encode()
 
     @property
     def approver(self) -> ApprovalDesk:

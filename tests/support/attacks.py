@@ -36,6 +36,13 @@ IGNORED = "nothing moves"
 """Nothing to refuse: the next report says the same as before, and no code."""
 DELAYED = "delay only"
 """The report says that the update is still under way."""
+RECOVERED = "recovered"
+"""It hurts, until the humans do what the attack's line says; then updates work again."""
+ALLOWED = "allowed"
+"""By design; the report shows it."""
+OUTCOMES = (IGNORED, DELAYED, RECOVERED, ALLOWED)
+TOLD = "told to the person"
+"""Seen by whoever runs the command: the sentence says what is wrong and what to do."""
 
 
 class AttackWorld:
@@ -45,6 +52,7 @@ class AttackWorld:
         self.server, self.device = server, device
         self.answers = answers
         self.rightful = V1
+        self.retained: tuple[dict[str, bytes], bytes] | None = None
 
     @classmethod
     def create(cls, directory: Path) -> "AttackWorld":
@@ -75,15 +83,23 @@ class AttackWorld:
         device = _make_device(directory, self.device.root, now)
         device.boots = self.device.boots
         world = AttackWorld(server, device, dict(self.answers))
+        world.retained = self.retained
         device.start()
         return world
 
     def update(self, target: str, counter: int) -> None:
         """Let the device take an honest assignment through to its end."""
-        self.device.deliver(self.server.refresh(), self.server.order(target, counter), for_s=3)
+        self.retained = self.server.refresh(), self.server.order(target, counter)
+        self.device.deliver(*self.retained, for_s=3)
         assert self.device.ask().target == target
         assert self.device.reports[-1].assignment_counter == counter
         self.rightful = target
+
+    def restart(self) -> None:
+        """Cut the device's power; the broker then delivers again what it last was told."""
+        self.device.restart()
+        if self.retained is not None:
+            self.device.deliver(*self.retained, for_s=3)
 
     def advance(self, *, days: float) -> None:
         """Let time pass for server and device."""
@@ -166,7 +182,9 @@ def hold(world: AttackWorld, attack: Attack) -> None:
     refused = attack.act(world)
     assert device.ask() == world.answers[world.rightful]
     if attack.seen == REPORT:
-        _check_report(device, attack.code, counter)
+        _check_report(world, attack.code, counter)
+    elif not attack.seen.startswith(AUDIT):
+        assert refused == attack.code
     else:
         acts = [row.act for row in server.audit_rows()[acts_before:]]
         assert (refused, attack.seen) in [(attack.code, f"{AUDIT}: {act}") for act in acts]
@@ -177,17 +195,21 @@ def hold(world: AttackWorld, attack: Attack) -> None:
         assert device.ask() == world.answers[V1]
 
 
-def _check_report(device: Device, code: str, counter: int) -> None:
-    if code in (IGNORED, DELAYED):
-        device.disconnect()
-        device.connect()
-        assert device.said_codes() == set()
-        last = device.reports[-1]
-        state = SlotState.FETCHING if code == DELAYED else SlotState.CONFIRMED
-        assert last.slots[SLOT].state is state
-        assert code == DELAYED or last.assignment_counter == counter
-    else:
+def _check_report(world: AttackWorld, code: str, counter: int) -> None:
+    device = world.device
+    if code not in OUTCOMES:
         assert device.said_codes() == {code}
+        return
+    device.disconnect()
+    device.connect()
+    last = device.reports[-1]
+    running, state = last.slots[SLOT].running, last.slots[SLOT].state
+    assert last.refusal is None
+    assert running is not None
+    assert running.target == world.rightful
+    assert state is (SlotState.FETCHING if code == DELAYED else SlotState.CONFIRMED)
+    assert code == RECOVERED or device.said_codes() == set()
+    assert code != IGNORED or last.assignment_counter == counter
 
 
 def _make_device(directory: Path, root: bytes, now: datetime) -> Device:
