@@ -39,6 +39,7 @@ def up(
     """
     with fleet_errors():
         from fleet_server.bootstrap import open_fleet
+        from fleet_server.wiring.identity import restore_revocation_list
         from fleet_server.wiring.workspace import (
             check_insecure,
             ensure_certificates,
@@ -52,6 +53,7 @@ def up(
             say(INSECURE)
         with WorkspaceLock(fleet.workspace):
             fleet.engine.dispose()  # the schema is current before any worker looks
+            restore_revocation_list(fleet)
             authority = ensure_certificates(fleet.workspace, fleet.clock)
             supervisor = Supervisor(
                 fleet.workspace,

@@ -21,6 +21,7 @@ from fleet_server.run_state import beat
 from fleet_server.services.run_rollouts import run_rollouts_once
 from fleet_server.services.sign_assignments import BATCH
 from fleet_server.wiring.devices import build_assignment_desk
+from fleet_server.wiring.identity import build_revocation_watch
 from fleet_server.wiring.rollouts import build_lease, build_runner
 from fleet_server.wiring.trust import build_upkeep
 from fleet_server.workers.supervisor import stop_on_signals
@@ -88,6 +89,7 @@ class Controller:
             Step("rollouts", 0.0, lambda: run_rollouts_once(runner, self._fence)),
             Step("sign", 0.0, lambda: _sign_all(desk.sign_stale)),
             Step("upkeep", UPKEEP_S, build_upkeep(fleet)),
+            Step("revocations", UPKEEP_S, build_revocation_watch(fleet).look),
         )
         self.drift = Step("drift", config.drift_period_s, _drift_of(fleet))
         self._beat_due_s = 0.0

@@ -31,6 +31,7 @@ from fleet_server.adapters.mqtt_gateway import (
     StateLink,
     is_marker,
 )
+from fleet_server.adapters.session_cutter import SessionCutter
 from fleet_server.adapters.telemetry_stream import TelemetryStream
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.adapters.window_store import open_or_replace
@@ -41,7 +42,14 @@ from fleet_server.services.ingest_windows import IngestWindows
 from fleet_server.services.publish_state import MARKER_TOPIC, PublishState
 from fleet_server.services.record_report import RecordReports
 from fleet_server.services.serve_chunks import ServeChunks
+from fleet_server.wiring.identity import (
+    build_renewal_desk,
+    build_session_ender,
+    find_device_door,
+    is_cut_wanted,
+)
 from fleet_server.wiring.workspace import check_insecure
+from fleet_server.workers.gateway_identity import CutLoop, RenewLoop
 from fleet_server.workers.gateway_loops import (
     Chore,
     Loop,
@@ -57,7 +65,7 @@ from fleet_server.workers.supervisor import INSECURE_FLAG, stop_on_signals
 from fleet_server.workspace import Workspace
 
 REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 5_000, 5_000
-CONTROL_CHANNELS = (Channel.STATUS, Channel.REPORTED, Channel.ACK)
+CONTROL_CHANNELS = (Channel.STATUS, Channel.REPORTED, Channel.ACK, Channel.RENEW)
 BEAT_S = 5.0
 REFRESH_S = 5.0
 RETENTION_S = 3_600.0
@@ -134,7 +142,18 @@ class Gateway:
                 lambda: self._store.drop_before(int((clock.now() - retention).timestamp() * 1_000)),
             ),
         ]
+        self._renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
+        host, port = find_device_door(fleet)
+        cutter = SessionCutter(
+            link_settings(workspace, "", [], is_persistent=False),
+            self._state,
+            device_host=host,
+            device_port=port,
+        )
+        ender = build_session_ender(fleet, cutter, stop, is_insecure=is_insecure)
         self._loops: tuple[Loop, ...] = (
+            self._renewals,
+            CutLoop(ender, partial(is_cut_wanted, fleet), clock, stop),
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             report_loop,
             TransferLoop(self._requests, self._serve, ingest, clock, stop),
@@ -166,7 +185,7 @@ class Gateway:
     def stop(self) -> None:
         """Finish the batches at hand, then disconnect."""
         self._stop.set()
-        for inbox in (self._reports, self._requests):
+        for inbox in (self._reports, self._requests, self._renewals):
             inbox.close()
         for loop in self._loops:
             loop.join(JOIN_S_MAX)
@@ -179,7 +198,7 @@ class Gateway:
         if is_marker(delivery):
             self._state.note_marker(delivery)
             self._control.ack([delivery])
-        else:
+        elif not self._renewals.take(delivery):
             self._reports.put(delivery)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as mqtt
 from cryptography import x509
@@ -33,6 +33,9 @@ from fleet_server.bootstrap import open_fleet
 from fleet_server.run_state import read_heartbeat
 from fleet_server.wiring.workspace import broker_of, init_workspace
 from fleet_server.workspace import Config
+
+if TYPE_CHECKING:
+    from fleet_server.ports.trust import IssuedCertificate
 
 WAIT_S = 10.0
 _DAY = timedelta(days=1)
@@ -206,6 +209,7 @@ class WorkspaceLab:
         self.broker = broker_of(made.workspace, self.fleet.clock)
         self.authority = CertificateAuthority(made.workspace.keys_dir, self.fleet.clock)
         self.gateway: subprocess.Popen[bytes] | None = None
+        self.issued: dict[str, IssuedCertificate] = {}
         self._clients: list[Client] = []
 
     def add_devices(self, names: Sequence[str]) -> None:
@@ -232,7 +236,8 @@ class WorkspaceLab:
                     serialization.NoEncryption(),
                 )
             )
-            identity.certificate.write_bytes(self.authority.issue_device(signed, name).pem)
+            self.issued[name] = self.authority.issue_device(signed, name)
+            identity.certificate.write_bytes(self.issued[name].pem)
         return identity
 
     def device(self, name: str, *, will: tuple[str, bytes] | None = None) -> "Client":
@@ -242,6 +247,17 @@ class WorkspaceLab:
             client.paho.will_set(*will, qos=1, retain=True)
         self._clients.append(client)
         client.connect(self.port)
+        return client
+
+    def server(self, client_id: str) -> "Client":
+        """Connect a plain client to the server's listener."""
+        files = self.authority.files
+        client = Client(
+            client_id, Identity(files.certificate("server"), files.key("server")), files.ca
+        )
+        client.paho.username_pw_set(SERVER_USER, load_server_secret(self.workspace.broker_dir))
+        self._clients.append(client)
+        client.connect(self.workspace.config.server_port)
         return client
 
     def start_gateway(
