@@ -28,14 +28,16 @@ class Enrolment:
     ca_pem: bytes
 
 
-def build_device_desk(fleet: Fleet, *, actor: str | None = None) -> DeviceDesk:
-    """Return what adds, labels and revokes devices."""
+def build_device_desk(
+    fleet: Fleet, *, actor: str | None = None, is_operator: bool = True
+) -> DeviceDesk:
+    """Return what adds, labels and revokes devices; ``is_operator`` as in ``find_place``."""
     return DeviceDesk(
         ledgers=ledgers_of(fleet.engine),
         issuer=build_authority(fleet),
         load_profile=profile_loader(fleet.workspace.root / PROFILES_DIR),
         clock=fleet.clock,
-        place=lambda: find_place(fleet),
+        place=lambda: find_place(fleet, is_operator=is_operator),
         actor=actor or user_name(),
     )
 
@@ -84,17 +86,18 @@ def build_authority(fleet: Fleet) -> CertificateAuthority:
     return CertificateAuthority(fleet.workspace.keys_dir, fleet.clock)
 
 
-def find_place(fleet: Fleet) -> Place:
+def find_place(fleet: Fleet, *, is_operator: bool = True) -> Place:
     """Say where devices find this server and what they pin.
 
-    The root is the operator's own copy where this process can read it: a server that was broken
-    into cannot make new devices pin a root of its own.
+    The root is the operator's own copy where the operator asks: a server that was broken into
+    cannot make new devices pin a root of its own. The API never looks into the operator's folder.
     """
     config = fleet.workspace.config
     try:
-        root = build_operator(fleet).root_copy()
+        root = build_operator(fleet).root_copy() if is_operator else None
     except NotFoundError:
-        root = build_repository(fleet).root()
+        root = None
+    root = root or build_repository(fleet).root()
     return Place(
         host=config.public_host,
         api_port=config.api_port,
