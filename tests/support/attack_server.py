@@ -31,7 +31,6 @@ from fleet_server.adapters.director import Director
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.services.approve_model import ApprovalDesk
-from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.wiring.trust import build_approver
 from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
@@ -101,7 +100,7 @@ class AttackedServer(TrustServer):
             for row in rows:
                 blob = blobs[row.profile]
                 row.schema_sha256 = ChunkServer(unpack_members(blob)[SCHEMA]).sha256
-                row.chunks_sha256 = hash_chunks(blob)
+                row.chunks_sha256 = ChunkServer(blob).chunks
 
     def order(
         self,
