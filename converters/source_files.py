@@ -4,6 +4,8 @@ skops files are read under a list of exact types: scikit-learn's compiled parts,
 does not trust, as far as estimators that convert need them. Pickle files are refused.
 """
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import unpack_members
 
 MODEL_BYTES_MAX = 1_073_741_824
+ARCHIVE_MEMBERS_MAX = 100_000
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
 ALLOWED_TYPES = frozenset(
     {
@@ -64,6 +67,7 @@ def load_estimator(path: Path) -> Any:
         raise MissingLibraryError("skops", path.name) from error
     content = read_file(path)
     try:
+        check_archive(content)
         unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - ALLOWED_TYPES)
         model = None if unknown else skops.io.loads(content, trusted=sorted(ALLOWED_TYPES))
     except Exception as error:  # a damaged archive raises a dozen kinds
@@ -75,6 +79,25 @@ def load_estimator(path: Path) -> Any:
             f"{path.name} holds {unknown[0]}, which is not among the types that are read"
         )
     return model
+
+
+def check_archive(content: bytes) -> None:
+    """Refuse a zip archive that unfolds to more than a model may have.
+
+    Raises:
+        InvalidRequestError: It does, it has too many members, or is no zip archive.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise InvalidRequestError(f"not a zip archive: {error}") from error
+    size = sum(member.file_size for member in members)
+    if len(members) > ARCHIVE_MEMBERS_MAX or size > MODEL_BYTES_MAX:
+        raise InvalidRequestError(
+            f"unfolds to {size} bytes in {len(members)} members, the limits are {MODEL_BYTES_MAX}"
+            f" and {ARCHIVE_MEMBERS_MAX}"
+        )
 
 
 def load_package(path: Path) -> dict[str, bytes]:

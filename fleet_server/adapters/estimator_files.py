@@ -8,8 +8,8 @@ anything else is refused before any of it is made.
 from typing import Any
 
 import skops.io
-from skops.io.exceptions import UntrustedTypesFoundException
 
+from converters.source_files import check_archive
 from fleet_server.errors import RefusedError
 
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
@@ -50,13 +50,18 @@ def read_estimator(data: bytes) -> Any:
     """Read back what ``SkopsEstimatorWriter`` wrote.
 
     Raises:
-        RefusedError: The file holds a type that is not on the list.
+        RefusedError: Not such a file, or it holds a type that is not on the list.
     """
-    _check(data)
     try:
+        check_archive(data)
+        _check(data)
         return skops.io.loads(data, trusted=sorted(ALLOWED_TYPES))
-    except UntrustedTypesFoundException as error:
-        raise RefusedError(f"the source model is refused: {error}") from error
+    except RefusedError:
+        raise
+    except Exception as error:  # a damaged archive raises a dozen kinds
+        raise RefusedError(
+            f"the source model is refused: {type(error).__name__}: {error}"[:400]
+        ) from error
 
 
 def _check(data: bytes) -> None:

@@ -1,0 +1,103 @@
+"""No bytes make a decoder raise anything but its declared errors, hang or eat memory."""
+
+import json
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.decoders import DECODERS
+from tests.support.mutations import mutated_bytes, mutated_json
+
+SLOW = {"tables": 15, "skops": 10, "golden": 40, "package": 60, "onnx": 150, "csr": 60}
+SECONDS_MAX = 3.0
+quick = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def examples(name: str) -> settings:
+    return settings(quick, max_examples=SLOW.get(name, 120))
+
+
+def check(name: str, data: bytes) -> None:
+    decoder = DECODERS[name]
+    began = time.process_time()
+    with suppress(*decoder.errors):
+        decoder.decode(data)
+    assert time.process_time() - began < SECONDS_MAX
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_seeds_are_read(name: str) -> None:
+    decoder = DECODERS[name]
+    seeds = decoder.seeds()
+    read = 0
+    for seed in seeds:
+        with suppress(*decoder.errors):
+            decoder.decode(seed)
+            read += 1
+    assert read >= 1
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_seeds_with_edits_are_read_or_refused(name: str) -> None:
+    @examples(name)
+    @given(mutated_bytes(DECODERS[name].seeds()))
+    def run(data: bytes) -> None:
+        check(name, data)
+
+    run()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_random_bytes_are_read_or_refused(name: str) -> None:
+    @settings(quick, max_examples=min(40, SLOW.get(name, 40)))
+    @given(st.binary(max_size=400))
+    def run(data: bytes) -> None:
+        check(name, data)
+
+    run()
+
+
+@pytest.mark.parametrize("name", [name for name, one in DECODERS.items() if one.is_json])
+def test_messages_with_other_values_are_read_or_refused(name: str) -> None:
+    @examples(name)
+    @given(mutated_json(DECODERS[name].seeds()))
+    def run(data: bytes) -> None:
+        check(name, data)
+
+    run()
+
+
+ROUND_TRIPS = ["status", "reported", "telack", "chunk-request", "assignment", "renew", "schema"]
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_what_was_read_is_written_and_read_again_the_same(name: str) -> None:
+    @settings(quick, max_examples=80)
+    @given(mutated_json(DECODERS[name].seeds()))
+    def run(data: bytes) -> None:
+        decoder = DECODERS[name]
+        try:
+            value = decoder.decode(data)
+        except decoder.errors:
+            return
+        encode = value.encode  # type: ignore[attr-defined]  # all of ROUND_TRIPS have it
+        assert decoder.decode(encode()) == value
+
+    run()
+
+
+@pytest.mark.parametrize("name", [name for name, one in DECODERS.items() if one.is_json])
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_deep_messages_are_refused(name: str, depth: int) -> None:
+    seed = json.loads(DECODERS[name].seeds()[0])
+    deep = b"[" * depth + b"]" * depth
+    body = json.dumps({**seed, "extra": 0}).encode().replace(b'"extra": 0', b'"extra": ' + deep)
+    check(name, body)

@@ -1,0 +1,403 @@
+"""Every decoder that reads bytes of the network or of a file, for the fuzzers: by name, with seeds.
+
+``tests/fuzz`` tries each with mutated seeds at every test run; ``tests/fuzz/atheris_targets.py``
+for as long as one likes. A decoder gives anything or raises one of its declared errors.
+"""
+
+import io
+import json
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_agent.adapters import tuf_verifier
+from edge_agent.adapters.golden_vectors import GoldenVectors
+from edge_agent.adapters.http_parser import HttpError, HttpLimits, RequestParser
+from edge_agent.adapters.inference_json import ModelCodec
+from edge_agent.adapters.self_test import decode_result, encode_result
+from edge_agent.contract.assignment import Assignment, SlotAssignment
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.join import EnrolGrant, EnrolRequest, JoinTicket
+from edge_agent.contract.messages import (
+    AckRange,
+    Reported,
+    Running,
+    SlotReport,
+    SlotState,
+    Status,
+    TelemetryAck,
+)
+from edge_agent.contract.metadata import decode_bin, decode_bundle, encode_bundle
+from edge_agent.contract.onnx_check import check_onnx
+from edge_agent.contract.package import GOLDEN, MODEL, REFERENCE, SCHEMA, unpack_members
+from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
+from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.topics import Channel, device_topic, parse_topic
+from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
+from edge_agent.contract.windows import Window, decode_windows, encode_windows
+from edge_agent.errors import InputError, PackageError, Refusal
+from edge_agent.ports import SelfTestResult
+from edge_agent.statistics.reference import Reference
+from fleet_server.adapters import mqtt_packets as mqtt
+from fleet_server.adapters.certificate_authority import CertificateAuthority
+from fleet_server.errors import RefusedError
+from tests.support.clock import FakeClock
+from tests.support.serving import (
+    BuiltPackage,
+    activate,
+    build_classifier,
+    build_regressor,
+    make_service,
+)
+
+SHA = "a" * 64
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """One way in.
+
+    Attributes:
+        decode: Bytes in, anything out.
+        errors: What it may raise.
+        seeds: Makes valid inputs.
+        is_json: Whether an input is one JSON value.
+    """
+
+    decode: Callable[[bytes], object]
+    errors: tuple[type[Exception], ...] = (ContractError,)
+    seeds: Callable[[], Sequence[bytes]]
+    is_json: bool = False
+
+
+@cache
+def _classifier() -> BuiltPackage:
+    return build_classifier()
+
+
+@cache
+def _regressor() -> BuiltPackage:
+    return build_regressor()
+
+
+def _members(name: str) -> list[bytes]:
+    return [unpack_members(built.blob)[name] for built in (_classifier(), _regressor())]
+
+
+def _reported() -> bytes:
+    running = Running(target="digits/3/camera.tar", sha256=SHA)
+    return Reported(
+        boot=7,
+        sequence=2,
+        at_ms=1_700_000_000_000,
+        agent="0.1.0",
+        slots={"main": SlotReport(state=SlotState.CONFIRMED, running=running, code="misfit")},
+        assignment_counter=3,
+        metadata={"root": 1},
+        refusal={"code": "tuf-expired", "detail": "x"},
+        capabilities={"cores": 4, "libc": "glibc 2.36"},
+        outbox={"waiting": 1, "dropped": 0},
+    ).encode()
+
+
+def _assignment() -> bytes:
+    return Assignment(
+        fleet="f",
+        device="cam-7",
+        counter=4,
+        issued_at=NOW,
+        expires_at=NOW,
+        slots={"main": SlotAssignment(target="digits/3/camera.tar")},
+    ).encode()
+
+
+def _envelope() -> bytes:
+    return json.dumps(
+        {
+            "payload": "e30=",
+            "payloadType": "application/vnd.edgefleet.assignment+json",
+            "signatures": [{"keyid": SHA, "sig": "c2ln"}],
+        }
+    ).encode()
+
+
+def _join() -> bytes:
+    ticket = JoinTicket(
+        host="fleet.example",
+        api_port=8443,
+        mqtt_port=8883,
+        fleet="f",
+        device_id="cam-7",
+        ca_sha256=SHA,
+        root_sha256=SHA,
+        secret="s" * 43,
+    )
+    return ticket.encode().encode()
+
+
+def _grant() -> bytes:
+    return EnrolGrant(
+        device_id="cam-7",
+        profile="camera",
+        fleet="f",
+        certificate="pem",
+        ca="pem",
+        root="{}",
+        mqtt_host="fleet.example",
+        mqtt_port=8883,
+    ).encode()
+
+
+def _windows() -> bytes:
+    window = Window(
+        stream=0,
+        sequence=1,
+        t0_ms=1,
+        t1_ms=2,
+        reference=b"r" * 8,
+        artifact=b"a" * 8,
+        rows=3,
+        counters=b"\x01\x02",
+    )
+    return encode_windows(9, [window, window._replace(sequence=2)])
+
+
+def _chunk_request() -> bytes:
+    return ChunkRequest(request=1, sha256=SHA, part=Part.CHUNKS, first=0, bitmap=5).encode()
+
+
+def _chunk_frame() -> bytes:
+    return ChunkFrame(
+        kind=FrameKind.CHUNK, request=1, index=0, sha256_prefix=b"x" * 16, body=b"abc"
+    ).encode()
+
+
+def _bundle() -> bytes:
+    return encode_bundle({"1.root.json": b'{"signed":{}}', "timestamp.json": b"{}"})
+
+
+def _bin() -> bytes:
+    return encode_bundle({"3.packages-1f.json": b"{}"})
+
+
+def decode_golden(payload: bytes) -> GoldenVectors:
+    """Read golden vectors as the classifier's."""
+    schema = ModelSchema.decode(_members(SCHEMA)[0])
+    return GoldenVectors.decode(payload, schema)
+
+
+def _golden_squeezed() -> bytes:
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(_members(GOLDEN)[0])) as plain,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as squeezed,
+    ):
+        for name in plain.namelist():
+            squeezed.writestr(zipfile.ZipInfo(name), plain.read(name))
+    return buffer.getvalue()
+
+
+def parse_http(payload: bytes) -> list[object]:
+    """Feed bytes in pieces whose sizes the first byte chooses; give the requests."""
+    step = payload[0] + 1 if payload else 1
+    parser = RequestParser(HttpLimits(body_bytes_max=65_536))
+    found: list[object] = []
+    for at in range(0, len(payload), step):
+        parser.feed(payload[at : at + step])
+        while (request := parser.next_request()) is not None:
+            found.append(request)
+    return found
+
+
+HTTP_SEEDS = (
+    b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n",
+    b"GET / HTTP/1.0\r\n\r\nGET /two HTTP/1.1\r\nHost : a\r\n\r\n",
+    b"PUT /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
+)
+
+
+@cache
+def _codec() -> ModelCodec:
+    service = make_service()
+    activate(service, _classifier())
+    return ModelCodec(service.slots()["main"])
+
+
+def _infer() -> list[bytes]:
+    tensor: dict[str, Any] = {"name": "features", "shape": [1, 4], "datatype": "FP32"}
+    return [
+        json.dumps({"id": "a", "inputs": [{**tensor, "data": data}]}).encode()
+        for data in ([1, 2.5, 3, 4], [[1, 2, 3, 4]])
+    ]
+
+
+def _self_test() -> bytes:
+    return encode_result(SelfTestResult(ok=True, latency_ms_p95=1.0, rss_bytes=5))
+
+
+def take_mqtt(payload: bytes) -> list[object]:
+    """Cut a stream into packets and take each apart."""
+    found: list[object] = []
+    packets, _ = mqtt.take_packets(payload)
+    for first, body in packets:
+        if first & 0xF0 == mqtt.Kind.PUBLISH:
+            found.append(mqtt.split_publish(first, body))
+        elif first == mqtt.Kind.CONNACK:
+            found.append(mqtt.read_connack(first, body))
+    return found
+
+
+def _mqtt() -> list[bytes]:
+    return [
+        mqtt.encode_publish("ef/v1/be/cam-7/up/tel", b"payload", 7) + mqtt.PING,
+        b"\x20\x02\x01\x00" + mqtt.encode_publish("t", b"x" * 300, 1),
+    ]
+
+
+@cache
+def _authority() -> CertificateAuthority:
+    return CertificateAuthority(Path(tempfile.gettempdir()) / "nobody-writes-here", FakeClock(NOW))
+
+
+@cache
+def _csr() -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+    from edge_agent.adapters.enrolment import make_request
+
+    return make_request(generate_private_key(SECP256R1()), "cam-7")
+
+
+def decode_tables(payload: bytes) -> object:
+    """Read a table file as Parquet or CSV, as the bytes say."""
+    from fleet_server.adapters.table_files import PyarrowTableReader
+
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        file.write(payload)
+        file.flush()
+        reader = PyarrowTableReader()
+        names = reader.list_columns(Path(file.name))
+        return reader.read(Path(file.name), numbers=names[:1], words=names[1:2])
+
+
+def _tables() -> list[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": ["x", "y"]}), buffer)
+    return [b"a,b\n1,x\n2,y\n", buffer.getvalue()]
+
+
+def _skops() -> list[bytes]:
+    import skops.io
+    from sklearn.linear_model import Ridge
+
+    content: bytes = skops.io.dumps(Ridge().fit(np.eye(3), np.arange(3)))
+    return [content]
+
+
+def decode_skops(payload: bytes) -> object:
+    """Read an estimator as the server does."""
+    from fleet_server.adapters.estimator_files import read_estimator
+
+    return read_estimator(payload)
+
+
+DECODERS: dict[str, Decoder] = {
+    "status": Decoder(
+        decode=Status.decode,
+        seeds=lambda: [Status(is_online=True, boot=7).encode()],
+        is_json=True,
+    ),
+    "reported": Decoder(decode=Reported.decode, seeds=lambda: [_reported()], is_json=True),
+    "telack": Decoder(
+        decode=TelemetryAck.decode,
+        seeds=lambda: [TelemetryAck(ranges=(AckRange(7, 0, 1, 4),)).encode()],
+        is_json=True,
+    ),
+    "windows": Decoder(decode=decode_windows, seeds=lambda: [_windows()]),
+    "chunk-request": Decoder(
+        decode=ChunkRequest.decode, seeds=lambda: [_chunk_request()], is_json=True
+    ),
+    "chunk-frame": Decoder(decode=ChunkFrame.decode, seeds=lambda: [_chunk_frame()]),
+    "assignment": Decoder(decode=Assignment.decode, seeds=lambda: [_assignment()], is_json=True),
+    "bundle": Decoder(decode=decode_bundle, seeds=lambda: [_bundle()]),
+    "bin": Decoder(decode=lambda data: decode_bin("packages-1f", data), seeds=lambda: [_bin()]),
+    "renew": Decoder(
+        decode=RenewRequest.decode,
+        seeds=lambda: [RenewRequest(csr="pem", serial="1f").encode()],
+        is_json=True,
+    ),
+    "certificate": Decoder(
+        decode=CertificateAnswer.decode,
+        seeds=lambda: [b'{"v":1,"serial":"1f","certificate":"pem"}'],
+        is_json=True,
+    ),
+    "join": Decoder(
+        decode=lambda data: JoinTicket.decode(data.decode("utf-8", "replace")),
+        seeds=lambda: [_join()],
+    ),
+    "enrol-request": Decoder(
+        decode=EnrolRequest.decode,
+        seeds=lambda: [EnrolRequest(secret="s", csr="pem", root_sha256=SHA).encode()],
+        is_json=True,
+    ),
+    "enrol-grant": Decoder(decode=EnrolGrant.decode, seeds=lambda: [_grant()], is_json=True),
+    "topic": Decoder(
+        decode=lambda data: parse_topic(data.decode("utf-8", "replace")),
+        seeds=lambda: [device_topic("cam-7", Channel.STATUS).encode()],
+    ),
+    "package": Decoder(
+        decode=unpack_members, seeds=lambda: [_classifier().blob, _regressor().blob]
+    ),
+    "schema": Decoder(decode=ModelSchema.decode, seeds=lambda: _members(SCHEMA), is_json=True),
+    "reference": Decoder(decode=Reference.decode, seeds=lambda: _members(REFERENCE), is_json=True),
+    "golden": Decoder(
+        decode=decode_golden,
+        errors=(PackageError,),
+        seeds=lambda: [_members(GOLDEN)[0], _golden_squeezed()],
+    ),
+    "onnx": Decoder(decode=check_onnx, seeds=lambda: _members(MODEL)),
+    "envelope": Decoder(
+        decode=tuf_verifier._open_envelope,
+        errors=(Refusal,),
+        seeds=lambda: [_envelope()],
+        is_json=True,
+    ),
+    "http": Decoder(decode=parse_http, errors=(HttpError,), seeds=lambda: HTTP_SEEDS),
+    "infer-json": Decoder(
+        decode=lambda data: _codec().decode(data), errors=(InputError,), seeds=_infer, is_json=True
+    ),
+    "self-test": Decoder(
+        decode=decode_result,
+        errors=(ContractError, ValueError),
+        seeds=lambda: [_self_test()],
+        is_json=True,
+    ),
+    "mqtt": Decoder(decode=take_mqtt, errors=(mqtt.ProtocolError,), seeds=_mqtt),
+    "csr": Decoder(
+        decode=lambda data: _authority().read_key(data),
+        errors=(RefusedError,),
+        seeds=lambda: [_csr()],
+    ),
+    "tables": Decoder(decode=decode_tables, errors=(RefusedError,), seeds=_tables),
+    "skops": Decoder(decode=decode_skops, errors=(RefusedError,), seeds=_skops),
+}
+
+
+def pack_npy(dtype: str, shape: Sequence[int], data: bytes = b"") -> bytes:
+    """Write an ``.npy`` whose header need not be true."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {tuple(shape)!r}, }}\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
