@@ -124,7 +124,13 @@ class OperatorKeys:
                 operator signed before.
         """
         self._check_targets(current)
-        edited = edit_targets(current, add=add, withdraw=withdraw, now_at=self._clock.now())
+        edited = edit_targets(
+            current,
+            root=Metadata[Root].from_bytes(self.root_copy()).signed,
+            add=add,
+            withdraw=withdraw,
+            now_at=self._clock.now(),
+        )
         signer = self._signer()
         for metadata in edited.values():
             metadata.sign(signer)

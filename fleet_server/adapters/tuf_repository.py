@@ -1,34 +1,28 @@
-"""The signed metadata of one fleet on disk: four TUF roles and the director's delegation.
+"""The signed metadata of one fleet: four TUF roles, the director's delegation, and hash bins.
 
-``timestamp.json`` is the commit point: it names the snapshot, which names ``targets``; files of
-other versions are never read. Writers hold a lock file, readers need none. Snapshot, timestamp
-and director keys are the server's; ``root`` and ``targets`` arrive signed and are verified
-before they are stored. All targets are in ``targets`` (flat), enough for about a thousand.
+``timestamp.json`` is the commit point: it names the snapshot, which names the target files.
+Snapshot, timestamp and director keys are the server's; ``root`` and target files arrive signed
+and are verified before they are stored. How packages lie in target files: ``target_layout``; what
+is checked before they come into force: ``target_admission``.
+
+Online metadata is level-triggered: whatever the newest root's keys did not sign is signed anew, so
+a cut between a new root and its first snapshot heals by itself.
 """
 
-import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
-from edge_agent.contract.errors import ContractError, TooLargeError
+from edge_agent.contract.errors import TooLargeError
 from edge_agent.contract.metadata import encode_bundle
+from fleet_server.adapters.approved_packages import ApprovedPackages, target_versions
 from fleet_server.adapters.approver_keys import (
     APPROVER_KEY,
     ROOT_COPY,
@@ -38,26 +32,28 @@ from fleet_server.adapters.approver_keys import (
 )
 from fleet_server.adapters.online_keys import OnlineKeys
 from fleet_server.adapters.root_edits import check_root
+from fleet_server.adapters.target_admission import InForce, admit_files
 from fleet_server.adapters.target_layout import (
+    APPROVED_ROLE,
     COMPACT,
-    ISSUED_FIELD,
     expiry,
-    read_file,
+    name_director,
     stamp_targets,
 )
+from fleet_server.adapters.tuf_files import TIMESTAMP_FILE, MetadataFolder
 from fleet_server.durable_files import write_durable
-from fleet_server.errors import NotFoundError, RefusedError
+from fleet_server.errors import RefusedError
 from fleet_server.ports.clock import Clock
+from fleet_server.ports.gateway import BinFile
 from fleet_server.ports.trust import SignedTarget
 
 SNAPSHOT_DAYS, TIMESTAMP_DAYS = 7, 1
 SNAPSHOT_RENEW_AFTER = timedelta(days=1)
 TIMESTAMP_RENEW_AFTER = timedelta(hours=1)
-CLOCK_AHEAD_MAX = timedelta(minutes=10)
-OLD_VERSIONS_KEPT = 16
-VERSION_MAX = 99_999_999
-"""The wire takes file names of nine digits."""
+VERSIONS_KEPT, BIN_VERSIONS_KEPT = 16, 3
 ONLINE_ROLES = (Snapshot.type, Timestamp.type, DIRECTOR_ROLE)
+COMMON_ROLES = (Targets.type, APPROVED_ROLE)
+"""Target files that every device needs; of the bins it needs those of its packages."""
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 
 
@@ -89,10 +85,8 @@ def create_repository(
     root = Root(expires=expiry(now_at, ROOT_DAYS), consistent_snapshot=True)
     for role in ROLES:
         root.add_key(signers[role].public_key, role)
-    director = signers[DIRECTOR_ROLE].public_key
-    # The director speaks for no target path: its key signs assignments and nothing else.
-    nowhere = DelegatedRole(DIRECTOR_ROLE, [director.keyid], 1, terminating=True, paths=[])
-    targets = Targets(delegations=Delegations({director.keyid: director}, {DIRECTOR_ROLE: nowhere}))
+    targets = Targets()
+    name_director(targets, signers[DIRECTOR_ROLE].public_key)
     stamp_targets(targets, now_at)
     signed_root, signed_targets = Metadata(root), Metadata(targets)
     signed_root.sign(signers[Root.type])
@@ -106,27 +100,30 @@ def create_repository(
 
 
 class TufRepository:
-    """The ``SignedPackages`` of a workspace."""
+    """The ``SignedPackages`` and the ``MetadataSource`` of a workspace."""
 
     def __init__(self, directory: Path, keys_dir: Path, clock: Clock) -> None:
-        self._directory = directory
-        self._clock = clock
-        self._approved: tuple[int, Mapping[str, SignedTarget]] = (0, {})
+        self._folder = MetadataFolder(directory)
         self._keys = OnlineKeys(keys_dir)
+        self._clock = clock
+        self._approved = ApprovedPackages(self._folder)
+        self._checked: tuple[int, bytes] | None = None
+        """Root version and timestamp of which it is known that the one names the other's key."""
 
     def exists(self) -> bool:
         """Tell whether metadata was ever published here."""
-        return (self._directory / "timestamp.json").is_file()
+        return self._folder.exists()
 
     # Reading ------------------------------------------------------------------------------------
 
     def root(self) -> bytes:
         """Return the newest root."""
-        return self._read(f"{self._root_version()}.root.json")
+        return self._folder.read_role(Root.type, self._folder.newest_root())
 
     def roots(self) -> list[bytes]:
         """Return every root in order, the first one first."""
-        return [self._read(f"{n}.root.json") for n in range(1, self._root_version() + 1)]
+        newest = self._folder.newest_root()
+        return [self._folder.read_role(Root.type, n) for n in range(1, newest + 1)]
 
     def root_sha256(self) -> str:
         """Return the fingerprint that join strings pin."""
@@ -134,72 +131,102 @@ class TufRepository:
 
     def find_root(self, sha256: str) -> bytes:
         """Return the root of a fingerprint, the newest when there is none of it."""
-        for version in self._versions(Root.type):
-            data = self._read(f"{version}.root.json")
+        for version in self._folder.versions(Root.type):
+            data = self._folder.read_role(Root.type, version)
             if hashlib.sha256(data).hexdigest() == sha256:
                 return data
         return self.root()
 
     def current_targets(self) -> dict[str, bytes]:
         """Return every target file now in force, by role."""
-        name = f"{_targets_version(self._snapshot())}.targets.json"
-        return {Targets.type: self._read(name)}
+        versions = target_versions(self._snapshot())
+        return {role: self._folder.read_role(role, n) for role, n in versions.items()}
 
     def approved(self) -> Mapping[str, SignedTarget]:
-        """Return what the approvers' signature allows now, by path; parsed once a version."""
-        version = _targets_version(self._snapshot())
-        if self._approved[0] != version:
-            data = self._read(f"{version}.targets.json")
-            self._approved = (version, read_file(Metadata[Targets].from_bytes(data).signed))
-        return self._approved[1]
+        """Return what the approvers' signatures allow now, by path; parsed once a version."""
+        return self._approved.read()
 
     def roles(self) -> dict[str, Root | Targets | Snapshot | Timestamp]:
-        """Return the newest metadata of each role, for people."""
+        """Return the newest metadata of each role, for people; bins are not among them."""
+        snapshot = self._snapshot()
+        versions = target_versions(snapshot)
+        delegated = {
+            role: self._targets(role, versions[role]) for role in COMMON_ROLES if role in versions
+        }
         return {
             Root.type: self._root(),
-            Targets.type: Metadata[Targets].from_bytes(self.current_targets()[Targets.type]).signed,
-            Snapshot.type: self._snapshot(),
+            Targets.type: delegated.pop(Targets.type),
+            Snapshot.type: snapshot,
             Timestamp.type: self._timestamp(),
+            **delegated,
         }
 
     def bundle(self) -> dict[str, bytes]:
-        """Return every root, and the newest targets, snapshot and timestamp."""
-        timestamp = self._read("timestamp.json")
+        """Return every root, and the newest of the other files that all devices need."""
+        timestamp = self._folder.read(TIMESTAMP_FILE)
         version = Metadata[Timestamp].from_bytes(timestamp).signed.snapshot_meta.version
-        snapshot = self._read(f"{version}.snapshot.json")
-        targets = _targets_version(Metadata[Snapshot].from_bytes(snapshot).signed)
-        roots = (f"{n}.root.json" for n in range(1, self._root_version() + 1))
+        snapshot = self._folder.read_role(Snapshot.type, version)
+        targets = target_versions(Metadata[Snapshot].from_bytes(snapshot).signed)
+        roots = (f"{n}.root.json" for n in range(1, self._folder.newest_root() + 1))
+        common = (role for role in COMMON_ROLES if role in targets)
+        names = (*roots, *(f"{targets[role]}.{role}.json" for role in common))
         return {
-            **{name: self._read(name) for name in roots},
-            f"{targets}.targets.json": self._read(f"{targets}.targets.json"),
+            **{name: self._folder.read(name) for name in names},
             f"{version}.snapshot.json": snapshot,
-            "timestamp.json": timestamp,
+            TIMESTAMP_FILE: timestamp,
         }
+
+    def bins(self, bundle: Mapping[str, bytes]) -> list[BinFile]:
+        """Return the hash bins that the snapshot in a bundle names; none while targets are flat."""
+        (data,) = (data for name, data in bundle.items() if name.endswith(".snapshot.json"))
+        meta = Metadata[Snapshot].from_bytes(data).signed.meta
+        return [
+            BinFile(role=role, version=file.version, sha256=(file.hashes or {})["sha256"])
+            for name, file in sorted(meta.items())
+            if (role := name.removesuffix(".json")) not in COMMON_ROLES
+        ]
+
+    def read_bin(self, bin_file: BinFile) -> bytes:
+        """Return the file of one bin; raises NotFoundError."""
+        return self._folder.read_role(bin_file.role, bin_file.version)
 
     # Writing ------------------------------------------------------------------------------------
 
     def publish_first(self) -> None:
         """Publish version 1 of everything."""
-        with self._lock():
-            self._publish(self._read("1.targets.json"), 1, Snapshot(), 0)
+        with self._folder.lock():
+            data = self._folder.read_role(Targets.type, 1)
+            self._publish({Targets.type: data}, {Targets.type: 1}, Snapshot(), 0)
 
     def store_targets(self, files: Mapping[str, bytes]) -> int:
         """Make changed target files current, with a new snapshot and timestamp.
 
         Raises:
-            RefusedError: Not signed by enough approvers, not the successor of what is stored,
-                expired or dated ahead, or it would not fit the message devices receive.
+            RefusedError: Not signed by enough approvers, not the successors of what is stored,
+                expired or dated ahead, not belonging together, or too large for the messages that
+                devices receive.
         """
-        with self._lock():
-            snapshot, data = self._snapshot(), files[Targets.type]
-            version = self._check_targets(data, _targets_version(snapshot))
-            self._publish(data, version, snapshot, self._timestamp().version)
-            self._prune()
-            return version
+        with self._folder.lock():
+            snapshot = self._snapshot()
+            before = target_versions(snapshot)
+            current = InForce(
+                root=self._root(),
+                versions=before,
+                read=lambda role: self._folder.read_role(role, before[role]),
+                directors=self._keys.keyids(DIRECTOR_ROLE),
+                now_at=self._clock.now(),
+            )
+            versions = admit_files(files, current)
+            self._check_fits(files, versions)
+            self._publish(files, versions, snapshot, self._timestamp().version)
+            return versions[Targets.type]
 
     def store_root(self, data: bytes) -> int:
-        """Add the next root to the chain; raises RefusedError unless old and new root sign it."""
-        with self._lock():
+        """Add the next root to the chain; raises RefusedError unless old and new root sign it.
+
+        When it names other snapshot or timestamp keys, ``republish_online`` must follow.
+        """
+        with self._folder.lock():
             current = self._root()
             try:
                 metadata = Metadata[Root].from_bytes(data)
@@ -213,94 +240,97 @@ class TufRepository:
                     f" {current.version}"
                 )
             check_root(metadata.signed)
-            write_durable(self._directory / f"{metadata.signed.version}.root.json", data)
+            self._folder.write(f"{metadata.signed.version}.root.json", data)
             return metadata.signed.version
 
+    def republish_online(self) -> None:
+        """Sign snapshot and timestamp anew with the keys the newest root names.
+
+        A role whose key the root replaced starts over at version 1: devices forget what the former
+        key signed, so an absurd version signed with a stolen key does not outlive the rotation.
+
+        Raises:
+            RefusedError: A key that the root names is not here; nothing was changed.
+        """
+        with self._folder.lock():
+            self._renew(is_snapshot_due=True)
+
     def refresh_online(self) -> bool:
-        """Sign timestamp hourly and snapshot daily anew; cheap when nothing is due."""
-        now_at = self._clock.now()
-        if not self._is_timestamp_due(now_at):
+        """Sign timestamp hourly, snapshot daily, both after a rotation; cheap when none is due."""
+        if not self._is_due():
             return False
-        with self._lock():
-            timestamp = self._timestamp()
-            if not self._is_timestamp_due(now_at):
+        with self._folder.lock():
+            if not self._is_due():
                 return False
-            snapshot = self._snapshot()
-            data = self._read(f"{snapshot.version}.snapshot.json")
-            signed_at = snapshot.expires - timedelta(days=SNAPSHOT_DAYS)
-            if not signed_at <= now_at < signed_at + SNAPSHOT_RENEW_AFTER:
-                data = self._sign_snapshot(snapshot)
-            self._sign_timestamp(snapshot.version, data, timestamp.version)
-            self._prune()
+            self._renew(is_snapshot_due=False)
         return True
 
-    def republish_online(self) -> None:
-        """Sign snapshot and timestamp anew with the keys of now; numbers too high start anew.
+    def _is_due(self) -> bool:
+        data = self._folder.read(TIMESTAMP_FILE)
+        timestamp = Metadata[Timestamp].from_bytes(data)
+        signed_at = timestamp.signed.expires - timedelta(days=TIMESTAMP_DAYS)
+        if not signed_at <= self._clock.now() < signed_at + TIMESTAMP_RENEW_AFTER:
+            return True
+        checked = (self._folder.newest_root(), data)
+        if checked == self._checked:
+            return False
+        root = self._root()
+        snapshot = self._read_snapshot(timestamp.signed.snapshot_meta.version)
+        if not (_is_named(root, timestamp) and _is_named(root, snapshot)):
+            return True
+        self._checked = checked
+        return False
 
-        Devices forget versions that keys of before signed: so a stolen key that ran the numbers up
-        locks nobody out once it was rotated.
-        """
-        with self._lock():
-            snapshot, timestamp = self._snapshot(), self._timestamp()
-            if max(snapshot.version, timestamp.version) > VERSION_MAX:
-                snapshot.version = timestamp.version = 0
-            data = self._sign_snapshot(snapshot)
-            self._sign_timestamp(snapshot.version, data, timestamp.version)
-            for version in self._versions(Snapshot.type):
-                if version > snapshot.version:
-                    (self._directory / f"{version}.snapshot.json").unlink(missing_ok=True)
+    def _renew(self, *, is_snapshot_due: bool) -> None:
+        root = self._root()
+        timestamp = Metadata[Timestamp].from_bytes(self._folder.read(TIMESTAMP_FILE))
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = self._read_snapshot(version)
+        is_timestamp_named, is_snapshot_named = (
+            _is_named(root, timestamp),
+            _is_named(root, snapshot),
+        )
+        signed_at = snapshot.signed.expires - timedelta(days=SNAPSHOT_DAYS)
+        is_fresh = signed_at <= self._clock.now() < signed_at + SNAPSHOT_RENEW_AFTER
+        if is_snapshot_due or not is_fresh or not is_snapshot_named:
+            # A timestamp of the same key must never name a lower snapshot version than before.
+            if not is_snapshot_named and not is_timestamp_named:
+                snapshot.signed.version = 0 if version > 1 else 1  # not over the file in force
+            data = self._sign_snapshot(snapshot.signed)
+        else:
+            data = self._folder.read_role(Snapshot.type, version)
+        before = timestamp.signed.version if is_timestamp_named else 0
+        self._sign_timestamp(snapshot.signed.version, data, before)
+        self._prune(snapshot.signed)
 
-    def _is_timestamp_due(self, now_at: datetime) -> bool:
-        signed_at = self._timestamp().expires - timedelta(days=TIMESTAMP_DAYS)
-        return not signed_at <= now_at < signed_at + TIMESTAMP_RENEW_AFTER
-
-    def _check_targets(self, data: bytes, current: int) -> int:
+    def _check_fits(self, files: Mapping[str, bytes], versions: Mapping[str, int]) -> None:
+        common = {
+            f"{version}.{role}.json": files[role]
+            for role, version in versions.items()
+            if role in COMMON_ROLES
+        }
         try:
-            metadata = Metadata[Targets].from_bytes(data)
-            self._root().verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
-            read_file(metadata.signed)
-            issued_at = datetime.fromisoformat(metadata.signed.unrecognized_fields[ISSUED_FIELD])
-        except (RepositoryError, ContractError, ValueError, KeyError, TypeError) as error:
-            raise RefusedError(
-                f"targets refused: {error}; nothing was stored; `edgefleet model approve` signs"
-                " with the approver's key"
-            ) from error
-        targets = metadata.signed
-        if targets.version != current + 1:
-            raise RefusedError(
-                f"targets refused: version {targets.version} does not follow {current}; somebody"
-                " else signed meanwhile, do it again"
-            )
-        now_at = self._clock.now()
-        if issued_at > now_at + CLOCK_AHEAD_MAX or targets.is_expired(now_at):
-            raise RefusedError(
-                f"targets refused: issued {issued_at.isoformat()} and expiring"
-                f" {targets.expires.isoformat()}, the server's clock says {now_at.isoformat()};"
-                " set the clocks"
-            )
-        roles = targets.delegations.roles if targets.delegations else None
-        role = roles.get(DIRECTOR_ROLE) if roles else None
-        if role is None or self._keys.keyids(DIRECTOR_ROLE).isdisjoint(role.keyids):
-            raise RefusedError("targets refused: they do not name this server's director key")
-        self._check_fits(data, targets)
-        return targets.version
-
-    def _check_fits(self, data: bytes, targets: Targets) -> None:
-        try:
-            encode_bundle({**self.bundle(), f"{targets.version}.targets.json": data})
+            encode_bundle({**self.bundle(), **common})
         except TooLargeError as error:
             raise RefusedError(
-                f"targets refused: {len(targets.targets)} packages: {error}; withdraw some with"
-                " `edgefleet model reject`"
+                f"targets refused: {error}; withdraw packages that nothing uses with `edgefleet"
+                " model reject`"
             ) from error
 
     def _publish(
-        self, data: bytes, version: int, snapshot: Snapshot, timestamp_version: int
+        self,
+        files: Mapping[str, bytes],
+        versions: Mapping[str, int],
+        snapshot: Snapshot,
+        timestamp_version: int,
     ) -> None:
-        write_durable(self._directory / f"{version}.targets.json", data)
-        snapshot.meta["targets.json"] = MetaFile.from_data(version, data, ["sha256"])
+        names = {role: f"{version}.{role}.json" for role, version in versions.items()}
+        self._folder.write_all({names[role]: data for role, data in files.items()})
+        for role, data in files.items():
+            snapshot.meta[f"{role}.json"] = MetaFile.from_data(versions[role], data, ["sha256"])
         signed = self._sign_snapshot(snapshot)
         self._sign_timestamp(snapshot.version, signed, timestamp_version)
+        self._prune(snapshot)
 
     def _sign_snapshot(self, snapshot: Snapshot) -> bytes:
         """Sign the next version of ``snapshot``, which is changed, and write it."""
@@ -312,20 +342,32 @@ class TufRepository:
         meta = MetaFile.from_data(snapshot_version, snapshot, ["sha256"])
         expires = expiry(self._clock.now(), TIMESTAMP_DAYS)
         timestamp = Timestamp(version=version + 1, expires=expires, snapshot_meta=meta)
-        self._sign(Metadata(timestamp), "timestamp.json")
+        self._sign(Metadata(timestamp), TIMESTAMP_FILE)
 
     def _sign(self, metadata: Metadata[Any], name: str) -> bytes:
-        metadata.sign(self._keys.signer(metadata.signed.type))
+        metadata.sign(self._signer(metadata.signed.type))
         data = metadata.to_bytes(COMPACT)
-        write_durable(self._directory / name, data)
+        self._folder.write(name, data)
         return data
 
-    def _prune(self) -> None:
+    def _signer(self, role: str) -> Signer:
+        """Open the key that the newest root names; a staged successor takes its place."""
+        named = self._root().roles[role].keyids
+        if self._keys.staged_keyid(role) in named:
+            self._keys.install(role)
+        signer = self._keys.signer(role)
+        if signer.public_key.keyid not in named:
+            raise RefusedError(
+                f"{self._keys.path(role)} is not the {role} key that the root names; restore it"
+                f" from a backup, or give the server a new one with `edgefleet keys rotate {role}`"
+            )
+        return signer
+
+    def _prune(self, snapshot: Snapshot) -> None:
         """Remove versions long out of use; every root stays."""
-        for role in (Targets.type, Snapshot.type):
-            versions = self._versions(role)
-            for version in versions[:-OLD_VERSIONS_KEPT]:
-                (self._directory / f"{version}.{role}.json").unlink(missing_ok=True)
+        versions = {**target_versions(snapshot), Snapshot.type: snapshot.version}
+        kept = {role: VERSIONS_KEPT if role in ROLES else BIN_VERSIONS_KEPT for role in versions}
+        self._folder.prune(versions, kept)
 
     # Files --------------------------------------------------------------------------------------
 
@@ -333,42 +375,18 @@ class TufRepository:
         return Metadata[Root].from_bytes(self.root()).signed
 
     def _timestamp(self) -> Timestamp:
-        return Metadata[Timestamp].from_bytes(self._read("timestamp.json")).signed
+        return Metadata[Timestamp].from_bytes(self._folder.read(TIMESTAMP_FILE)).signed
 
     def _snapshot(self) -> Snapshot:
-        version = self._timestamp().snapshot_meta.version
-        return Metadata[Snapshot].from_bytes(self._read(f"{version}.snapshot.json")).signed
+        return self._read_snapshot(self._timestamp().snapshot_meta.version).signed
 
-    def _root_version(self) -> int:
-        versions = self._versions(Root.type)
-        if not versions:
-            raise self._absent("1.root.json")
-        return versions[-1]
+    def _read_snapshot(self, version: int) -> Metadata[Snapshot]:
+        return Metadata[Snapshot].from_bytes(self._folder.read_role(Snapshot.type, version))
 
-    def _versions(self, role: str) -> list[int]:
-        names = (path.name.split(".")[0] for path in self._directory.glob(f"*.{role}.json"))
-        return sorted(int(name) for name in names if name.isdigit())
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self._directory / name).read_bytes()
-        except FileNotFoundError as error:
-            raise self._absent(name) from error
-
-    def _absent(self, name: str) -> NotFoundError:
-        return NotFoundError(
-            f"{self._directory / name} is missing: run `edgefleet init`, or restore the folder"
-            " from a backup"
-        )
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Keep other writers out; the kernel frees the lock with the process."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _targets(self, role: str, version: int) -> Targets:
+        return Metadata[Targets].from_bytes(self._folder.read_role(role, version)).signed
 
 
-def _targets_version(snapshot: Snapshot) -> int:
-    return snapshot.meta["targets.json"].version
+def _is_named(root: Root, metadata: Metadata[Any]) -> bool:
+    """Tell whether a root still names a key that signed; our own files, so by its id alone."""
+    return not set(root.roles[metadata.signed.type].keyids).isdisjoint(metadata.signatures)

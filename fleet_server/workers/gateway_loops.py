@@ -297,6 +297,7 @@ def describe(
         "loop_errors": sum(loop.errors for loop in loops),
         "published": publisher.published,
         "repeated": publisher.repeated,
+        "bins": publisher.bins,
         "transfer_frames": counts.frames,
         "transfer_bytes": counts.bytes,
         "transfer_refused": counts.refused,

@@ -121,14 +121,14 @@ class TrustServer:
     def publish_raw(self, data: bytes, version: int) -> None:
         repository = self.repository
         snapshot, timestamp = repository._snapshot(), repository._timestamp()
-        repository._publish(data, version, snapshot, timestamp.version)
+        repository._publish({"targets": data}, {"targets": version}, snapshot, timestamp.version)
 
     def fast_forward_online(self, version: int) -> None:
         """Publish snapshot and timestamp with an absurd version."""
         repository, targets = self.repository, self.repository.current_targets()["targets"]
         snapshot = Snapshot(version=version - 1)
         current = Metadata[Targets].from_bytes(targets).signed.version
-        repository._publish(targets, current, snapshot, version - 1)
+        repository._publish({"targets": targets}, {"targets": current}, snapshot, version - 1)
 
     def refresh(self) -> dict[str, bytes]:
         self.repository.refresh_online()
