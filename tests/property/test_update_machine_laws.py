@@ -4,6 +4,7 @@ The world completes what was asked for, late, twice or never; assigns at random;
 (only the durable part survives, through its JSON form). After every step the promises hold.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotReport, SlotState
+from edge_agent.contract.package import OnWithdrawn
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.effects import Activate, Deactivate, Effect, Fetch, SelfTest, Verify
 from edge_agent.core.events import (
@@ -27,15 +29,19 @@ from edge_agent.core.events import (
     LinkDown,
     LinkUp,
     Observed,
+    Reapproved,
     SelfTested,
     Stopped,
     Ticked,
     Verified,
     VerifyFailed,
+    Withdrawn,
 )
 from edge_agent.core.probation import ProbationStats
+from edge_agent.core.release import Package
 from edge_agent.core.slot import Slot, durable_part, find_needed_digests, report_slot
 from edge_agent.core.update_machine import step
+from edge_agent.core.withdrawal import find_held
 from tests.support.agent import GOOD_STATS, a_release
 
 PATIENCE_S = 100_000.0
@@ -52,6 +58,8 @@ class World(RuleBasedStateMachine):
         """Digests that passed verification and self-test on this device."""
         self.verified: set[str] = set()
         self.damaged: set[str] = set()
+        self.withdrawn: set[str] = set()
+        """Paths the approvers do not sign now; the odd packages are signed to be kept."""
         self.was_confirmed = False
 
     def tell(self, event: Event) -> None:
@@ -60,6 +68,7 @@ class World(RuleBasedStateMachine):
         for effect in effects:
             if isinstance(effect, Activate):
                 assert effect.package.sha256 in self.sound, "an untested package would answer"
+                self._check_may_answer(effect.package)
             if isinstance(effect, Deactivate):
                 assert self.slot.banks.confirmed is None, "a confirmed package is switched off"
             self.asked.append(effect)
@@ -70,9 +79,15 @@ class World(RuleBasedStateMachine):
         if new is not None:
             assert new.sha256 in self.sound
         if old is not None and new is None:
-            assert old.sha256 in self.damaged, "a confirmed package was lost"
+            is_stopped = old.target in self.withdrawn and old.on_withdrawn is OnWithdrawn.STOP
+            assert is_stopped or old.sha256 in self.damaged, "a confirmed package was lost"
         if old is not None and new is not None and old.sha256 != new.sha256:
             assert before.phase is SlotState.PROBATION or old.sha256 in self.damaged
+
+    def _check_may_answer(self, package: Package) -> None:
+        if package.target in self.withdrawn:
+            assert package.on_withdrawn is OnWithdrawn.KEEP, "a withdrawn package would answer"
+            assert package == self.slot.banks.confirmed_package, "kept without being confirmed"
 
     def take(self, kind: type, data: st.DataObject) -> Any:
         return data.draw(st.sampled_from([e for e in self.asked if isinstance(e, kind)]))
@@ -86,8 +101,40 @@ class World(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 4), retry=st.integers(0, 1))
     def assign(self, number: int, retry: int) -> None:
-        release = a_release(number, rollout=retry)
-        self.tell(Assigned(release, self.now))
+        policy = OnWithdrawn.KEEP if number % 2 else OnWithdrawn.STOP
+        release = replace(a_release(number, rollout=retry), on_withdrawn=policy)
+        if release.target not in self.withdrawn:  # the verifier refuses it otherwise
+            self.tell(Assigned(release, self.now))
+
+    @rule(number=st.integers(1, 4))
+    def approvers_withdraw(self, number: int) -> None:
+        self.withdrawn.add(a_release(number).target)
+        self.hear_of_metadata()
+
+    @rule(number=st.integers(1, 4))
+    def approvers_sign_again(self, number: int) -> None:
+        self.withdrawn.discard(a_release(number).target)
+        self.hear_of_metadata()
+
+    def hear_of_metadata(self) -> None:
+        """As the agent does: every judgement asks about all that is held."""
+        held = find_held(self.slot)
+        gone = frozenset(key for key in held if key.target in self.withdrawn)
+        if gone:
+            self.tell(Withdrawn(gone, self.now))
+        if held - gone:
+            self.tell(Reapproved(held - gone))
+        confirmed = self.slot.banks.confirmed_package
+        gone_bytes = {key.sha256 for key in gone}
+        if self.slot.asked in gone_bytes:
+            assert confirmed is not None, "what was withdrawn is still asked to answer"
+            assert self.slot.asked == confirmed.sha256
+            assert confirmed.is_withdrawn
+        for package in (self.slot.banks.a, self.slot.banks.b):
+            if package is not None and package.target in self.withdrawn:
+                assert package == confirmed, "a bank keeps what was withdrawn"
+                assert package.is_withdrawn
+                assert package.on_withdrawn is OnWithdrawn.KEEP
 
     @rule(seconds=st.sampled_from([1.0, 59.0, 61.0, 1_000.0]), jitter=st.floats(0, 0.99))
     def time_passes(self, seconds: float, jitter: float) -> None:

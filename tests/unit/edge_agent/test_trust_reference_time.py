@@ -1,5 +1,7 @@
 """Guard of the one private attribute of python-tuf that the verifier sets."""
 
+import ast
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from tuf.ngclient import Updater
 
 from edge_agent.adapters.tuf_metadata import ReceivedFiles, set_reference_time
 from tests.support.trust import NOW, TrustWorld
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_python_tuf_still_takes_the_time_from_us(tmp_path: Path) -> None:
@@ -33,12 +37,56 @@ def test_python_tuf_still_takes_the_time_from_us(tmp_path: Path) -> None:
             updater.refresh()
 
 
-def test_only_one_function_touches_it() -> None:
-    source = Path(__file__).parents[3] / "edge_agent"
-    uses = [
-        line.strip()
-        for path in source.rglob("*.py")
-        for line in path.read_text().splitlines()
-        if "_trusted_set" in line
+def test_nothing_else_reaches_into_python_tuf() -> None:
+    """Private names may change in any release; of modules that use tuf, one function has one."""
+    found = {
+        (path.name, name)
+        for path in _sources_that_use_tuf()
+        for name in _foreign_private_names(path.read_text())
+    }
+    assert found == {("tuf_metadata.py", "_trusted_set")}
+    source = (ROOT / "edge_agent" / "adapters" / "tuf_metadata.py").read_text()
+    assert source.count("_trusted_set") == 1
+
+
+def test_the_guard_finds_what_it_is_for() -> None:
+    source = "import tuf\nfrom tuf.ngclient._internal import x\nupdater._dir\nself._mine\n"
+    assert _foreign_private_names(source) == {"tuf.ngclient._internal", "_dir"}
+
+
+def _sources_that_use_tuf() -> list[Path]:
+    return [
+        path
+        for package in ("edge_agent", "fleet_server", "simulators", "converters")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*(?:from|import) tuf\b", path.read_text(), re.MULTILINE)
     ]
-    assert len(uses) == 1
+
+
+def _foreign_private_names(source: str) -> set[str]:
+    """Private attributes of anything but ``self`` and the module's own, and private modules."""
+    tree = ast.parse(source)
+    own = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    own |= {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls")
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in own:
+            found.add(node.attr)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tuf"):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            found |= {node.module for name in names if _is_private(name)}
+    return found
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
