@@ -56,12 +56,9 @@ class MqttLink:
         for end in (self._waker, self._wake_end):
             end.settimeout(0)
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
-        self._session = MqttSession(
-            identity.device_id,
-            boot,
-            self._take,
-            tls=session_tls(identity),
-        )
+        self._tls = session_tls(identity)
+        self._fresh: Identity | None = None
+        self._session = MqttSession(identity.device_id, boot, self._take, tls=self._tls)
         self._session.client.on_socket_register_write = self._on_writable
 
     @property
@@ -99,6 +96,11 @@ class MqttLink:
                 spread_s=min(spread_s, SPREAD_S_MAX),
             )
 
+    def use_identity(self, identity: Identity) -> None:
+        """Connect anew with another key and certificate of this device; from any thread."""
+        self._fresh = identity
+        self._wake()
+
     def watch(self, topics: frozenset[str]) -> None:
         """Subscribe to exactly these beside what every device hears; also after a reconnect."""
         self._session.watch(topics)
@@ -117,6 +119,7 @@ class MqttLink:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
+                self._take_up_identity()
                 self._hold_session()
             except (OSError, ValueError) as error:
                 _LOG.warning(
@@ -127,6 +130,8 @@ class MqttLink:
                 )
             except Exception:  # noqa: BLE001 - a door: the link must outlive any session
                 _LOG.exception("the link failed; it will try again")
+            if self._fresh is not None:
+                continue
             with self._plan_lock:
                 self._plan, wait_s = plan_reconnect(
                     self._plan,
@@ -151,7 +156,8 @@ class MqttLink:
             if now - kept_alive_at >= 1:
                 kept_alive_at = now
                 session.keep_alive()
-            if self._stop.is_set() and said_goodbye_at is None:
+            is_over = self._stop.is_set() or self._fresh is not None
+            if is_over and said_goodbye_at is None:
                 said_goodbye_at = now
                 session.say_goodbye()
             if said_goodbye_at is not None and now - said_goodbye_at > GOODBYE_S:
@@ -161,14 +167,23 @@ class MqttLink:
                 session.say_goodbye()
                 return
 
+    def _take_up_identity(self) -> None:
+        """Let the next connection show the newest certificate."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            return
+        self._identity = fresh
+        if self._tls is not None:
+            self._tls.load_cert_chain(fresh.certificate_path, fresh.key_path)
+
     def _leave_plain_text(self) -> None:
         """Go on with TLS for good as soon as the broker speaks it."""
-        tls = tls_context(self._identity)
+        self._tls = tls = tls_context(self._identity)
         if not offers_tls(self._identity, tls):
             return
+        self._session.secure(tls)
         self._identity = replace(self._identity, is_plain=False)
         save_facts(self._identity)
-        self._session.secure(tls)
         _LOG.warning("the broker speaks TLS: from now on this device speaks nothing else")
 
     def _wait_for(self, opened: socket.socket) -> None:

@@ -131,7 +131,7 @@ class MqttSession:
 
     def secure(self, tls: ssl.SSLContext) -> None:
         """Speak TLS from the next connection on; for a session that was plain."""
-        self.client.username = None
+        self.client.username_pw_set(None)
         self.client.tls_set_context(tls)
         self.is_plain = False
 
