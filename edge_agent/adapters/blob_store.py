@@ -38,7 +38,8 @@ class DirectoryBlobStore:
                 then), ``DISK_ERROR`` when the disk cannot read it.
         """
         path = self.path(sha256)
-        if path.is_file() and path.stat().st_size > PACKAGE_BYTES_MAX:
+        # A pipe would be waited for, a device read, without end.
+        if not path.is_file() or path.stat().st_size > PACKAGE_BYTES_MAX:
             remove_file(path)
         data = read_file(path)
         if data is None:
