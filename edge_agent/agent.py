@@ -57,6 +57,7 @@ from edge_agent.ports import (
     StateStore,
     TelemetryUplink,
 )
+from edge_agent.renewal import IdentityRenewer, Renewal, RenewalFailed, Renewed, RequestMade
 from edge_agent.reporter import Reporter
 from edge_agent.trust_inbox import GRACE_S, Judged, TrustInbox
 
@@ -82,6 +83,8 @@ class AgentPorts:
     link: Link
     jobs: Jobs
     probe: CapabilityProbe
+    identity: IdentityRenewer | None = None
+    """None: the certificate is not renewed by this agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,16 @@ class Agent:
             jitter=ports.jitter,
             count_windows=ports.telemetry.counts,
         )
+        self._renewal = Renewal(
+            ports.identity,
+            clock=ports.clock,
+            jitter=ports.jitter,
+            jobs=ports.jobs,
+            link=ports.link,
+            find_floor=lambda: max(
+                self.state.accepted.time_floor_at, self.state.accepted.director_floor_at
+            ),
+        )
         self._on_topic = self._subscribe()
         self.ignored_messages = 0
 
@@ -201,6 +214,8 @@ class Agent:
             case Disconnected():
                 self._post_to_all(LinkDown())
                 self._downloads.on_link(is_up=False)
+            case RequestMade() | Renewed() | RenewalFailed():
+                self._renewal.handle(item)
             case CapabilitiesFound(capabilities=capabilities):
                 self._reporter.capabilities = capabilities
             case None:
@@ -215,6 +230,7 @@ class Agent:
         if not self._changes:
             self._tick_slots(now)
         self._downloads.tick()
+        self._renewal.tick()
         if now >= self._pump_at:
             self._pump_at = now + self._options.tick_s
             self._ports.telemetry.pump()
@@ -254,6 +270,7 @@ class Agent:
             device_topic(device_id, Channel.DESIRED): self._inbox.put_envelope,
             device_topic(device_id, Channel.CHUNK): self._downloads.on_frame,
             device_topic(device_id, Channel.TELEMETRY_ACK): self._ports.telemetry.on_ack,
+            device_topic(device_id, Channel.CERTIFICATE): self._renewal.on_answer,
         }
 
     def _on_message(self, topic: str, payload: bytes) -> None:
@@ -325,6 +342,7 @@ class Agent:
         if judge is not None:
             self._ports.jobs.submit(Lane.TRUST, judge)
         refusal = self.refusal
+        self._reporter.certificate = self._renewal.report
         self._reporter.note(self.state, refusal)
         if self._ports.link.is_connected:
             report = self._reporter.take_due(self.state, refusal)
@@ -359,7 +377,7 @@ class Agent:
     def _next_wait_s(self) -> float:
         now, soonest = self._ports.clock.monotonic(), self._options.tick_s
         instants = [slot.next_at for slot in self.state.slots.values()]
-        instants += [self._downloads.next_at, self._pump_at]
+        instants += [self._downloads.next_at, self._pump_at, self._renewal.next_at]
         if self._ports.link.is_connected:
             instants.append(self._reporter.due_at)
         for instant in instants:

@@ -20,6 +20,7 @@ from edge_agent.adapters.capability_probe import DeviceProbe
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
+from edge_agent.adapters.identity_renewer import FileIdentityRenewer
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.adapters.inference_service import InferenceService
@@ -122,6 +123,9 @@ class AgentProcess:
                 link=link,
                 jobs=self._lanes,
                 probe=DeviceProbe(directory),
+                identity=None
+                if self.identity.is_plain
+                else FileIdentityRenewer(self.identity, clock, on_renewed=link.use_identity),
             ),
             state,
         )

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.directory_lock import is_locked, read_holder
-from edge_agent.adapters.identity_store import load_identity
+from edge_agent.adapters.identity_renewer import read_facts
+from edge_agent.adapters.identity_store import load_identity, load_problem
 from edge_agent.core.slot import report_slot
+from edge_agent.errors import StorageError
 from edge_agent.local_state import load_state
+from edge_agent.ports import Identity
 
 INSECURE = "INSECURE: no TLS, nothing proves who is at the other end; for tests on one machine only"
 
@@ -32,8 +35,19 @@ def find_status(directory: Path) -> dict[str, Any]:
         "is_insecure": identity.is_plain,
         "process": read_holder(directory) if is_running else None,
         "assignment_counter": state.accepted.counter,
+        "certificate": _certificate(identity),
         "slots": slots,
     }
+
+
+def _certificate(identity: Identity) -> dict[str, str]:
+    """Say which certificate is in use; empty fields when it cannot be read."""
+    try:
+        facts = read_facts(identity)
+        said = {"serial": facts.serial, "expires_at": facts.not_after.isoformat()}
+    except StorageError:
+        said = {"serial": "", "expires_at": ""}
+    return {**said, "problem": load_problem(identity)}
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -53,6 +67,11 @@ def describe_status(status: dict[str, Any]) -> str:
         f"agent   {word}",
         f"server  {status['server']}, assignment {status['assignment_counter'] or 'none yet'}",
     ]
+    certificate = status["certificate"]
+    until = certificate["expires_at"][:10] or "an unknown date"
+    lines.append(f"identity certificate holds until {until}")
+    if certificate["problem"]:
+        lines.append(f"        not renewed: {certificate['problem']}")
     if status["is_insecure"]:
         lines.append(INSECURE)
     for name, slot in status["slots"].items():

@@ -46,6 +46,7 @@ class Identity:
         api_port: HTTPS port of enrolment and renewal.
         root: Bytes of the pinned first TUF root.
         directory: Where the PEM files lie.
+        pair: Name of the key and certificate in use; a renewal writes the other of two names.
         is_plain: It joined a server without TLS on this machine (``adapters/plain_text.py``).
     """
 
@@ -57,6 +58,7 @@ class Identity:
     api_port: int
     root: bytes
     directory: Path
+    pair: str = "device"
     is_plain: bool = False
 
     @property
@@ -67,12 +69,12 @@ class Identity:
     @property
     def certificate_path(self) -> Path:
         """The device's certificate, PEM."""
-        return self.directory / "device.pem"
+        return self.directory / f"{self.pair}.pem"
 
     @property
     def key_path(self) -> Path:
         """The device's private key, PEM, mode 0600."""
-        return self.directory / "device.key"
+        return self.directory / f"{self.pair}.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

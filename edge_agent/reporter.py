@@ -39,6 +39,7 @@ class Reporter:
         self._said: tuple[object, ...] = ()
         self.due_at: float | None = None
         self.capabilities: Mapping[str, Any] = {}
+        self.certificate: Mapping[str, str] = {}
 
     def note(self, state: AgentState, refusal: Refusal | None) -> None:
         """Look at the present facts; a change makes a report due shortly."""
@@ -70,6 +71,7 @@ class Reporter:
             refusal=_refusal_fields(refusal),
             capabilities=self.capabilities,
             outbox=self._count_windows(),
+            certificate=self.certificate,
         )
         encoded = report.encode()
         if len(encoded) > REPORTED_BYTES_MAX:
@@ -80,7 +82,8 @@ class Reporter:
         # The rows of a probation change with every request; they travel with the next report.
         slots = tuple((name, _without_rows(report_slot(s))) for name, s in state.slots.items())
         said = (refusal.code, refusal.detail) if refusal else None
-        return slots, state.accepted.counter, dict(state.metadata), said, self.capabilities
+        identity = (self.capabilities, dict(self.certificate))
+        return slots, state.accepted.counter, dict(state.metadata), said, identity
 
 
 def _without_rows(report: SlotReport) -> SlotReport:

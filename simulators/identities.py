@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from edge_agent.adapters.enrolment import make_request
+from edge_agent.adapters.device_keys import make_request
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.ports import Identity
 from fleet_server.bootstrap import Fleet

@@ -13,21 +13,27 @@ import hashlib
 import http.client
 import json
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP256R1,
-    EllipticCurvePrivateKey,
-    generate_private_key,
-)
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+from edge_agent.adapters.device_keys import (
+    find_certificate_problem,
+    key_pem,
+    make_key,
+    make_request,
+)
 from edge_agent.adapters.files import make_directory, remove_file, write_durable
-from edge_agent.adapters.identity_store import identity_directory, is_enrolled, save_identity
+from edge_agent.adapters.identity_store import (
+    PAIRS,
+    PROBLEM_FILE,
+    identity_directory,
+    is_enrolled,
+    load_identity,
+    other_pair,
+    save_identity,
+)
 from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.contract.errors import ContractError
@@ -40,7 +46,7 @@ from edge_agent.contract.join import (
     EnrolRequest,
     JoinTicket,
 )
-from edge_agent.errors import EnrolmentError, PlainTextError
+from edge_agent.errors import EnrolmentError, NotEnrolledError, PlainTextError, SettingsError
 from edge_agent.ports import Identity
 
 TIMEOUT_S = 15.0
@@ -83,11 +89,11 @@ def enrol(
     except ContractError as error:
         raise EnrolmentError(f"{error}; copy the whole string that begins with ef1:") from error
     ca_pem = _fetch_ca(ticket, timeout_s)
-    key = generate_private_key(SECP256R1())
+    key = make_key()
     home = identity_directory(directory)
     make_directory(home)
     probe = home / "device.key.new"
-    write_durable(probe, _key_pem(key))  # a full disk shows before the secret is used up
+    write_durable(probe, key_pem(key))  # a full disk shows before the secret is used up
     grant = _request_certificate(ticket, ca_pem, make_request(key, ticket.device_id), timeout_s)
     identity = keep_grant(ticket, grant, ca_pem, key, directory)
     remove_file(probe)
@@ -117,26 +123,32 @@ def keep_grant(
         api_port=ticket.api_port,
         root=grant.root.encode(),
         directory=identity_directory(directory),
+        pair=_find_free_pair(directory),
         is_plain=ticket.is_plain,
     )
     save_identity(
         identity,
         ca_pem=ca_pem,
         certificate_pem=grant.certificate.encode(),
-        key_pem=_key_pem(key),
+        key_pem=key_pem(key),
     )
+    _forget_former(identity)
     return identity
 
 
-def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _find_free_pair(directory: Path) -> str:
+    """Name the pair that may be written while an identity that is there stays whole."""
+    try:
+        return other_pair(load_identity(directory).pair)
+    except (NotEnrolledError, SettingsError):
+        return PAIRS[0]
 
 
-def make_request(key: EllipticCurvePrivateKey, device_id: str) -> bytes:
-    """Make a certificate request, PEM; the server decides the name, whatever this one says."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device_id)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256())
-    return request.public_bytes(Encoding.PEM)
+def _forget_former(identity: Identity) -> None:
+    """Remove the pair that was replaced, and what was noted about its renewal."""
+    former = replace(identity, pair=other_pair(identity.pair))
+    for path in (former.key_path, former.certificate_path, identity.directory / PROBLEM_FILE):
+        remove_file(path)
 
 
 def _fetch_ca(ticket: JoinTicket, timeout_s: float) -> bytes:
@@ -184,29 +196,14 @@ def _check_grant(
     elif (grant.device_id, grant.fleet) != (ticket.device_id, ticket.fleet):
         problem = f"it is for {grant.device_id} of fleet {grant.fleet}"
     else:
-        problem = _find_certificate_problem(ticket, grant, ca_pem, key)
+        problem = find_certificate_problem(
+            grant.certificate.encode(), ca_pem, key, ticket.device_id
+        )
     if problem:
         raise EnrolmentError(
             f"the answer of {_where(ticket)} was not accepted: {problem}; nothing was kept; tell"
             " whoever runs the server, then join with a new string"
         )
-
-
-def _find_certificate_problem(
-    ticket: JoinTicket, grant: EnrolGrant, ca_pem: bytes, key: EllipticCurvePrivateKey
-) -> str:
-    try:
-        certificate = x509.load_pem_x509_certificate(grant.certificate.encode())
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem))
-        names = [
-            attribute.value
-            for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        ]
-    except (ValueError, TypeError, InvalidSignature) as error:
-        return f"the certificate does not hold ({error})"
-    if names != [ticket.device_id] or certificate.public_key() != key.public_key():
-        return "the certificate is for another name or key"
-    return ""
 
 
 def _exchange(

@@ -1,16 +1,19 @@
 """The device's identity on disk: ``identity/identity.json`` beside its PEM files.
 
-Enrolment writes it last, so a directory with an ``identity.json`` holds a whole identity.
+Enrolment writes it last, so a directory with an ``identity.json`` holds a whole identity. It names
+the pair of key and certificate that counts; the other name is free for the next pair, so replacing
+an identity or renewing it touches nothing in use before ``identity.json`` itself is replaced.
 """
 
 import base64
 import binascii
 import os
+from datetime import datetime
 from pathlib import Path
 
-from edge_agent.adapters.files import make_directory, read_file, write_durable
+from edge_agent.adapters.files import make_directory, read_file, remove_file, write_durable
 from edge_agent.contract import CONTRACT_VERSION
-from edge_agent.contract.errors import ContractError
+from edge_agent.contract.errors import ContractError, MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.topics import check_device_id
 from edge_agent.errors import NotEnrolledError, SettingsError
@@ -18,6 +21,9 @@ from edge_agent.ports import Identity
 
 IDENTITY_BYTES_MAX = 1_048_576
 FILE = "identity.json"
+PAIRS = ("device", "device-b")
+PROBLEM_FILE = "renewal.json"
+PROBLEM_BYTES_MAX = 4_096
 
 
 def identity_directory(directory: Path) -> Path:
@@ -55,10 +61,48 @@ def save_facts(identity: Identity) -> None:
                 "mqtt_port": identity.mqtt_port,
                 "api_port": identity.api_port,
                 "root": base64.b64encode(identity.root).decode(),
+                **({"pair": identity.pair} if identity.pair != PAIRS[0] else {}),
                 **({"plain": True} if identity.is_plain else {}),
             }
         ),
     )
+
+
+def other_pair(pair: str) -> str:
+    """Return the name that is free while ``pair`` is in use.
+
+    >>> other_pair("device")
+    'device-b'
+    """
+    return PAIRS[1] if pair == PAIRS[0] else PAIRS[0]
+
+
+def check_pair(pair: str) -> str:
+    """Return the name of a pair unchanged; raises MalformedError."""
+    if pair not in PAIRS:
+        raise MalformedError(f"identity: pair must be one of {', '.join(PAIRS)}, got {pair!r}")
+    return pair
+
+
+def save_problem(identity: Identity, problem: str, *, at: datetime) -> None:
+    """Keep why renewal does not get on, for `edge-agent status`; forget it when it does."""
+    path = identity.directory / PROBLEM_FILE
+    if problem:
+        write_durable(path, dump_object({"problem": problem, "at": at.isoformat()}))
+    else:
+        remove_file(path)
+
+
+def load_problem(identity: Identity) -> str:
+    """Read why renewal does not get on; empty when it does, or nothing readable is there."""
+    data = read_file(identity.directory / PROBLEM_FILE)
+    if data is None:
+        return ""
+    try:
+        value = parse_object(data, what="renewal", limit_bytes=PROBLEM_BYTES_MAX)
+        return Fields(value, what="renewal").text("problem")
+    except ContractError:
+        return ""
 
 
 def load_identity(directory: Path) -> Identity:
@@ -86,6 +130,7 @@ def load_identity(directory: Path) -> Identity:
             api_port=fields.integer("api_port", low=1, high=65_535),
             root=base64.b64decode(fields.text("root", chars_max=IDENTITY_BYTES_MAX), validate=True),
             directory=home,
+            pair=check_pair(fields.text("pair", PAIRS[0], chars_max=32)),
             is_plain=fields.flag("plain", default=False),
         )
     except (ContractError, binascii.Error) as error:

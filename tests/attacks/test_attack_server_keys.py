@@ -10,7 +10,8 @@ from securesystemslib.signer import CryptoSigner
 from sqlmodel import col, select
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
-from edge_agent.adapters.enrolment import keep_grant, make_request
+from edge_agent.adapters.device_keys import make_request
+from edge_agent.adapters.enrolment import keep_grant
 from edge_agent.contract.assignment import Assignment, SlotAssignment
 from edge_agent.contract.codes import Code
 from edge_agent.errors import EnrolmentError

@@ -17,22 +17,24 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from edge_agent.adapters.device_keys import make_request
 from edge_agent.adapters.enrolment import (
     ServerUnreachableError,
     _check_grant,
     enrol,
     keep_grant,
-    make_request,
 )
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.errors import EnrolmentError
 from fleet_server.adapters.certificate_authority import CertificateAuthority
 from fleet_server.bootstrap import Fleet
+from fleet_server.ports.keys import KeyAct, KeyChange
 from fleet_server.services.add_device import DeviceDesk, DeviceSpec
 from fleet_server.services.enrol_device import JoinRefusedError
 from fleet_server.wiring.devices import build_authority, build_device_desk, build_enrolment
-from fleet_server.wiring.trust import build_operator, build_repository
+from fleet_server.wiring.keys import build_key_desk
+from fleet_server.wiring.trust import build_repository
 from tests.support.clock import FakeClock
 from tests.support.trust_fleet import EnrolServer, enrol_server, make_csr, make_fleet
 
@@ -209,7 +211,7 @@ def test_a_root_rotated_after_the_string_was_made_changes_nothing(
 ) -> None:
     ticket, repository = site.new_ticket(), build_repository(site.fleet)
     pinned = repository.root()
-    repository.store_root(build_operator(site.fleet).sign_root(pinned))
+    build_key_desk(site.fleet).change(KeyChange(act=KeyAct.RENEW, role="root"))
     assert repository.root() != pinned
     assert enrol(ticket.encode(), tmp_path / "a").root == pinned
     assert enrol(site.new_ticket().encode(), tmp_path / "b").root == repository.root()

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from edge_agent.adapters.enrolment import make_request
+from edge_agent.adapters.device_keys import make_request
 from edge_agent.adapters.identity_store import identity_directory, save_identity
 from edge_agent.contract.assignment import ProbationPolicy, target_path
 from edge_agent.contract.package import SCHEMA, unpack_members
@@ -20,9 +20,10 @@ from fleet_server.adapters.database.assignment_repository import AssignmentRepos
 from fleet_server.adapters.database.device_repository import DeviceRepository
 from fleet_server.adapters.database.engine import write_session
 from fleet_server.adapters.database.tables import ArtifactRow, ModelRow, SlotRow, VersionRow
+from fleet_server.bootstrap import Fleet
 from fleet_server.ports.devices import Wish
 from fleet_server.services.add_device import DeviceSpec
-from fleet_server.services.approve_model import hash_chunks
+from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.wiring.devices import (
     build_assigner,
     build_assignment_desk,
@@ -37,6 +38,63 @@ QUICK = ProbationPolicy(duration_s=0.5, rows_min=0, output_shift_max=1)
 PROFILE = "onprem-server"
 
 
+def release(
+    fleet: Fleet, model: str, version: int, blob: bytes, *, is_approved: bool = True
+) -> str:
+    """Register a package as training does and, by default, approve it; return its target."""
+    now, path = fleet.clock.now(), target_path(model, version, PROFILE)
+    with write_session(fleet.engine) as session:
+        if session.get(ModelRow, model) is None:
+            session.add(ModelRow(name=model, task="classification", created_at=now))
+            session.flush()
+        session.add(VersionRow(model=model, number=version, created_at=now))
+        session.add(
+            ArtifactRow(
+                model=model,
+                version=version,
+                profile=PROFILE,
+                target=path,
+                sha256=fleet.objects.put(blob),
+                size_bytes=len(blob),
+                precision="fp32",
+                schema_sha256=hashlib.sha256(unpack_members(blob)[SCHEMA]).hexdigest(),
+                chunks_sha256=hash_chunks(blob),
+                reference_hash="0" * 16,
+                latency_ms_p95=1.0,
+                label_flips=0.0,
+                max_abs_error=0.0,
+                created_at=now,
+            )
+        )
+    if is_approved:
+        build_approver(fleet, actor="tester").approve(model, version)
+    return path
+
+
+def wish(
+    fleet: Fleet,
+    device_id: str,
+    target: str,
+    *,
+    slot: str = "",
+    probation: ProbationPolicy = QUICK,
+) -> None:
+    """Let a device run a target, signed as the controller does; the gateway sends it."""
+    with write_session(fleet.engine) as session:
+        build_assigner(fleet).set_desired(
+            DeviceRepository(session),
+            AssignmentRepository(session),
+            Wish(
+                device=device_id,
+                slot=slot or target.split("/", maxsplit=1)[0],
+                target=target,
+                probation=probation,
+            ),
+        )
+    while build_assignment_desk(fleet).sign_stale():
+        continue
+
+
 class AgentLab(WorkspaceLab):
     """Started: broker and gateway run."""
 
@@ -49,33 +107,7 @@ class AgentLab(WorkspaceLab):
 
     def release(self, model: str, version: int, blob: bytes, *, is_approved: bool = True) -> str:
         """Register a package as training does and, by default, approve it; return its target."""
-        now, path = self.fleet.clock.now(), target_path(model, version, PROFILE)
-        with write_session(self.fleet.engine) as session:
-            if session.get(ModelRow, model) is None:
-                session.add(ModelRow(name=model, task="classification", created_at=now))
-                session.flush()
-            session.add(VersionRow(model=model, number=version, created_at=now))
-            session.add(
-                ArtifactRow(
-                    model=model,
-                    version=version,
-                    profile=PROFILE,
-                    target=path,
-                    sha256=self.fleet.objects.put(blob),
-                    size_bytes=len(blob),
-                    precision="fp32",
-                    schema_sha256=hashlib.sha256(unpack_members(blob)[SCHEMA]).hexdigest(),
-                    chunks_sha256=hash_chunks(blob),
-                    reference_hash="0" * 16,
-                    latency_ms_p95=1.0,
-                    label_flips=0.0,
-                    max_abs_error=0.0,
-                    created_at=now,
-                )
-            )
-        if is_approved:
-            build_approver(self.fleet, actor="tester").approve(model, version)
-        return path
+        return release(self.fleet, model, version, blob, is_approved=is_approved)
 
     def join(self, device_id: str) -> Path:
         """Add and enrol a device; return its agent's directory."""
@@ -122,19 +154,7 @@ class AgentLab(WorkspaceLab):
         self, device_id: str, target: str, *, slot: str = "", probation: ProbationPolicy = QUICK
     ) -> None:
         """Let a device run a target, signed as the controller does; the gateway sends it."""
-        with write_session(self.fleet.engine) as session:
-            build_assigner(self.fleet).set_desired(
-                DeviceRepository(session),
-                AssignmentRepository(session),
-                Wish(
-                    device=device_id,
-                    slot=slot or target.split("/", maxsplit=1)[0],
-                    target=target,
-                    probation=probation,
-                ),
-            )
-        while build_assignment_desk(self.fleet).sign_stale():
-            continue
+        wish(self.fleet, device_id, target, slot=slot, probation=probation)
 
     def wait_for_slot(
         self, device_id: str, state: str, target: str, *, timeout_s: float = 30.0

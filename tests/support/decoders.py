@@ -4,11 +4,13 @@
 for as long as one likes. A decoder gives anything or raises one of its declared errors.
 """
 
+import base64
 import io
 import json
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,12 +73,14 @@ class Decoder:
         errors: What it may raise.
         seeds: Makes valid inputs.
         is_json: Whether an input is one JSON value.
+        is_stored: Whether what is read is kept or written on.
     """
 
     decode: Callable[[bytes], object]
     errors: tuple[type[Exception], ...] = (ContractError,)
     seeds: Callable[[], Sequence[bytes]]
     is_json: bool = False
+    is_stored: bool = True
 
 
 @cache
@@ -274,7 +278,7 @@ def _authority() -> CertificateAuthority:
 def _csr() -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-    from edge_agent.adapters.enrolment import make_request
+    from edge_agent.adapters.device_keys import make_request
 
     return make_request(generate_private_key(SECP256R1()), "cam-7")
 
@@ -315,7 +319,36 @@ def decode_skops(payload: bytes) -> object:
     return read_estimator(payload)
 
 
+def seal_headers(payload: bytes) -> bytes:
+    """Make the checksums of tar headers right again, so that what is in them is looked at."""
+    blocks = bytearray(payload)
+    for at in range(0, len(blocks) - 511, 512):
+        if blocks[at + 257 : at + 262] == b"ustar":
+            blocks[at + 148 : at + 156] = b" " * 8
+            total = sum(blocks[at : at + 512])
+            blocks[at + 148 : at + 156] = b"%06o\0 " % total
+    return bytes(blocks)
+
+
+def _join_json(payload: bytes) -> JoinTicket:
+    return JoinTicket.decode("ef1:" + base64.urlsafe_b64encode(payload).decode())
+
+
 DECODERS: dict[str, Decoder] = {
+    "bundle-json": Decoder(
+        decode=lambda data: decode_bundle(zlib.compress(data)),
+        seeds=lambda: [zlib.decompress(_bundle())],
+        is_json=True,
+    ),
+    "join-json": Decoder(
+        decode=_join_json,
+        seeds=lambda: [base64.urlsafe_b64decode(_join()[4:] + b"===")],
+        is_json=True,
+    ),
+    "package-headers": Decoder(
+        decode=lambda data: unpack_members(seal_headers(data)),
+        seeds=lambda: [_classifier().blob],
+    ),
     "status": Decoder(
         decode=Status.decode,
         seeds=lambda: [Status(is_online=True, boot=7).encode()],
@@ -378,7 +411,11 @@ DECODERS: dict[str, Decoder] = {
     ),
     "http": Decoder(decode=parse_http, errors=(HttpError,), seeds=lambda: HTTP_SEEDS),
     "infer-json": Decoder(
-        decode=lambda data: _codec().decode(data), errors=(InputError,), seeds=_infer, is_json=True
+        decode=lambda data: _codec().decode(data),
+        errors=(InputError,),
+        seeds=_infer,
+        is_json=True,
+        is_stored=False,
     ),
     "self-test": Decoder(
         decode=decode_result,

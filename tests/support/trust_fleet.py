@@ -10,7 +10,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI, Request, Response
 
-from edge_agent.adapters.enrolment import make_request
+from edge_agent.adapters.device_keys import make_request
 from edge_agent.contract.assignment import target_path
 from edge_agent.contract.fields import dump_object
 from edge_agent.contract.package import (
@@ -26,7 +26,7 @@ from fleet_server.adapters.database.tables import ArtifactRow, ModelRow, Version
 from fleet_server.api.problems import install_problems
 from fleet_server.api.routes.enrol import enrol_router
 from fleet_server.bootstrap import Fleet, open_fleet
-from fleet_server.services.approve_model import hash_chunks
+from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.wiring.devices import build_enrolment
 from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
