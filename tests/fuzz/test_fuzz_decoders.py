@@ -1,17 +1,22 @@
 """No bytes make a decoder raise anything but its declared errors, hang or eat memory."""
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.decoders import DECODERS
-from tests.support.mutations import mutated_bytes, mutated_json
+from tests.support.mutations import mutated_bytes, mutated_json, spoiled_everywhere
 
-SLOW = {"tables": 15, "skops": 10, "golden": 40, "package": 60, "onnx": 150, "csr": 60}
+SLOW = {"tables": 15, "skops": 5, "golden": 40, "package": 60, "csr": 60}
+JSON_EXAMPLES = 60
 SECONDS_MAX = 3.0
 quick = settings(
     derandomize=True,
@@ -29,8 +34,27 @@ def check(name: str, data: bytes) -> None:
     decoder = DECODERS[name]
     began = time.process_time()
     with suppress(*decoder.errors):
-        decoder.decode(data)
+        value = decoder.decode(data)
+        if decoder.is_json and decoder.is_stored:
+            check_storable(value)
     assert time.process_time() - began < SECONDS_MAX
+
+
+def check_storable(value: Any) -> None:
+    """What was read can be written: to a database, to JSON, to a log."""
+    if is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, str):
+        assert value.encode().decode() == value
+    elif isinstance(value, float):
+        assert math.isfinite(value)
+    elif isinstance(value, int):
+        assert -(2**63) <= value < 2**64
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_storable(inner)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -55,9 +79,9 @@ def test_seeds_with_edits_are_read_or_refused(name: str) -> None:
     run()
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", sorted(set(DECODERS) - {"skops", "tables"}))
 def test_random_bytes_are_read_or_refused(name: str) -> None:
-    @settings(quick, max_examples=min(40, SLOW.get(name, 40)))
+    @settings(quick, max_examples=40)
     @given(st.binary(max_size=400))
     def run(data: bytes) -> None:
         check(name, data)
@@ -66,8 +90,15 @@ def test_random_bytes_are_read_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, one in DECODERS.items() if one.is_json])
+def test_each_value_of_a_message_may_be_anything(name: str) -> None:
+    for seed in DECODERS[name].seeds():
+        for data in spoiled_everywhere(seed):
+            check(name, data)
+
+
+@pytest.mark.parametrize("name", [name for name, one in DECODERS.items() if one.is_json])
 def test_messages_with_other_values_are_read_or_refused(name: str) -> None:
-    @examples(name)
+    @settings(quick, max_examples=JSON_EXAMPLES)
     @given(mutated_json(DECODERS[name].seeds()))
     def run(data: bytes) -> None:
         check(name, data)
