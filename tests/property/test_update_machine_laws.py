@@ -38,7 +38,7 @@ from edge_agent.core.events import (
     Withdrawn,
 )
 from edge_agent.core.probation import ProbationStats
-from edge_agent.core.release import Package
+from edge_agent.core.release import Package, Release
 from edge_agent.core.slot import Slot, durable_part, find_needed_digests, report_slot
 from edge_agent.core.update_machine import step
 from edge_agent.core.withdrawal import find_held
@@ -101,10 +101,33 @@ class World(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 4), retry=st.integers(0, 1))
     def assign(self, number: int, retry: int) -> None:
-        policy = OnWithdrawn.KEEP if number % 2 else OnWithdrawn.STOP
-        release = replace(a_release(number, rollout=retry), on_withdrawn=policy)
+        release = self.release(number, retry)
         if release.target not in self.withdrawn:  # the verifier refuses it otherwise
             self.tell(Assigned(release, self.now))
+
+    @rule(number=st.integers(1, 4))
+    def install(self, number: int) -> None:
+        """All goes well at once: chance alone seldom gets to two confirmed packages."""
+        release = self.release(number, 0)
+        if release.target in self.withdrawn:
+            return
+        self.tell(Assigned(release, self.now))
+        if self.slot.phase is not SlotState.OFFERED:
+            return
+        self.tell(FetchStarted(self.slot.attempt, self.now))
+        self.tell(Fetched(self.slot.attempt, self.now))
+        self.verified.add(release.sha256)
+        self.tell(Verified(self.slot.attempt, self.now))
+        self.sound.add(release.sha256)
+        self.tell(SelfTested(self.slot.attempt, None, "", self.now))
+        self.tell(Answering(release.target, release.sha256, self.now))
+        self.now += 61
+        self.tell(Observed(GOOD_STATS, 10.0, self.now))
+        assert report_slot(self.slot).state is SlotState.CONFIRMED
+
+    def release(self, number: int, rollout: int) -> Release:
+        policy = OnWithdrawn.KEEP if number % 2 else OnWithdrawn.STOP
+        return replace(a_release(number, rollout=rollout), on_withdrawn=policy)
 
     @rule(number=st.integers(1, 4))
     def approvers_withdraw(self, number: int) -> None:

@@ -18,7 +18,7 @@ from edge_agent.contract.assignment import Assignment, ProbationPolicy, SlotAssi
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import Reported
 from edge_agent.contract.metadata import encode_bundle
-from edge_agent.contract.package import SCHEMA, TargetCustom, unpack_members
+from edge_agent.contract.package import SCHEMA, OnWithdrawn, TargetCustom, unpack_members
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
 from edge_agent.contract.transfer import ChunkRequest
 from edge_agent.core.probation import ProbationStats
@@ -79,7 +79,8 @@ class PlayedVerifier:
 
     def __init__(self) -> None:
         self.known: dict[bytes, VerifiedAssignment | Refusal] = {}
-        self.asked = 0
+        self.asked = self.judged = 0
+        self.files: Mapping[str, bytes] = {}
         self.withdrawn: set[str] = set()
         self.bins: frozenset[str] = frozenset()
         self.stored: dict[str, bytes] = {}
@@ -96,6 +97,8 @@ class PlayedVerifier:
         held: frozenset[PackageKey] = frozenset(),
     ) -> Verdict:
         self.asked += bool(envelope)
+        self.judged += 1
+        self.files = files
         if "timestamp.json" not in files:
             return Verdict(standing=None, result=Refusal(Code.TUF_MISSING, "timestamp.json"))
         if files is not self.stored:
@@ -197,7 +200,8 @@ class World:
         self.clock = FakeClock()
         self.verifier, self.tester = PlayedVerifier(), PlayedTester()
         self.servers: dict[str, ChunkServer] = {}
-        self.counter = self.boots = 0
+        self.counter = self.boots = self.news = 0
+        self.on_withdrawn = OnWithdrawn.STOP
         self.is_server_up = True
         self.start()
 
@@ -259,7 +263,9 @@ class World:
     def sign(self, slots: Mapping[str, tuple[ChunkServer, int]], **changes: Any) -> bytes:
         self.counter += 1
         assigned = SlotAssignment(target="model/1/camera.tar", probation=POLICY, **changes)
-        targets = {name: _target(server, v) for name, (server, v) in slots.items()}
+        targets = {
+            name: _target(server, v, self.on_withdrawn) for name, (server, v) in slots.items()
+        }
         assignment = Assignment(
             fleet="fleet",
             device=DEVICE,
@@ -323,7 +329,7 @@ class World:
             self._serve_chunks()
 
 
-def _target(server: ChunkServer, version: int) -> VerifiedTarget:
+def _target(server: ChunkServer, version: int, on_withdrawn: OnWithdrawn) -> VerifiedTarget:
     path = f"model/{version}/camera.tar"
     schema = ChunkServer(unpack_members(server.blob)[SCHEMA]).sha256
     return VerifiedTarget(
@@ -337,5 +343,6 @@ def _target(server: ChunkServer, version: int) -> VerifiedTarget:
             slot="",
             schema=schema,
             chunks=server.chunks,
+            on_withdrawn=on_withdrawn,
         ),
     )
