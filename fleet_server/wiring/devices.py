@@ -54,7 +54,7 @@ def build_enrolment(fleet: Fleet) -> Enrolment:
         ledgers=ledgers_of(fleet.engine),
         issuer=authority,
         root=build_repository(fleet).find_root,
-        place=lambda: find_place(fleet),
+        place=lambda: find_place(fleet, is_operator=False),
         clock=fleet.clock,
     )
     return Enrolment(desk=desk, ca_pem=authority.ca_pem)

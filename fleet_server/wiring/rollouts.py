@@ -66,7 +66,7 @@ def build_planner(fleet: Fleet, *, actor: str | None = None) -> RolloutPlanner:
     return RolloutPlanner(
         books=RolloutBooks(fleet.engine),
         make_assigner=_assigner_maker(fleet),
-        profiles=_profiles(fleet),
+        profiles=build_profiles(fleet),
         clock=fleet.clock,
         actor=actor or user_name(),
     )
@@ -89,7 +89,7 @@ def build_group_desk(fleet: Fleet, *, actor: str | None = None) -> GroupDesk:
 def build_rollout_reader(fleet: Fleet) -> RolloutReader:
     """Return what lists, shows and explains rollouts."""
     return RolloutReader(
-        books=RolloutBooks(fleet.engine), profiles=_profiles(fleet), clock=fleet.clock
+        books=RolloutBooks(fleet.engine), profiles=build_profiles(fleet), clock=fleet.clock
     )
 
 
@@ -98,7 +98,7 @@ def build_runner(fleet: Fleet, *, listening_since: datetime | None = None) -> Ro
     return RolloutRunner(
         books=RolloutBooks(fleet.engine),
         make_assigner=_assigner_maker(fleet),
-        profiles=_profiles(fleet),
+        profiles=build_profiles(fleet),
         clock=fleet.clock,
         listening_since=listening_since,
     )
@@ -122,7 +122,8 @@ def find_controller_beat(fleet: Fleet) -> datetime | None:
     return datetime.fromisoformat(said) if isinstance(said, str) else None
 
 
-def _profiles(fleet: Fleet) -> ProfileFolder:
+def build_profiles(fleet: Fleet) -> ProfileFolder:
+    """Return the device profiles, shipped and the fleet's own: ``load_all()``."""
     return ProfileFolder(fleet.workspace.root / PROFILES_DIR)
 
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleet_server.api.app import create_app
-from fleet_server.api.problems import BODY_BYTES_MAX
+from fleet_server.api.limits import BODY_BYTES_MAX
 from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.services.add_device import DeviceSpec
 from fleet_server.wiring.devices import build_device_desk
@@ -20,7 +20,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return open_fleet(made.workspace)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(fleet: Fleet) -> Iterator[TestClient]:
     with TestClient(create_app(fleet), raise_server_exceptions=False) as client:
         yield client
@@ -66,7 +66,7 @@ def test_a_device_is_listed_as_the_command_line_lists_it(
         ("/v1/models/none/versions/1", 404, "no model 'none'"),
         ("/v1/models/none/versions/one", 422, "does not fit its schema"),
         ("/v1/devices?limit=0", 422, "does not fit its schema"),
-        ("/v1/nothing", 404, "Not Found"),
+        ("/v1/nothing", 404, "there is no /v1/nothing"),
     ],
 )
 def test_an_error_is_a_problem_with_one_sentence(
@@ -82,7 +82,12 @@ def test_a_body_beyond_its_bound_is_refused(client: TestClient) -> None:
     assert client.post("/v1/enrol", content=b"x" * (BODY_BYTES_MAX + 1)).status_code == 413
 
 
-def test_the_openapi_document_names_every_operation(client: TestClient) -> None:
-    document = client.get("/v1/openapi.json").json()
+def test_the_openapi_document_names_every_operation(
+    client: TestClient, token: dict[str, str]
+) -> None:
+    assert client.get("/v1/openapi.json").status_code == 401
+    document = client.get("/v1/openapi.json", headers=token).json()
     names = [o["operationId"] for path in document["paths"].values() for o in path.values()]
+    assert len(set(names)) == len(names)
     assert {"health", "list_models", "list_devices", "get_device", "list_alarms"} <= set(names)
+    assert "Problem" in document["components"]["schemas"]
