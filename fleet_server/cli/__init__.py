@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fleet_server.cli import audit, device, drift, group, keys, model, profile, rollout
+from fleet_server.cli import audit, device, drift, group, keys, model, profile, rollout, user
 from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
@@ -41,6 +41,7 @@ for _noun, _app in (
     ("rollout", rollout.app),
     ("drift", drift.app),
     ("keys", keys.app),
+    ("user", user.app),
     ("audit", audit.app),
 ):
     app.add_typer(_app, name=_noun)
