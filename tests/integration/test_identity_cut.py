@@ -3,6 +3,8 @@
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 import pytest
@@ -11,40 +13,24 @@ from sqlmodel import select
 from edge_agent.adapters.mqtt_session import MqttSession
 from edge_agent.contract.topics import Channel, device_topic
 from edge_agent.ports import Connected, Disconnected
-from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.engine import write_session
 from fleet_server.adapters.database.tables import (
     AssignmentRow,
-    AuditRow,
     CertificateRow,
     DeviceRow,
 )
 from fleet_server.wiring.devices import build_device_desk
 from tests.support.gateway import WorkspaceLab
+from tests.support.identity import (
+    Reloader,
+    ShiftedClock,
+    audit_rows,
+    certificates,
+    join_fleet,
+    running_agent,
+)
 
 BOOT = 7
-
-
-class Reloader:
-    """What the supervisor does: the broker reads the list again when it changes."""
-
-    def __init__(self, lab: WorkspaceLab) -> None:
-        self._lab, self._stop = lab, threading.Event()
-        self.is_paused = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        path = self._lab.authority.files.crl
-        seen = path.stat().st_mtime_ns
-        while not self._stop.wait(0.1):
-            now = path.stat().st_mtime_ns
-            if now != seen and not self.is_paused:
-                seen = now
-                self._lab.broker.reload()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 class Device:
@@ -118,6 +104,7 @@ def record_certificate(lab: WorkspaceLab, name: str) -> str:
         row = session.exec(select(DeviceRow).where(DeviceRow.id == name)).one()
         issued = lab.issued[name]
         row.certificate_serial, row.certificate_expires_at = issued.serial, issued.expires_at
+        assert row.number is not None
         session.add(
             CertificateRow(
                 serial=issued.serial,
@@ -129,12 +116,6 @@ def record_certificate(lab: WorkspaceLab, name: str) -> str:
     return issued.serial
 
 
-def acts(lab: WorkspaceLab, name: str) -> list[str]:
-    with read_session(lab.fleet.engine) as session:
-        rows = session.exec(select(AuditRow).where(AuditRow.object == name)).all()
-    return [row.act for row in rows]
-
-
 def test_a_revoked_device_is_cut_and_stays_out(lab: WorkspaceLab) -> None:
     device, other = enrolled(lab, "cam-1"), enrolled(lab, "cam-2")
     try:
@@ -142,8 +123,9 @@ def test_a_revoked_device_is_cut_and_stays_out(lab: WorkspaceLab) -> None:
         record_certificate(lab, "cam-2")
         observer = lab.device("cam-3")
         topic = device_topic("cam-1", Channel.DESIRED)
+        number = lab.device_row("cam-1").number
+        assert number is not None
         with write_session(lab.fleet.engine) as session:
-            number = lab.device_row("cam-1").number
             session.add(AssignmentRow(device=number, counter=1, envelope="{}", is_stale=False))
         server = lab.server("watch")
         server.subscribe(topic)
@@ -159,7 +141,7 @@ def test_a_revoked_device_is_cut_and_stays_out(lab: WorkspaceLab) -> None:
         lab.wait(lambda: device.refused >= refused + 5)
         assert len(device.connected) == sessions, "it came back after the cut"
         assert not lab.device_row("cam-1").is_online
-        assert acts(lab, "cam-1") == ["device.revoked", "device.cut"]
+        assert [row.act for row in audit_rows(lab, "cam-1")] == ["device.revoked", "device.cut"]
         lab.wait(lambda: any(m.payload == b"" for m in server.received))
         assert not other.ended, "another device was disturbed"
         assert not observer.disconnects
@@ -206,3 +188,23 @@ def test_a_gateway_killed_in_between_ends_the_session_after_its_start(lab: Works
         assert device.ended
     finally:
         device.stop()
+
+
+def test_joining_again_shuts_the_former_holder_out_and_lets_the_new_one_in(
+    lab: WorkspaceLab, tmp_path: Path
+) -> None:
+    life, clock = timedelta(hours=1), ShiftedClock()
+    join_fleet(lab, "cam-6", tmp_path / "stolen", life=life)
+    with running_agent(tmp_path / "stolen", clock) as thief:
+        lab.wait(lambda: lab.device_row("cam-6").is_online)
+        build_device_desk(lab.fleet).revoke("cam-6", "stolen")
+        lab.wait(lambda: lab.device_row("cam-6").cut_wanted_at is None)
+        join_fleet(lab, "cam-6", tmp_path / "new", life=life, is_again=True)
+        with running_agent(tmp_path / "new", clock) as owner:
+            lab.wait(lambda: bool(certificates(lab, "cam-6")[-1].seen_at))
+            lab.wait(lambda: lab.device_row("cam-6").cut_wanted_at is None)
+            lab.wait(lambda: owner._link.is_connected)
+            assert not thief._link.is_connected
+        former, newest = certificates(lab, "cam-6")
+        assert former.revoked_at is not None
+        assert newest.revoked_at is None
