@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from edge_agent.contract.errors import MalformedError
 
-FIELDS_MAX = 4_000_000
+FIELDS_MAX = 2_000_000
 RUN_BYTES_MAX = 268_435_456
 _VARINT_BYTES_MAX = 10
 _SHORT_STRING_BYTES = 32
