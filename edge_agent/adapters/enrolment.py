@@ -9,10 +9,14 @@ A join string that says plain text (``adapters/plain_text.py``) changes one thin
 without TLS, and only to this machine itself. Key, certificate and every check stay.
 """
 
+import contextlib
 import hashlib
 import http.client
 import json
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +76,7 @@ def enrol(
         directory: The agent's directory.
         is_replacing: Whether an identity that is there may be replaced; it stays until the new
             one is whole.
-        timeout_s: For each of the two requests.
+        timeout_s: For each of the two requests as a whole.
 
     Raises:
         EnrolmentError: Already joined, a join string that is wrong, used or expired, a server
@@ -218,9 +222,10 @@ def _exchange(
     connection: http.client.HTTPConnection | None = None
     try:
         connection = _connect(ticket, context, timeout_s)
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read(bytes_max + 1)
+        with _ended_after(timeout_s, connection):
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read(bytes_max + 1)
     except ssl.SSLCertVerificationError as error:
         raise EnrolmentError(
             f"{_where(ticket)} could not prove that it is the server of this join string"
@@ -240,6 +245,37 @@ def _exchange(
     if len(answer) > bytes_max:
         raise EnrolmentError(f"{_where(ticket)} answered more than {bytes_max} bytes")
     return response.status, answer
+
+
+@contextlib.contextmanager
+def _ended_after(timeout_s: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Bound a whole exchange: a socket's own time-out begins anew with every byte.
+
+    Raises:
+        TimeoutError: It took longer; the connection is shut down.
+    """
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        sock = connection.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        if is_over.is_set():
+            raise TimeoutError(f"no whole answer within {timeout_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+    if is_over.is_set():
+        raise TimeoutError(f"no whole answer within {timeout_s:g} s")
 
 
 def _connect(

@@ -5,14 +5,19 @@ transaction that uses the token up, so a request that is refused leaves the toke
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_agent.contract.join import EnrolGrant
+from fleet_server.core.quota import Quota
 from fleet_server.errors import RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import DeviceRecord, JoinToken, Ledger, Ledgers
 from fleet_server.ports.trust import CertificateIssuer, IssuedCertificate
 from fleet_server.services.add_device import Place, hash_secret
+
+HOUR_S = 3_600.0
+REFUSALS_TOLD_PER_HOUR_MAX = 6
+"""Audit rows about one device's join strings, and as many about unknown ones, all together."""
 
 
 class JoinRefusedError(RefusedError):
@@ -36,6 +41,7 @@ class EnrolmentDesk:
         root: Returns the TUF root file of a sha256, the newest for an empty or unknown one.
         place: Where devices find the broker.
         clock: Time of day.
+        told: Bounds the audit rows about refused join strings.
     """
 
     ledgers: Ledgers
@@ -43,6 +49,9 @@ class EnrolmentDesk:
     root: Callable[[str], bytes]
     place: Callable[[], Place]
     clock: Clock
+    told: Quota = field(
+        default_factory=lambda: Quota(count_max=REFUSALS_TOLD_PER_HOUR_MAX, period_s=HOUR_S)
+    )
 
     def enrol(self, secret: str, csr_pem: bytes, *, root_sha256: str = "") -> EnrolGrant:
         """Issue a certificate; the secret works no second time.
@@ -72,6 +81,15 @@ class EnrolmentDesk:
             JoinRefusedError: As ``enrol``, for any of them.
             RefusedError: As ``enrol``, for any of them.
         """
+        try:
+            return self._enrol_many(requests, root_sha256)
+        except JoinRefusedError as error:
+            self._tell(error)
+            raise
+
+    def _enrol_many(
+        self, requests: Sequence[tuple[str, bytes]], root_sha256: str
+    ) -> list[EnrolGrant]:
         with self.ledgers() as ledger:
             joined = [self._enrol(ledger, secret, csr_pem) for secret, csr_pem in requests]
             names = [device.id for device, _ in joined]
@@ -142,6 +160,20 @@ class EnrolmentDesk:
                 device_id=device.id,
             )
         return device
+
+    def _tell(self, error: JoinRefusedError) -> None:
+        """Note a refused join string: one used twice was copied, many unknown ones are guesses."""
+        if not self.told.take(error.device_id, self.clock.monotonic()):
+            return
+        with self.ledgers() as ledger:
+            ledger.audit.append(
+                at=self.clock.now(),
+                actor="somebody with a join string",
+                act="join.refused",
+                subject=error.device_id or "unknown",
+                reason=str(error),
+                detail={"untold": self.told.take_refused(error.device_id)},
+            )
 
     def _find_problem(self, token: JoinToken) -> str:
         if token.used_at is not None:
