@@ -1,87 +1,52 @@
-"""Keys that belong to people: the root key and the approver's, in the operator's own folder.
+"""The approver's hand: looks at what the server holds, edits it, shows the difference, signs.
 
-A key is an Ed25519 PKCS#8 PEM file, mode 0600, encrypted when a passphrase was given. The server
-never needs this folder to run; only ``init``, ``model approve`` and ``keys`` open it. Beside the
-keys lies ``root.json``, the operator's own copy of what devices pin, and ``signed.json``, the
-newest version this operator signed and saw stored: so a server that was broken into can neither
-hand out a root of its own nor have an older state signed again.
+Whatever is signed was built here from files that this person's root vouches for, and is compared
+with what this person saw last. So a server that was broken into can neither have an older state
+signed again, nor slip a package of its own into a signature, nor hide what somebody else signed.
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, Root
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, Targets
 
-from fleet_server.adapters.target_layout import COMPACT, edit_targets, expiry, verify_files
-from fleet_server.durable_files import write_durable
-from fleet_server.errors import NotFoundError, RefusedError
+from fleet_server.adapters.key_files import UNLOCK_VARIABLE, Ask, create_key, load_key
+from fleet_server.adapters.operator_folder import (
+    APPROVER_KEY,
+    ROOT_COPY,
+    ROOT_KEY,
+    SIGNED,
+    OperatorFolder,
+    directors_of,
+)
+from fleet_server.adapters.root_edits import ROOT_DAYS, check_root, parse_root
+from fleet_server.adapters.target_layout import (
+    COMPACT,
+    ISSUED_FIELD,
+    edit_targets,
+    read_targets,
+    verify_files,
+)
+from fleet_server.core.target_changes import find_changes
+from fleet_server.errors import RefusedError
 from fleet_server.ports.clock import Clock
+from fleet_server.ports.keys import TargetsReview
 from fleet_server.ports.trust import SignedTarget
 
-UNLOCK_VARIABLE = "EDGEFLEET_PASSPHRASE"
-KEY_BYTES_MAX = 65_536
-ROOT_KEY, APPROVER_KEY, ROOT_COPY, SIGNED = "root.pem", "approver.pem", "root.json", "signed.json"
-ROOT_DAYS = 730
-
-Ask = Callable[[str], str]
-"""Asks a person for the passphrase of the named file."""
-
-
-def create_key(path: Path, passphrase: bytes | None = None) -> CryptoSigner:
-    """Make a key, or load the one that is there; an existing key is never replaced."""
-    if path.exists():
-        return load_key(path, lambda _: (passphrase or b"").decode())
-    key = Ed25519PrivateKey.generate()
-    encryption: KeySerializationEncryption = (
-        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    )
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_durable(path, pem, mode=0o600)
-    return CryptoSigner(key)
-
-
-def load_key(path: Path, ask: Ask | None = None) -> CryptoSigner:
-    """Load a key; the passphrase comes from the environment, else from ``ask``.
-
-    Raises:
-        NotFoundError: No such file.
-        RefusedError: Unreadable, not a key, or the passphrase is missing or wrong.
-    """
-    try:
-        with path.open("rb") as file:
-            pem = file.read(KEY_BYTES_MAX)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"no key {path}; run this where the operator's folder is, or name it with"
-            " EDGEFLEET_OPERATOR"
-        ) from error
-    except OSError as error:
-        raise RefusedError(f"cannot read key {path}: {error.strerror}") from error
-    passphrase: bytes | None = None
-    if b"ENCRYPTED" in pem:
-        text = os.environ.get(UNLOCK_VARIABLE) or (ask(str(path)) if ask else "")
-        if not text:
-            raise RefusedError(f"key {path} has a passphrase; set {UNLOCK_VARIABLE}")
-        passphrase = text.encode()
-    try:
-        key = load_pem_private_key(pem, passphrase)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise RefusedError(f"key {path} cannot be opened: wrong passphrase or no key") from error
-    return CryptoSigner(key)
+__all__ = [
+    "APPROVER_KEY",
+    "ROOT_COPY",
+    "ROOT_DAYS",
+    "ROOT_KEY",
+    "UNLOCK_VARIABLE",
+    "Ask",
+    "OperatorKeys",
+    "create_key",
+    "load_key",
+]
 
 
 class OperatorKeys:
@@ -90,98 +55,238 @@ class OperatorKeys:
     Args:
         directory: The folder.
         clock: For the dates that are signed.
-        ask: Asks for a passphrase; None when nobody can be asked.
+        ask: Asks for a passphrase or PIN; None when nobody can be asked.
+        chain: Gives the server's roots, to follow from the own copy on; None stays with the copy.
     """
 
-    def __init__(self, directory: Path, clock: Clock, ask: Ask | None = None) -> None:
-        self.directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        clock: Clock,
+        ask: Ask | None = None,
+        *,
+        chain: Callable[[], Sequence[bytes]] | None = None,
+    ) -> None:
+        self.folder = OperatorFolder(directory, ask)
         self._clock = clock
-        self._ask = ask
-        self._approver: CryptoSigner | None = None
+        self._chain = chain
 
     @property
     def keyid(self) -> str:
         """Id of the approver's key."""
-        return self._signer().public_key.keyid
+        keyid: str = self._signer().public_key.keyid
+        return keyid
 
     def root_copy(self) -> bytes:
         """Return the operator's copy of the root that devices pin; raises NotFoundError."""
-        try:
-            return (self.directory / ROOT_COPY).read_bytes()
-        except OSError as error:
-            raise NotFoundError(
-                f"cannot read {self.directory / ROOT_COPY}: {error.strerror}; name the operator's"
-                " folder with EDGEFLEET_OPERATOR"
-            ) from error
+        return self.folder.root_copy()
+
+    def edit(
+        self,
+        current: Mapping[str, bytes],
+        *,
+        add: Sequence[SignedTarget],
+        withdraw: Sequence[str],
+        at: datetime | None = None,
+    ) -> dict[str, bytes]:
+        """Give the unsigned successors of those files of ``current`` that change.
+
+        Args:
+            current: What the server says is in force; checked here.
+            add: Packages to sign.
+            withdraw: Paths to take out.
+            at: Date to sign; None for now. The same date gives the same bytes.
+
+        Raises:
+            RefusedError: ``current`` is not signed by the approvers, names a retired director, or
+                is older than what this operator saw before.
+        """
+        self.check_current(current)
+        edited = edit_targets(
+            current,
+            root=self._root(),
+            add=add,
+            withdraw=withdraw,
+            now_at=at or self._clock.now(),
+        )
+        return {role: metadata.to_bytes(COMPACT) for role, metadata in edited.items()}
+
+    def check_rebuilt(
+        self,
+        current: Mapping[str, bytes],
+        proposed: Mapping[str, bytes],
+        *,
+        add: Sequence[SignedTarget],
+        withdraw: Sequence[str],
+    ) -> None:
+        """Build proposed files once more from ``current``, with their own date, and compare.
+
+        Raises:
+            RefusedError: They do not hold exactly that change; or as ``edit``.
+        """
+        at = issued_at_of(proposed)
+        check_same(proposed, self.edit(current, add=add, withdraw=withdraw, at=at))
+
+    def sign(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Add this approver's signature to every file; the others' stay.
+
+        Raises:
+            RefusedError: The key is no approver's key of this fleet.
+        """
+        signer = self._signer()
+        root = self._root()
+        if signer.public_key.keyid not in root.roles[Targets.type].keyids:
+            raise RefusedError(
+                f"key {signer.public_key.keyid[:12]} in {self.folder.directory} is no approver of"
+                f" this fleet (root {root.version}); the root key's owner adds it with"
+                " `edgefleet keys add-approver`"
+            )
+        return sign_files(files, [signer])
 
     def sign_targets(
         self, current: Mapping[str, bytes], *, add: Sequence[SignedTarget], withdraw: Sequence[str]
     ) -> dict[str, bytes]:
-        """Sign the successors of those files of ``current`` that change.
+        """Edit and sign in one go; raises as ``edit`` and ``sign``."""
+        return self.sign(self.edit(current, add=add, withdraw=withdraw))
+
+    def review(self, current: Mapping[str, bytes], following: Mapping[str, bytes]) -> TargetsReview:
+        """Compare what is about to be signed, and what is in force, with what was seen last.
+
+        Args:
+            current: Every target file in force.
+            following: Successors of those that change.
 
         Raises:
-            RefusedError: ``current`` is not signed by the approvers, or older than what this
-                operator signed before.
+            RefusedError: The successors name a retired director.
         """
-        self._check_targets(current)
-        edited = edit_targets(
-            current,
-            root=Metadata[Root].from_bytes(self.root_copy()).signed,
-            add=add,
-            withdraw=withdraw,
-            now_at=self._clock.now(),
+        after = {**current, **following}
+        self.folder.check_directors(after)
+        seen = self.folder.seen()
+        now = read_targets(current)
+        others = find_changes(read_targets(seen), now) if seen else {}
+        return TargetsReview(
+            seen_version=version_of(seen) if seen else 0,
+            current_version=version_of(current),
+            following_version=version_of(after),
+            in_force=len(now),
+            others=others,
+            others_keyids=signers_of(self._root(), current) if others else (),
+            mine=find_changes(now, read_targets(after)),
+            director=(tuple(sorted(directors_of(current))), tuple(sorted(directors_of(after)))),
         )
-        signer = self._signer()
-        for metadata in edited.values():
-            metadata.sign(signer)
-        return {role: metadata.to_bytes(COMPACT) for role, metadata in edited.items()}
+
+    def see(self, files: Mapping[str, bytes]) -> None:
+        """Remember the target files in force, to compare with them the next time."""
+        self.folder.see(files)
 
     def remember(self, version: int) -> None:
         """Note the newest version that the server stored."""
-        write_durable(self.directory / SIGNED, json.dumps({"targets": version}).encode())
+        self.folder.remember(version)
 
-    def sign_root(self, current: bytes) -> bytes:
-        """Sign the successor of a root with a new date; the operator's copy follows.
+    def check_current(
+        self, current: Mapping[str, bytes], roots: Iterable[Root] | None = None
+    ) -> None:
+        """Check that what the server says is in force may be built upon.
+
+        Args:
+            current: Every target file.
+            roots: Any of these may vouch for it; None for the own copy alone.
 
         Raises:
-            RefusedError: ``current`` is not the root this operator knows.
+            RefusedError: It is not signed, names a retired director, or is older than what was
+                seen.
         """
-        if current != self.root_copy():
+        own = self._root()
+        if not any(is_signed_under(root, current) for root in roots or ()):
+            try:
+                verify_files(own, current)
+            except RefusedError as error:
+                raise RefusedError(
+                    f"the server's targets are {error}; nothing was signed"
+                ) from error
+        version = version_of(current)
+        self.folder.check_directors(current)
+        signed = self.folder.signed_before()
+        if version < signed:
             raise RefusedError(
-                f"the server's root is not {self.directory / ROOT_COPY}; do not sign it before"
-                " you know why"
-            )
-        metadata = Metadata[Root].from_bytes(current)
-        metadata.signed.version += 1
-        metadata.signed.expires = expiry(self._clock.now(), ROOT_DAYS)
-        metadata.sign(load_key(self.directory / ROOT_KEY, self._ask))
-        data = metadata.to_bytes(COMPACT)
-        write_durable(self.directory / ROOT_COPY, data)
-        return data
-
-    def _check_targets(self, current: Mapping[str, bytes]) -> None:
-        root = Metadata[Root].from_bytes(self.root_copy()).signed
-        try:
-            targets = verify_files(root, current)
-        except RefusedError as error:
-            raise RefusedError(f"the server's targets are {error}; nothing was signed") from error
-        signed = self._signed_before()
-        if targets.version < signed:
-            raise RefusedError(
-                f"the server's targets are version {targets.version}, this operator has"
-                f" signed {signed} already: restore the newer state, or delete"
-                f" {self.directory / SIGNED} if the loss is known and meant"
+                f"the server's targets are version {version}, this operator has signed {signed}"
+                f" already: restore the newer state, or delete {self.folder.directory / SIGNED} if"
+                " the loss is known and meant"
             )
 
-    def _signed_before(self) -> int:
-        try:
-            value = json.loads((self.directory / SIGNED).read_text())
-        except (OSError, ValueError):
-            return 0
-        version = value.get("targets") if isinstance(value, dict) else None
-        return version if isinstance(version, int) else 0
+    def version_of(self, files: Mapping[str, bytes]) -> int:
+        """Give the version of ``targets`` among target files."""
+        return version_of(files)
 
-    def _signer(self) -> CryptoSigner:
-        if self._approver is None:
-            self._approver = load_key(self.directory / APPROVER_KEY, self._ask)
-        return self._approver
+    def _root(self) -> Root:
+        if self._chain is not None:
+            root = self.folder.follow_root(self._chain())
+        else:
+            root = parse_root(self.folder.root_copy()).signed
+        check_root(root)
+        return root
+
+    def _signer(self) -> Signer:
+        return self.folder.signer(Targets.type)
+
+
+def sign_files(files: Mapping[str, bytes], signers: Sequence[Signer]) -> dict[str, bytes]:
+    """Add signatures to target files; those that are there stay."""
+    signed = {}
+    for role, data in files.items():
+        metadata = Metadata[Targets].from_bytes(data)
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        signed[role] = metadata.to_bytes(COMPACT)
+    return signed
+
+
+def signers_of(root: Root, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Give the approvers whose valid signature is on ``targets``."""
+    metadata = Metadata[Targets].from_bytes(files[Targets.type])
+    result = root.get_verification_result(Targets.type, metadata.signed_bytes, metadata.signatures)
+    return tuple(sorted(result.signed))
+
+
+def is_signed_under(root: Root, files: Mapping[str, bytes]) -> bool:
+    """Tell whether the approvers whom a root names signed every file."""
+    try:
+        verify_files(root, files)
+    except RefusedError:
+        return False
+    return True
+
+
+def check_same(proposed: Mapping[str, bytes], rebuilt: Mapping[str, bytes]) -> None:
+    """Refuse proposed files whose signed part is not exactly what was built here.
+
+    Raises:
+        RefusedError: Names the first file that differs.
+    """
+    for role in sorted({*proposed, *rebuilt}):
+        one, other = proposed.get(role), rebuilt.get(role)
+        if one is None or other is None or _signed_part(one) != _signed_part(other):
+            raise RefusedError(
+                f"the proposal does not hold exactly what it says: {role} differs from what this"
+                " machine built from the state in force; nothing was signed"
+            )
+
+
+def issued_at_of(files: Mapping[str, bytes]) -> datetime:
+    """Give the date that ``targets`` says it was signed; raises RefusedError."""
+    try:
+        targets = Metadata[Targets].from_bytes(files[Targets.type]).signed
+        return datetime.fromisoformat(targets.unrecognized_fields[ISSUED_FIELD])
+    except (RepositoryError, ValueError, KeyError, TypeError) as error:
+        raise RefusedError(f"the proposed targets are malformed: {error!r:.100}") from error
+
+
+def _signed_part(data: bytes) -> bytes:
+    part: bytes = Metadata[Targets].from_bytes(data).signed_bytes
+    return part
+
+
+def version_of(files: Mapping[str, bytes]) -> int:
+    """Give the version of ``targets`` among target files."""
+    version: int = Metadata[Targets].from_bytes(files[Targets.type]).signed.version
+    return version

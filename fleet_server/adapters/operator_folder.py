@@ -9,6 +9,7 @@ way. Every file is replaced as a whole, so a cut leaves the former or the new on
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
-from fleet_server.adapters.key_files import Ask, load_key, staged_path
+from fleet_server.adapters.key_files import UNLOCK_VARIABLE, Ask, load_key, staged_path
 from fleet_server.adapters.root_edits import check_successor, parse_root
 from fleet_server.adapters.token_signer import load_token
 from fleet_server.durable_files import write_durable
@@ -72,6 +73,21 @@ class OperatorFolder:
     def forget_signers(self) -> None:
         """Open the keys anew the next time: their files changed."""
         self._signers.clear()
+
+    def new_passphrase(self, former: Path) -> bytes | None:
+        """Give what shall encrypt the successor of a key: None only when that was plain too.
+
+        Raises:
+            RefusedError: The former key is encrypted and no passphrase was given.
+        """
+        text = os.environ.get(UNLOCK_VARIABLE, "")
+        if not text and former.exists() and b"ENCRYPTED" in former.read_bytes():
+            text = self.ask(f"passphrase of the new {former.name}") if self.ask else ""
+            if not text:
+                raise RefusedError(
+                    f"the new {former.name} needs a passphrase; set {UNLOCK_VARIABLE}"
+                )
+        return text.encode() or None
 
     def _open(self, path: Path) -> Signer:
         if path not in self._signers:

@@ -1,10 +1,11 @@
 """``edgefleet model``: what was trained, what of it ships, and the approver's word on it."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fleet_server.cli import model_approve
+from fleet_server.cli.model_approve import NameArgument
 from fleet_server.cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -14,18 +15,12 @@ from fleet_server.cli.output import (
     say,
 )
 from fleet_server.cli.version_views import print_version, version_to_json
-from fleet_server.errors import MisuseError, RefusedError
-from fleet_server.ports.trust import SignedTarget
 
 if TYPE_CHECKING:
     from fleet_server.ports.registry import Model, Version
     from fleet_server.services.browse_models import BrowseModels
 
 app = typer.Typer(no_args_is_help=True, help="Models and versions: list, show, approve, reject.")
-
-NameArgument = Annotated[str, typer.Argument(help="Name of the model.")]
-VersionArgument = Annotated[int, typer.Argument(min=1, help="Version.")]
-ReasonOption = Annotated[str, typer.Option(help="Kept with the decision.")]
 
 
 @app.command("ls")
@@ -87,77 +82,6 @@ def show(
         print_version(found, browser.get_model(name))
 
 
-@app.command()
-def approve(
-    name: NameArgument,
-    version: VersionArgument,
-    workspace: WorkspaceOption = None,
-    reason: ReasonOption = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False,
-) -> None:
-    """Sign every package of a version with the approver's key.
-
-    Shows first what is signed. Nothing that is not signed can ever run on a device.
-
-    Example: edgefleet model approve digits 3
-    """
-    with fleet_errors():
-        from fleet_server.bootstrap import open_fleet
-        from fleet_server.wiring.training import build_browser
-        from fleet_server.wiring.trust import build_approver
-
-        fleet = open_fleet(workspace)
-        found = build_browser(fleet).get_version(name, version)
-        if found.forced_reason and not reason.strip():
-            raise RefusedError(
-                f"{name} {version} misses limits of its spec and was forced"
-                f' ("{found.forced_reason}"); approving it needs --reason "why it may run"'
-            )
-
-        def look(targets: list[SignedTarget]) -> None:
-            _show_before_signing(found, targets)
-            if not yes and sys.stdin.isatty() and not typer.confirm("Sign?", err=True):
-                raise RefusedError("nothing was signed")
-
-        desk = build_approver(fleet, ask=_ask_passphrase if sys.stdin.isatty() else None)
-        approval = desk.approve(name, version, reason, show=look)
-        if approval.metadata_version:
-            say(
-                f"approved: {name} {version}, {len(approval.targets)} packages in targets"
-                f" {approval.metadata_version}, key {approval.keyid[:12]}"
-            )
-        else:
-            say(f"{name} {version} was signed before; nothing had to be signed")
-        say(f"next: edgefleet rollout plan {name} {version} --group GROUP --stages 5%,25%,100%")
-
-
-@app.command()
-def reject(
-    name: NameArgument,
-    version: VersionArgument,
-    reason: ReasonOption = "",
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Note that a version must not run; what was signed before is withdrawn.
-
-    Devices that run it go on until they are assigned something else.
-
-    Example: edgefleet model reject digits 3 --reason "confuses 3 and 8 at dusk"
-    """
-    with fleet_errors():
-        from fleet_server.bootstrap import open_fleet
-        from fleet_server.wiring.trust import build_approver
-
-        if not reason.strip():
-            raise MisuseError("a rejection needs a reason: --reason 'what is wrong'")
-        desk = build_approver(
-            open_fleet(workspace), ask=_ask_passphrase if sys.stdin.isatty() else None
-        )
-        rejected = desk.reject(name, version, reason)
-        withdrawn = f", {len(rejected.targets)} packages withdrawn" if rejected.targets else ""
-        say(f"rejected: {name} {version}{withdrawn}")
-
-
 def _open_browser(workspace: Any) -> "BrowseModels":
     from fleet_server.bootstrap import open_fleet
     from fleet_server.wiring.training import build_browser
@@ -209,17 +133,5 @@ def _model_to_json(model: "Model") -> dict[str, Any]:
     }
 
 
-def _show_before_signing(version: "Version", targets: list[SignedTarget]) -> None:
-    """Put on stderr what the approver is about to sign, hashes in full."""
-    say(f"about to sign {version.model} {version.number}   data {version.data_sha256[:12]}")
-    for gate in version.evaluation.get("gates", ()):
-        say(f"  {gate['verdict']:<13} {gate['sentence']}")
-    if version.forced_reason:
-        say(f"  forced: {version.forced_reason}")
-    for target in targets:
-        say(f"  {target.path}   {target.size_bytes:,} bytes   slot {target.custom.slot or 'any'}")
-        say(f"    sha256 {target.sha256}")
-
-
-def _ask_passphrase(name: str) -> str:
-    return str(typer.prompt(f"passphrase of {name}", hide_input=True, err=True))
+app.command()(model_approve.approve)
+app.command()(model_approve.reject)

@@ -1,4 +1,4 @@
-"""Ask the person at the terminal for the passphrase of a key."""
+"""Ask the person at the terminal for the passphrase of a key or the PIN of a token."""
 
 import sys
 from collections.abc import Callable
@@ -7,12 +7,12 @@ import typer
 
 
 def ask_passphrase() -> Callable[[str], str] | None:
-    """Return what asks for a passphrase; None when nobody sits at a terminal."""
+    """Return what asks for a passphrase or PIN; None when nobody sits at a terminal."""
     if not sys.stdin.isatty():
         return None
 
-    def ask(path: str) -> str:
-        answer: str = typer.prompt(f"passphrase of {path}", hide_input=True, err=True)
+    def ask(what: str) -> str:
+        answer: str = typer.prompt(what, hide_input=True, default="", show_default=False, err=True)
         return answer
 
     return ask

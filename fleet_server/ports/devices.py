@@ -210,6 +210,10 @@ class AssignmentStore(Protocol):
         """Mark the assignments stale that name one of these targets; return how many."""
         ...
 
+    def mark_all_stale(self) -> None:
+        """Mark every assignment stale: another director must sign it."""
+        ...
+
     def find_stale(self, *, expiring_before: datetime, limit: int) -> list[StaleAssignment]:
         """Return assignments to sign anew, of devices that are not revoked."""
         ...

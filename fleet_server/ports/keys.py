@@ -5,6 +5,7 @@ command was interrupted. The server keeps one proposal at a time and puts it in 
 enough people have signed; it can add nothing to it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,7 @@ class TargetsReview:
         seen_version: Version of ``targets`` this person saw last, 0 for none.
         current_version: Version in force.
         following_version: Version to be signed.
+        in_force: How many packages are approved now.
         others: What changed since, by path: before and after, None for not there.
         others_keyids: Who signed that.
         mine: What the signature changes, by path: before and after.
@@ -99,6 +101,7 @@ class TargetsReview:
     seen_version: int
     current_version: int
     following_version: int
+    in_force: int
     others: Mapping[str, "Change"]
     others_keyids: tuple[str, ...]
     mine: Mapping[str, "Change"]
@@ -137,6 +140,17 @@ class KeyChange:
     public_pem: bytes = b""
     threshold: int = 0
 
+    @property
+    def request(self) -> str:
+        """What was asked for, in one line: the same line is the same request.
+
+        >>> KeyChange(act=KeyAct.THRESHOLD, role="targets", threshold=2).request
+        'keys.threshold targets 2'
+        """
+        added = hashlib.sha256(self.public_pem).hexdigest() if self.public_pem else ""
+        parts = (self.act, self.role, self.keyid, added, self.threshold or "")
+        return " ".join(str(part) for part in parts if part)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyReview:
@@ -149,6 +163,60 @@ class KeyReview:
 
     sentences: tuple[str, ...]
     targets: TargetsReview | None
+
+
+class Signatory(Protocol):
+    """A person's key and what this person saw last; may ask for a passphrase when it signs."""
+
+    @property
+    def keyid(self) -> str:
+        """Id of the approver's key."""
+        ...
+
+    def edit(
+        self,
+        current: Mapping[str, bytes],
+        *,
+        add: Sequence[SignedTarget],
+        withdraw: Sequence[str],
+    ) -> Mapping[str, bytes]:
+        """Give the unsigned successors of those files of ``current`` that change.
+
+        Raises:
+            RefusedError: ``current`` is not what the approvers signed last.
+        """
+        ...
+
+    def check_rebuilt(
+        self,
+        current: Mapping[str, bytes],
+        proposed: Mapping[str, bytes],
+        *,
+        add: Sequence[SignedTarget],
+        withdraw: Sequence[str],
+    ) -> None:
+        """Build proposed files once more from ``current`` and compare.
+
+        Raises:
+            RefusedError: They do not hold exactly that change; or as ``edit``.
+        """
+        ...
+
+    def review(self, current: Mapping[str, bytes], following: Mapping[str, bytes]) -> TargetsReview:
+        """Compare what is about to be signed with what is in force and was seen last."""
+        ...
+
+    def sign(self, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Add this person's signature to every file; raises RefusedError when it cannot count."""
+        ...
+
+    def see(self, files: Mapping[str, bytes]) -> None:
+        """Remember the target files in force."""
+        ...
+
+    def version_of(self, files: Mapping[str, bytes]) -> int:
+        """Give the version of ``targets`` among target files."""
+        ...
 
 
 class KeyCeremony(Protocol):
@@ -179,7 +247,7 @@ class KeyCeremony(Protocol):
         ...
 
     def under_way(self) -> str:
-        """Return what ``begin`` noted, ``ACT ROLE``; empty for nothing."""
+        """Return the request that ``begin`` noted; empty for nothing."""
         ...
 
     def settle(self) -> bool:

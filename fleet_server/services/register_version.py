@@ -12,7 +12,7 @@ from typing import Any
 from edge_agent.statistics.reference import reference_hash
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.registry import ModelRegistry, NewArtifact, NewVersion, PackageStore
-from fleet_server.services.approve_model import hash_chunks
+from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.training.spec import Spec
 
 

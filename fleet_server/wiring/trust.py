@@ -1,15 +1,9 @@
 """Trust of a workspace: signed metadata, the approver, and what must be signed anew in time."""
 
 import getpass
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
-from tuf.api.metadata import Root, Targets
-
-from fleet_server.adapters.approver_keys import APPROVER_KEY, ROOT_KEY, Ask, OperatorKeys
+from fleet_server.adapters.approver_keys import OperatorKeys
 from fleet_server.adapters.database.ledger import ledgers_of
 from fleet_server.adapters.key_files import Ask
 from fleet_server.adapters.pending_file import PendingFile

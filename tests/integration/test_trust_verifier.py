@@ -5,12 +5,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from edge_agent.contract.codes import Code
 from edge_agent.core.verified import AcceptedTrust
 from edge_agent.errors import Refusal
+from fleet_server.adapters.approver_keys import sign_files
 from fleet_server.errors import RefusedError
-from tests.support.trust import NOW, OTHER_PROFILE, UNSIGNED, V1, V2, TrustWorld
+from tests.support.trust import (
+    NOW,
+    OTHER_PROFILE,
+    UNSIGNED,
+    V1,
+    V2,
+    TrustWorld,
+    make_target,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +154,7 @@ def test_a_clock_of_1970_still_updates(world: TrustWorld) -> None:
 
 def test_devices_follow_a_chain_of_roots(world: TrustWorld) -> None:
     for _ in range(3):
-        world.repository.store_root(world.operator.sign_root(world.repository.root()))
+        world.rotate()
     assert world.handle(world.refresh(), world.assign(V2, 6)).metadata["root"] == 4
 
 
@@ -164,12 +174,10 @@ def test_a_repeated_evaluation_costs_next_to_nothing(world: TrustWorld) -> None:
 
 
 def test_the_server_stores_no_targets_that_the_approvers_did_not_sign(world: TrustWorld) -> None:
-    from securesystemslib.signer import CryptoSigner
-
-    world.operator._approver = CryptoSigner.generate_ed25519()
     before = world.repository.current_targets()
+    files = world.operator.edit(before, add=[make_target(UNSIGNED)], withdraw=())
     with pytest.raises(RefusedError, match="nothing was stored"):
-        world.approve(UNSIGNED)
+        world.repository.store_targets(sign_files(files, [CryptoSigner.generate_ed25519()]))
     assert world.repository.current_targets() == before
 
 

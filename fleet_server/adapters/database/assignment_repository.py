@@ -67,6 +67,10 @@ class AssignmentRepository:
         self._mark_stale(devices)
         return len(devices)
 
+    def mark_all_stale(self) -> None:
+        """Mark every assignment stale: another director must sign it."""
+        self._session.execute(update(AssignmentRow).values(is_stale=True))
+
     def find_stale(self, *, expiring_before: datetime, limit: int) -> list[StaleAssignment]:
         """Return assignments to sign anew, of devices that are not revoked."""
         query = (

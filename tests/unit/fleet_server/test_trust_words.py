@@ -7,7 +7,7 @@ import pytest
 from fleet_server.errors import MisuseError
 from fleet_server.ports.devices import DeviceRecord, SlotRecord
 from fleet_server.services.add_device import LABELS_MAX, check_labels, parse_ttl
-from fleet_server.services.approve_model import hash_chunks
+from fleet_server.services.inspect_packages import hash_chunks
 from fleet_server.services.list_devices import (
     DeviceFilter,
     name_version,
