@@ -28,6 +28,7 @@ from fleet_server.errors import MisuseError
 
 SERVER_USER = "server"
 LOOPBACK = "127.0.0.1"
+GENERATED = "# Generated at every start; changes here are lost."
 PACKET_BYTES_MAX = 270_000
 """Above the largest message of the contract (262,144 bytes) with its topic."""
 INFLIGHT_MESSAGES_MAX = 4_000
@@ -122,10 +123,12 @@ class BrokerFiles:
         return self.directory / "state"
 
 
-def render_config(settings: BrokerSettings, files: BrokerFiles, *, is_root: bool) -> str:
+def render_config(
+    settings: BrokerSettings, files: BrokerFiles, *, is_root: bool, header: str = GENERATED
+) -> str:
     """Write mosquitto.conf (read by 2.0 and later)."""
     lines = [
-        "# Generated at every start; changes here are lost.",
+        header,
         "per_listener_settings true",
         *(["user root"] if is_root else []),
         "persistence true",

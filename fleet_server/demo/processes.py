@@ -166,11 +166,13 @@ class FleetProcesses:
         self.started.append(background)
         return background
 
-    def start_server(self) -> Background:
+    def start_server(self, *options: str) -> Background:
         """Start ``edgefleet up`` and wait until it says that it is ready."""
-        server = self.start("server", "edgefleet", "up")
+        log = self.log_dir / "server.log"
+        before = log.stat().st_size if log.exists() else 0
+        server = self.start("server", "edgefleet", "up", *options)
         self.wait(
-            lambda: "ready" in server.last_words(60),
+            lambda: b"ready in" in log.read_bytes()[before:],
             what="the server to be ready",
             alive=server,
         )

@@ -30,6 +30,7 @@ from fleet_server.core.checkup import (
 )
 from fleet_server.errors import FleetError
 from fleet_server.run_state import is_running, read_heartbeat
+from fleet_server.wiring.broker import check_external_broker
 
 KEYS = ("ca.key", "broker.key", "api.key", "server.key")
 ONLINE_KEYS = ("snapshot.pem", "timestamp.pem", "director.pem")
@@ -40,15 +41,23 @@ def check_workspace(fleet: Fleet) -> Iterator[Finding]:
     """Yield findings in the order in which things break."""
     workspace, now_at = fleet.workspace, fleet.clock.now()
     is_up = is_running(workspace.lock_file)
-    yield _attempt("mosquitto is installed", find_mosquitto)
+    config = workspace.config
+    if config.is_broker_external:
+        yield _attempt(
+            f"the external broker answers at {config.mqtt_host}:{config.broker_port}",
+            partial(check_external_broker, fleet),
+        )
+    else:
+        yield _attempt("mosquitto is installed", find_mosquitto)
     yield judge_disk(shutil.disk_usage(workspace.root).free)
     if not is_up:
-        config = workspace.config
-        for name, host, port in (
-            ("broker", config.bind_host, config.broker_port),
-            ("server", "127.0.0.1", config.server_port),
-            ("API", config.bind_host, config.api_port),
-        ):
+        ours = [("API", config.bind_host, config.api_port)]
+        if not config.is_broker_external:
+            ours += [
+                ("broker", config.bind_host, config.broker_port),
+                ("server", "127.0.0.1", config.server_port),
+            ]
+        for name, host, port in ours:
             free = partial(check_port_is_free, host, port)
             yield _attempt(f"{name} port {port} is free", free)
     for name in (*KEYS, *ONLINE_KEYS):
