@@ -1,5 +1,6 @@
 """Finds what is missing or wrong on this device, one line each, worst surprises first."""
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -11,7 +12,10 @@ from edge_agent.adapters.identity_store import load_identity
 from edge_agent.adapters.mqtt_session import tls_context
 from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.core.clock_check import SET_IT
+from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import AgentError
+from edge_agent.local_clock import look_at_clock
 from edge_agent.local_state import load_state
 from edge_agent.local_status import INSECURE
 from edge_agent.ports import Identity
@@ -19,7 +23,7 @@ from edge_agent.ports import Identity
 CONNECT_TIMEOUT_S = 5.0
 DISK_BYTES_MIN = 67_108_864
 CLOCK_YEAR_MIN = 2026
-"""A device without a battery clock starts in 1970; certificates are not valid then."""
+"""Before a device has joined it knows no better date; without a battery clock it says 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +38,15 @@ class Check:
 
 def run_checks(directory: Path) -> list[Check]:
     """Run every check that makes sense; never raises for what it finds."""
-    checks = [_check_runtime(), _check_clock(), _check_disk(directory)]
+    identity: Identity | None = None
+    problem = ""
     try:
         identity = load_identity(directory)
     except AgentError as error:
-        return [*checks, Check(name="identity", is_ok=False, detail=str(error))]
+        problem = str(error)
+    checks = [_check_runtime(), _check_clock(identity, directory), _check_disk(directory)]
+    if identity is None:
+        return [*checks, Check(name="identity", is_ok=False, detail=problem)]
     named = f"{identity.device_id} of fleet {identity.fleet}"
     checks.append(Check(name="identity", is_ok=True, detail=named))
     checks.append(_guarded("state", lambda: _describe_state(directory)))
@@ -54,11 +62,16 @@ def _check_runtime() -> Check:
     return Check(name="runtime", is_ok=True, detail=f"onnxruntime {onnxruntime.__version__}")
 
 
-def _check_clock() -> Check:
-    now = SystemClock().now()
-    is_ok = now.year >= CLOCK_YEAR_MIN
-    hint = "" if is_ok else "; set the clock, certificates are not valid yet"
-    return Check(name="clock", is_ok=is_ok, detail=f"{now:%Y-%m-%d %H:%M:%S} UTC{hint}")
+def _check_clock(identity: Identity | None, directory: Path) -> Check:
+    floor_at = EARLIEST_AT
+    with contextlib.suppress(AgentError):  # the check of the state says so
+        floor_at = load_state(directory).accepted.time_floor_at if identity else EARLIEST_AT
+    found = look_at_clock(SystemClock(), identity, floor_at)
+    if not found.fault and found.now_at.year < CLOCK_YEAR_MIN:
+        fault = f"the clock says {found.now_at:%Y-%m-%d %H:%M} UTC; {SET_IT}"
+        return Check(name="clock", is_ok=False, detail=fault)
+    detail = found.fault or f"{found.now_at:%Y-%m-%d %H:%M:%S} UTC"
+    return Check(name="clock", is_ok=not found.fault, detail=detail)
 
 
 def _check_disk(directory: Path) -> Check:

@@ -1,13 +1,16 @@
 """What an agent is committed to, read from its directory; works beside a running agent."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.directory_lock import is_locked, read_holder
 from edge_agent.adapters.identity_renewer import read_facts
 from edge_agent.adapters.identity_store import load_identity, load_problem
+from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.slot import report_slot
 from edge_agent.errors import StorageError
+from edge_agent.local_clock import look_at_clock
 from edge_agent.local_state import load_state
 from edge_agent.ports import Identity
 
@@ -36,6 +39,7 @@ def find_status(directory: Path) -> dict[str, Any]:
         "process": read_holder(directory) if is_running else None,
         "assignment_counter": state.accepted.counter,
         "certificate": _certificate(identity),
+        "clock": _clock(identity, state.accepted.time_floor_at),
         "slots": slots,
     }
 
@@ -48,6 +52,12 @@ def _certificate(identity: Identity) -> dict[str, str]:
     except StorageError:
         said = {"serial": "", "expires_at": ""}
     return {**said, "problem": load_problem(identity)}
+
+
+def _clock(identity: Identity, floor_at: datetime) -> dict[str, str]:
+    found = look_at_clock(SystemClock(), identity, floor_at)
+    floor = found.floor_at.isoformat() if found.floor_at is not None else ""
+    return {"now": found.now_at.isoformat(), "floor": floor, "fault": found.fault}
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -72,6 +82,8 @@ def describe_status(status: dict[str, Any]) -> str:
     lines.append(f"identity certificate holds until {until}")
     if certificate["problem"]:
         lines.append(f"        not renewed: {certificate['problem']}")
+    if status["clock"]["fault"]:
+        lines.append(f"clock   {status['clock']['fault']}")
     if status["is_insecure"]:
         lines.append(INSECURE)
     for name, slot in status["slots"].items():
@@ -81,4 +93,6 @@ def describe_status(status: dict[str, Any]) -> str:
             lines.append(f"        wanted {slot['desired']['target']}")
         if slot["code"]:
             lines.append(f"        {slot['code']}: {slot['detail']}")
+        elif "withdrawn" in slot["detail"]:
+            lines.append(f"        {slot['detail']}")
     return "\n".join(lines)

@@ -6,12 +6,14 @@ and then, because the broker is a cache and may lose one.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from edge_agent import __version__
 from edge_agent.contract.messages import REPORTED_BYTES_MAX, Reported, SlotReport
 from edge_agent.core.agent_state import AgentState
 from edge_agent.core.slot import report_slot
+from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import Refusal
 from edge_agent.ports import Clock, Jitter
 
@@ -72,6 +74,7 @@ class Reporter:
             capabilities=self.capabilities,
             outbox=self._count_windows(),
             certificate=self.certificate,
+            extra=_clock_fields(state.accepted.time_floor_at),
         )
         encoded = report.encode()
         if len(encoded) > REPORTED_BYTES_MAX:
@@ -88,6 +91,11 @@ class Reporter:
 
 def _without_rows(report: SlotReport) -> SlotReport:
     return replace(report, rows=0)
+
+
+def _clock_fields(floor_at: datetime) -> dict[str, Any]:
+    """Say what the clock is held to; ``at_ms`` of the report says what it shows."""
+    return {"clock": {"floor": floor_at.isoformat()}} if floor_at > EARLIEST_AT else {}
 
 
 def _refusal_fields(refusal: Refusal | None) -> dict[str, str] | None:

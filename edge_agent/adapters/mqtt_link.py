@@ -8,21 +8,27 @@ import contextlib
 import logging
 import selectors
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from edge_agent.adapters.identity_renewer import read_facts
 from edge_agent.adapters.identity_store import save_facts
 from edge_agent.adapters.mqtt_session import MqttSession, session_tls, tls_context
 from edge_agent.adapters.plain_text import offers_tls
 from edge_agent.contract.topics import Channel
+from edge_agent.core.clock_check import find_clock_fault
 from edge_agent.core.retry import SPREAD_S_MAX, Reconnection, note_connected, plan_reconnect
+from edge_agent.errors import StorageError
 from edge_agent.ports import Clock, Connected, Identity, Jitter
 
 SESSION_TIMEOUT_S = 30.0
 """A broker that took the connection must have granted the subscriptions by then."""
 GOODBYE_S = 2.0
 STOP_TIMEOUT_S = 3.0
+DATE_ERRORS = frozenset({9, 10})
+"""OpenSSL: a certificate is not valid yet, or no longer."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -123,10 +129,11 @@ class MqttLink:
                 self._hold_session()
             except (OSError, ValueError) as error:
                 _LOG.warning(
-                    "no connection to %s:%d: %s",
+                    "no connection to %s:%d: %s%s",
                     self._identity.host,
                     self._identity.mqtt_port,
                     error,
+                    self._find_clock_fault(error),
                 )
             except Exception:  # noqa: BLE001 - a door: the link must outlive any session
                 _LOG.exception("the link failed; it will try again")
@@ -140,6 +147,21 @@ class MqttLink:
                     is_unwelcome=self._session.is_unwelcome,
                 )
             self._stop.wait(wait_s)
+
+    def _find_clock_fault(self, error: Exception) -> str:
+        """Say what to do when a certificate's dates do not fit because the clock is wrong."""
+        if not isinstance(error, ssl.SSLCertVerificationError):
+            return ""
+        if error.verify_code not in DATE_ERRORS:
+            return ""
+        try:
+            facts = read_facts(self._identity)
+        except StorageError as unreadable:
+            return f"; {unreadable}"
+        fault = find_clock_fault(
+            self._clock.now(), not_before_at=facts.not_before, not_after_at=facts.not_after
+        )
+        return f"; {fault}" if fault else ""
 
     def _hold_session(self) -> None:
         session, began = self._session, self._clock.monotonic()

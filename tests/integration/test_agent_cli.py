@@ -1,14 +1,19 @@
 """The edge-agent command: exit codes, data on stdout, words on stderr, one next step each."""
 
 import json
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.identity_store import identity_directory, save_identity
+from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.cli import main
 from edge_agent.contract.join import JoinTicket
+from edge_agent.core.agent_state import AgentState, state_to_json
+from edge_agent.core.verified import AcceptedTrust
 from edge_agent.ports import Identity
 from tests.support.agent import a_package
 from tests.support.agent_world import World
@@ -118,7 +123,7 @@ def test_a_second_agent_on_a_directory_is_refused(
     code, _, err = run(capsys, "run", "--dir", str(tmp_path))
     lock.release()
     assert code == 1
-    assert "another agent" in err
+    assert f"another agent (process {os.getpid()}) runs on {tmp_path}" in err
 
 
 def test_status_tells_what_is_committed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +140,21 @@ def test_status_tells_what_is_committed(tmp_path: Path, capsys: pytest.CaptureFi
     assert status["device"] == "cam-7"
     assert status["slots"]["plant"]["confirmed"]["target"] == "model/1/camera.tar"
     assert status["process"] is None
+
+
+def test_a_clock_before_what_the_approvers_signed_is_named_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = enrolled(tmp_path)
+    floor_at = datetime.now(UTC) + timedelta(days=400)
+    state = AgentState(accepted=AcceptedTrust(time_floor_at=floor_at))
+    FileStateStore(directory).save(state_to_json(state))
+    for command in ("status", "doctor"):
+        _, out, _ = run(capsys, command, "--dir", str(directory))
+        assert f"but the approvers signed something on {floor_at:%Y-%m-%d}" in out
+        assert "set the clock" in out
+    _, out, _ = run(capsys, "status", "--json", "--dir", str(directory))
+    assert json.loads(out)["clock"]["floor"] == floor_at.isoformat()
 
 
 def test_the_doctor_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

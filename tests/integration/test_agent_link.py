@@ -1,18 +1,30 @@
 """The agent's link against a real broker: session, will, one copy of each message, reconnects."""
 
+import ipaddress
 import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.contract.messages import Status
-from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
+from edge_agent.contract.topics import META_TOPIC, Channel, device_topic, meta_topic
 from edge_agent.ports import Connected, Disconnected, Identity, MessageArrived
+from tests.support.clock import FakeClock
 from tests.support.gateway import BrokerLab
 from tests.support.waiting import wait_until
 
@@ -28,6 +40,9 @@ class Taken:
 
     def count(self, kind: type) -> int:
         return sum(isinstance(item, kind) for item in self.items)
+
+    def has(self, topic: str, payload: bytes) -> bool:
+        return MessageArrived(topic, payload) in self.messages
 
     @property
     def messages(self) -> list[MessageArrived]:
@@ -142,6 +157,124 @@ def test_a_broker_that_does_not_exist_yet_is_waited_for(
     assert taken.items == []
     lab.broker.start()
     wait_until(lambda: taken.count(Connected) == 1)
+
+
+def test_a_device_hears_the_bins_it_watches_and_no_others(
+    lab: BrokerLab, link: MqttLink, taken: Taken
+) -> None:
+    one, two, three = (meta_topic(f"packages-{number}") for number in (1, 2, 3))
+    server = lab.server("server-1")
+    for topic in (one, two, three):
+        server.publish(topic, topic.encode(), retain=True)
+    link.spread_reconnects(0.2)
+    link.watch(frozenset({one}))  # before there is a session
+    start(link, taken)
+    wait_until(lambda: [m.topic for m in taken.messages] == [one])
+    link.watch(frozenset({one, two}))
+    wait_until(lambda: [m.topic for m in taken.messages] == [one, two])
+    link.watch(frozenset({two}))
+    server.publish(one, b"unheard")
+    server.publish(two, b"heard")
+    wait_until(lambda: len(taken.messages) == 3)
+    assert taken.messages[-1].payload == b"heard"
+    assert taken.count(Connected) == 1
+    lab.broker.stop()
+    wait_until(lambda: taken.count(Disconnected) == 1)
+    lab.broker.start()
+    wait_until(lambda: taken.count(Connected) == 2)
+    server = lab.server("server-2")
+    server.publish(two, b"again")
+    wait_until(lambda: taken.messages[-1].payload == b"again")
+
+
+def test_a_bin_the_broker_still_sends_to_an_agent_started_anew_is_given_back(
+    lab: BrokerLab, taken: Taken
+) -> None:
+    one, two = (meta_topic(f"packages-{number}") for number in (1, 2))
+    identity, server = identity_of(lab), lab.server("server-1")
+    for topic in (one, two):
+        server.publish(topic, b"retained", retain=True)
+    for watched in (one, two):
+        link = MqttLink(identity, 7, taken.items.append, clock=SystemClock(), jitter=lambda: 0.05)
+        link.watch(frozenset({watched}))
+        link.start()
+        wait_until(partial(taken.has, watched, b"retained"))
+        server.publish(one, b"live")
+        server.publish(watched, b"last")
+        wait_until(partial(taken.has, watched, b"last"))
+        link.stop()
+    assert not taken.has(two, b"live")
+    assert [m.payload for m in taken.messages if m.topic == one] == [b"retained", b"live", b"last"]
+
+
+def test_a_certificate_whose_dates_do_not_fit_is_told_with_what_the_clock_says(
+    lab: BrokerLab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = identity_of(lab)
+    with not_yet_valid_server(tmp_path, identity.ca_path) as port:
+        link = MqttLink(
+            replace(identity, mqtt_port=port),
+            7,
+            Taken().items.append,
+            clock=FakeClock(datetime(1970, 1, 2, tzinfo=UTC)),
+            jitter=lambda: 0.9,
+        )
+        link.start()
+        wait_until(lambda: "no connection" in caplog.text)
+        link.stop()
+    assert (
+        "the clock says 1970-01-02 00:00 UTC, but this device's certificate begins" in caplog.text
+    )
+    assert "timedatectl" in caplog.text
+
+
+@contextmanager
+def not_yet_valid_server(directory: Path, ca_path: Path) -> Iterator[int]:
+    """A TLS server whose certificate, which it writes to ``ca_path``, begins tomorrow."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    ca_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = directory / "server.key"
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca_path, pem)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = listener.accept()
+                with plain, suppress(OSError), context.wrap_socket(plain, server_side=True):
+                    pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
 
 
 def test_a_broker_of_another_authority_gets_nothing(lab: BrokerLab, tmp_path: Path) -> None:

@@ -239,6 +239,12 @@ def test_an_agent_without_a_model_is_live_and_not_ready() -> None:
         assert world.ask("/v2/health/ready") == (503, {"ready": False})
         status, answer = world.ask("/v2/models/main/ready")
         assert (status, answer["error"]) == (404, "no slot or model 'main'; answering now: none")
+        service.deactivate("main", reason="digits/1 was withdrawn")
+        status, answer = world.ask("/v2/models/main/ready")
+        assert (status, answer["error"]) == (
+            503,
+            "slot 'main' answers nothing: digits/1 was withdrawn",
+        )
     finally:
         server.stop()
 

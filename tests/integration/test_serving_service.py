@@ -23,6 +23,7 @@ from edge_agent.errors import (
     InputError,
     OutboxError,
     PackageError,
+    StoppedModelError,
     UnknownModelError,
 )
 from edge_agent.statistics.layout import CounterLayout
@@ -239,6 +240,19 @@ def test_services_may_share_a_loaded_model_and_still_count_apart() -> None:
         activate(service, BUILT)
         service.predict("main", BUILT.rows[:rows])
     assert [s.probation_stats("main").rows for s in services] == [1, 2]
+
+
+def test_a_slot_that_was_stopped_says_why_until_it_answers_again() -> None:
+    service = make_service()
+    activate(service, BUILT)
+    service.deactivate("main", reason="digits/1 was withdrawn")
+    with pytest.raises(StoppedModelError, match="'main' answers nothing: digits/1 was withdrawn"):
+        service.predict("main", BUILT.rows[:1])
+    activate(service, BUILT)
+    service.predict("main", BUILT.rows[:1])
+    service.deactivate("main")
+    with pytest.raises(UnknownModelError):
+        service.predict("main", BUILT.rows[:1])
 
 
 def test_a_deactivated_slot_answers_no_more_and_its_rows_are_kept() -> None:
