@@ -121,6 +121,8 @@ def install_problems(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.NOT_FOUND:
             return problem(404, f"there is no {request.url.path[:200]}; GET /v1/openapi.json")
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # the framework's word for bytes of no text
+            return problem(422, "the body is not JSON in UTF-8 (GET /v1/openapi.json)")
         answer = problem(error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
