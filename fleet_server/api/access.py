@@ -5,33 +5,35 @@ body of their request is never read. Each route then names the role it needs wit
 ``check_access`` refuses to start an API with a route that names none.
 """
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.contract.join import CA_PATH, ENROL_PATH
 from fleet_server.api.problems import problem, problem_of, problem_responses
 from fleet_server.core.roles import Role
 from fleet_server.errors import FleetError, UnknownCallerError
 from fleet_server.services.issue_tokens import Caller, TokenDesk, check_role
+from fleet_server.services.note_refusals import NOBODY, RefusalNotes
 
 HEALTH_PATH, LOGIN_PATH = "/v1/health", "/v1/login"
 OPEN = frozenset(
     {("GET", HEALTH_PATH), ("GET", CA_PATH), ("POST", ENROL_PATH), ("POST", LOGIN_PATH)}
 )
 """What answers without a token; enrolment and login ask for secrets of their own."""
-NOBODY = "nobody"
 ROLE_KEY = "x-role"
 SCHEME = "bearer"
+LOG = logging.getLogger(__name__)
 
 
 class TokenGate:
     """Let nobody through who shows no token that works, except to the open doors."""
 
-    def __init__(self, app: ASGIApp, tokens: TokenDesk) -> None:
-        self._app, self._tokens = app, tokens
+    def __init__(self, app: ASGIApp, tokens: TokenDesk, refusals: RefusalNotes) -> None:
+        self._app, self._tokens, self._refusals = app, tokens, refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the caller, then pass on."""
@@ -41,6 +43,10 @@ class TokenGate:
         try:
             secret = _read_bearer(scope)
             caller = await run_in_threadpool(self._tokens.find_caller, secret)
+        except UnknownCallerError as error:
+            await problem_of(error)(scope, receive, send)
+            await self._note(scope, 401)
+            return
         except FleetError as error:
             await problem_of(error)(scope, receive, send)
             return
@@ -50,7 +56,33 @@ class TokenGate:
             )
             return
         scope.setdefault("state", {})["caller"] = caller
-        await self._app(scope, receive, send)
+        statuses: list[int] = []
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        await self._app(scope, receive, watched)
+        if statuses == [403]:
+            await self._note(scope, 403, caller.actor)
+
+    async def _note(self, scope: Scope, status: int, actor: str = "") -> None:
+        """Note a refusal after it was answered, so that timing says nothing of the log."""
+
+        def note() -> None:
+            try:
+                self._refusals.note(
+                    status=status,
+                    actor=actor,
+                    address=(scope.get("client") or ("",))[0],
+                    method=scope["method"],
+                    path=scope["path"],
+                )
+            except FleetError as error:
+                LOG.warning("a refusal could not be noted: %s", error)
+
+        await run_in_threadpool(note)
 
 
 def get_caller(request: Request) -> Caller:

@@ -93,7 +93,7 @@ def create_app(fleet: Fleet, *, people: People | None = None) -> FastAPI:
         app.include_router(router)
     _complete(app.openapi())
     check_access(app)
-    app.add_middleware(TokenGate, tokens=people.tokens)
+    app.add_middleware(TokenGate, tokens=people.tokens, refusals=people.refusals)
     app.add_middleware(BodyLimit)
     app.add_middleware(SecurityHeaders)
     return app

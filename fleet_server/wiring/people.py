@@ -12,6 +12,7 @@ from fleet_server.services.issue_tokens import TokenDesk
 from fleet_server.services.log_in import LoginDesk
 from fleet_server.services.login_guard import FailureMemory, RowBudget
 from fleet_server.services.manage_people import PeopleDesk
+from fleet_server.services.note_refusals import RefusalNotes
 from fleet_server.wiring.trust import user_name
 
 
@@ -24,6 +25,7 @@ class People:
     passwords: Passwords
     tokens: TokenDesk
     logins: LoginDesk
+    refusals: RefusalNotes
 
     def desk(self, actor: str, *, oneself: str = "") -> PeopleDesk:
         """Return what adds and changes people in somebody's name (``PeopleDesk``)."""
@@ -55,7 +57,15 @@ def build_people(fleet: Fleet, *, passwords: Passwords | None = None) -> People:
         strangers=FailureMemory(PER_NAME, fleet.clock),
         rows=RowBudget(fleet.clock),
     )
-    return People(fleet=fleet, books=books, passwords=hashes, tokens=tokens, logins=logins)
+    refusals = RefusalNotes(books=books, clock=fleet.clock, rows=RowBudget(fleet.clock))
+    return People(
+        fleet=fleet,
+        books=books,
+        passwords=hashes,
+        tokens=tokens,
+        logins=logins,
+        refusals=refusals,
+    )
 
 
 def build_people_desk(fleet: Fleet, *, actor: str | None = None) -> PeopleDesk:
