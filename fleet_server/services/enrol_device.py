@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.contract.join import EnrolGrant
 from fleet_server.core.quota import Quota
-from fleet_server.errors import RefusedError
+from fleet_server.errors import RefusedError, ThrottledError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import DeviceRecord, JoinToken, Ledger, Ledgers
 from fleet_server.ports.trust import CertificateIssuer, IssuedCertificate
@@ -84,8 +84,15 @@ class EnrolmentDesk:
         try:
             return self._enrol_many(requests, root_sha256)
         except JoinRefusedError as error:
-            self._tell(error)
+            self._tell(str(error), error.device_id)
             raise
+        except RefusedError as error:
+            self._tell(str(error), "")
+            raise
+
+    def tell_throttled(self, error: ThrottledError) -> None:
+        """Note that an address tries too often; its attempts are not looked at."""
+        self._tell(str(error), "", key="throttled")
 
     def _enrol_many(
         self, requests: Sequence[tuple[str, bytes]], root_sha256: str
@@ -161,18 +168,19 @@ class EnrolmentDesk:
             )
         return device
 
-    def _tell(self, error: JoinRefusedError) -> None:
+    def _tell(self, reason: str, device_id: str, *, key: str = "") -> None:
         """Note a refused join string: one used twice was copied, many unknown ones are guesses."""
-        if not self.told.take(error.device_id, self.clock.monotonic()):
+        key = key or device_id
+        if not self.told.take(key, self.clock.monotonic()):
             return
         with self.ledgers() as ledger:
             ledger.audit.append(
                 at=self.clock.now(),
                 actor="somebody with a join string",
                 act="join.refused",
-                subject=error.device_id or "unknown",
-                reason=str(error),
-                detail={"untold": self.told.take_refused(error.device_id)},
+                subject=device_id or "unknown",
+                reason=reason,
+                detail={"untold": self.told.take_refused(key)},
             )
 
     def _find_problem(self, token: JoinToken) -> str:

@@ -13,6 +13,7 @@ from fleet_server.run_state import is_insecure
 from fleet_server.services.add_device import DeviceDesk, Place
 from fleet_server.services.assign_devices import Assigner
 from fleet_server.services.enrol_device import EnrolmentDesk
+from fleet_server.services.limit_attempts import AttemptLimit
 from fleet_server.services.list_devices import DeviceReader
 from fleet_server.services.sign_assignments import AssignmentDesk
 from fleet_server.wiring.trust import build_operator, build_repository, user_name
@@ -25,6 +26,7 @@ class Enrolment:
     """What ``api.routes.enrol.enrol_router`` needs."""
 
     desk: EnrolmentDesk
+    attempts: AttemptLimit
     ca_pem: bytes
 
 
@@ -57,7 +59,8 @@ def build_enrolment(fleet: Fleet) -> Enrolment:
         place=lambda: find_place(fleet, is_operator=False),
         clock=fleet.clock,
     )
-    return Enrolment(desk=desk, ca_pem=authority.ca_pem)
+    attempts = AttemptLimit(clock=fleet.clock)
+    return Enrolment(desk=desk, attempts=attempts, ca_pem=authority.ca_pem)
 
 
 def build_assigner(fleet: Fleet) -> Assigner:

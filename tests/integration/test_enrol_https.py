@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from sqlmodel import col, select
 
 from edge_agent.adapters.device_keys import make_request
 from edge_agent.adapters.enrolment import (
@@ -28,8 +29,11 @@ from edge_agent.adapters.identity_store import load_identity
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.errors import EnrolmentError
 from fleet_server.adapters.certificate_authority import CertificateAuthority
+from fleet_server.adapters.database.engine import read_session
+from fleet_server.adapters.database.tables import AuditRow
 from fleet_server.bootstrap import Fleet
 from fleet_server.ports.keys import KeyAct, KeyChange
+from fleet_server.services import enrol_device, limit_attempts
 from fleet_server.services.add_device import DeviceDesk, DeviceSpec
 from fleet_server.services.enrol_device import JoinRefusedError
 from fleet_server.wiring.devices import build_authority, build_device_desk, build_enrolment
@@ -325,3 +329,55 @@ def test_a_certificate_of_another_authority_is_not_accepted(site: Site, tmp_path
     grant = enrolment.desk.enrol(ticket.secret, make_csr(), root_sha256=ticket.root_sha256)
     with pytest.raises(EnrolmentError, match="does not hold"):
         _check_grant(ticket, replace(grant, certificate=forged.pem.decode()), enrolment.ca_pem, key)
+
+
+def audit_of(site: Site, act: str) -> list[AuditRow]:
+    with read_session(site.fleet.engine) as session:
+        query = select(AuditRow).where(AuditRow.act == act).order_by(col(AuditRow.id))
+        return list(session.exec(query))
+
+
+@pytest.mark.parametrize("name", ["a/b", "a+b", "#", "x" * 64, "cam-1,CN=server", "\u202ecam"])
+def test_a_name_in_a_request_changes_nothing_whatever_it_is(site: Site, name: str) -> None:
+    ticket = site.new_ticket()
+    status, answer = site.request(ticket.secret, make_csr(name))
+    assert status == 200
+    certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
+    assert certificate.subject.rfc4514_string() == f"CN={ticket.device_id}"
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+
+
+def test_a_request_that_was_overheard_is_no_use_with_another_string(site: Site) -> None:
+    """Whoever replays a request gets a certificate for a key that is not theirs."""
+    overheard = make_csr()
+    first, second = site.new_ticket(), site.new_ticket()
+    assert site.request(first.secret, overheard)[0] == 200
+    status, answer = site.request(second.secret, overheard)
+    certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
+    assert status == 200
+    assert certificate.public_key() == x509.load_pem_x509_csr(overheard).public_key()
+    assert certificate.subject.rfc4514_string() == f"CN={second.device_id}"
+
+
+def test_who_fails_too_often_waits_and_the_log_stays_small(
+    stranger: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_attempts, "FAILURES_MAX", 5)
+    clock = stranger.clock
+    assert isinstance(clock, FakeClock)
+    with enrol_server(stranger) as server:
+        site = Site(stranger, clock, server)
+        good = site.new_ticket()
+        for _ in range(5):
+            assert site.request("guess", make_csr())[0] == 403
+        answers = [site.request(good.secret, make_csr()) for _ in range(30)]
+        assert {status for status, _ in answers} == {429}
+        assert "try again in 600 s" in answers[0][1]["detail"]
+        clock.advance(601)
+        assert site.request(good.secret, make_csr())[0] == 200
+        for _ in range(20):  # any number may join from one address
+            assert site.request(site.new_ticket().secret, make_csr())[0] == 200
+        rows = audit_of(site, "join.refused")
+        assert 2 <= len(rows) <= 2 * enrol_device.REFUSALS_TOLD_PER_HOUR_MAX
+        assert any("have failed within" in row.reason for row in rows)

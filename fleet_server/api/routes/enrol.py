@@ -19,7 +19,7 @@ from edge_agent.contract.join import (
 )
 from fleet_server.api.access import open_door
 from fleet_server.api.problems import problem
-from fleet_server.errors import RefusedError
+from fleet_server.errors import RefusedError, ThrottledError
 from fleet_server.services.enrol_device import JoinRefusedError
 from fleet_server.wiring.devices import Enrolment
 
@@ -54,10 +54,18 @@ def enrol_router(enrolment: Enrolment) -> APIRouter:
         ENROL_PATH,
         operation_id="enrol",
         response_class=Response,
-        **_asks(_speaks(open_door(403), "application/json", {"type": "object"}), REQUEST_SCHEMA),
+        **_asks(
+            _speaks(open_door(403, 429), "application/json", {"type": "object"}), REQUEST_SCHEMA
+        ),
     )
     async def enrol(request: Request) -> Response:
         """Issue a certificate for ``{"v", "secret", "csr", "root"}``; the secret works once."""
+        source = request.client.host if request.client is not None else "unknown"
+        try:
+            enrolment.attempts.admit(source)
+        except ThrottledError as error:
+            await run_in_threadpool(enrolment.desk.tell_throttled, error)
+            raise
         try:
             body = EnrolRequest.decode(await _read_bounded(request))
         except TooLargeError as error:
@@ -76,6 +84,7 @@ def enrol_router(enrolment: Enrolment) -> APIRouter:
             return problem(403, str(error))
         except RefusedError as error:
             return problem(422, str(error))
+        enrolment.attempts.forgive(source)
         return Response(grant.encode(), media_type="application/json")
 
     return router
