@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
-from fleet_server.adapters.target_layout import APPROVED_ROLE, read_file
+from edge_agent.contract.metadata import APPROVED_ROLE
+from fleet_server.adapters.target_layout import read_file
 from fleet_server.adapters.tuf_files import TIMESTAMP_FILE, MetadataFolder
 from fleet_server.ports.trust import SignedTarget
 

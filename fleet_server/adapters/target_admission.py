@@ -14,9 +14,8 @@ from tuf.api.metadata import Metadata, Root, SuccinctRoles, Targets
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import ContractError, TooLargeError
-from edge_agent.contract.metadata import encode_bundle
+from edge_agent.contract.metadata import APPROVED_ROLE, encode_bundle
 from fleet_server.adapters.target_layout import (
-    APPROVED_ROLE,
     BIN_PREFIX,
     ISSUED_FIELD,
     PACKAGE_PATHS,

@@ -32,6 +32,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import ContractError, MalformedError
+from edge_agent.contract.metadata import APPROVED_ROLE
 from edge_agent.contract.package import TargetCustom
 from edge_agent.contract.transfer import check_sha256
 from fleet_server.errors import RefusedError
@@ -40,7 +41,7 @@ from fleet_server.ports.trust import SignedTarget
 FLAT_TARGETS_MAX = 1_000
 BIN_BITS = 9
 """512 bins: 2 packages a bin when they begin, 106 at 54,000; measured in docs/adr/0010."""
-APPROVED_ROLE, BIN_PREFIX = "approved", "packages"
+BIN_PREFIX = "packages"
 PACKAGE_PATHS = "*/*/*"
 TARGETS_DAYS, DELEGATED_DAYS = 180, 365
 ISSUED_FIELD, VERSIONS_FIELD = "x-issued", "x-versions"

@@ -21,20 +21,14 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import TooLargeError
-from edge_agent.contract.metadata import encode_bundle
+from edge_agent.contract.metadata import APPROVED_ROLE, encode_bundle
 from fleet_server.adapters.approved_packages import ApprovedPackages, target_versions
-from fleet_server.adapters.approver_keys import (
-    APPROVER_KEY,
-    ROOT_COPY,
-    ROOT_DAYS,
-    ROOT_KEY,
-    create_key,
-)
+from fleet_server.adapters.key_files import create_key
 from fleet_server.adapters.online_keys import OnlineKeys
-from fleet_server.adapters.root_edits import check_root
+from fleet_server.adapters.operator_folder import APPROVER_KEY, ROOT_COPY, ROOT_KEY
+from fleet_server.adapters.root_edits import ROOT_DAYS, check_root
 from fleet_server.adapters.target_admission import InForce, admit_files
 from fleet_server.adapters.target_layout import (
-    APPROVED_ROLE,
     COMPACT,
     expiry,
     name_director,

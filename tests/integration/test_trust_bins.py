@@ -1,317 +1,449 @@
-"""A device follows packages into hash bins, and is told by them what was withdrawn."""
+"""Hash bins in the server's metadata: what is stored, what is refused, what a cut leaves."""
 
-import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Metadata, Targets
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from edge_agent.contract.codes import Code
-from edge_agent.contract.package import OnWithdrawn
-from edge_agent.core.release import PackageKey
-from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
 from edge_agent.errors import Refusal
-from edge_agent.ports import Verdict
-from tests.support.clock import FakeClock
-from tests.support.trust_bins import COMPACT, NOW, SignedFleet, key_of, path_of
-
-V1, V2 = path_of(1), path_of(2)
-STOP = OnWithdrawn.STOP
-
-
-@dataclass
-class Device:
-    """A device that commits what its verifier says."""
-
-    fleet: SignedFleet
-    directory: Path
-    clock: FakeClock = field(default_factory=lambda: FakeClock(NOW))
-    accepted: AcceptedTrust = field(default_factory=AcceptedTrust)
-
-    def __post_init__(self) -> None:
-        self.verifier = self.fleet.verifier(self.directory, self.clock)
-
-    def restart(self) -> None:
-        self.verifier = self.fleet.verifier(self.directory, self.clock)
-
-    def judge(self, files: dict[str, bytes], envelope: bytes = b"", *held: str) -> Verdict:
-        keys = frozenset(key_of(path) for path in held)
-        verdict = self.verifier.judge(files, envelope, self.accepted, keys)
-        if isinstance(verdict.result, VerifiedAssignment):
-            self.accepted = verdict.result.accepted
-        elif verdict.standing is not None:
-            self.accepted = verdict.standing.accepted
-        return verdict
-
-
-@pytest.fixture
-def fleet() -> SignedFleet:
-    return SignedFleet(bit_length=4, packages={V1: STOP, V2: STOP, path_of(1, "faces"): STOP})
-
-
-@pytest.fixture
-def device(fleet: SignedFleet, tmp_path: Path) -> Device:
-    return Device(fleet, tmp_path / "tuf")
-
-
-def code_of(verdict: Verdict) -> Code | None:
-    return verdict.result.code if isinstance(verdict.result, Refusal) else None
-
-
-def found(verdict: Verdict) -> str:
-    assert isinstance(verdict.result, VerifiedAssignment), verdict.result
-    return verdict.result.targets["digits"].sha256
-
-
-def withdrawn(verdict: Verdict) -> frozenset[PackageKey]:
-    assert verdict.standing is not None, verdict.result
-    return verdict.standing.withdrawn
-
-
-def test_a_package_is_found_through_approved_and_its_bin(
-    fleet: SignedFleet, device: Device
-) -> None:
-    files = fleet.publish() | fleet.bin_file(V1)
-    verdict = device.judge(files, fleet.assign(V1, 1))
-    assert found(verdict) == key_of(V1).sha256
-    assert verdict.standing is not None
-    assert verdict.standing.bins == {fleet.bin_of(V1)}
-    assert set(verdict.standing.metadata) == {
-        "root",
-        "timestamp",
-        "snapshot",
-        "targets",
-        "approved",
-    }
-
-
-def test_a_missing_bin_is_named_and_nothing_is_done_until_it_comes(
-    fleet: SignedFleet, device: Device
-) -> None:
-    files, envelope = fleet.publish(), fleet.assign(V1, 1)
-    verdict = device.judge(files, envelope, V2)
-    assert code_of(verdict) is Code.TUF_MISSING
-    assert verdict.standing is not None
-    assert verdict.standing.bins == {fleet.bin_of(V1), fleet.bin_of(V2)}
-    assert not verdict.standing.withdrawn
-    assert not verdict.standing.approved
-    assert verdict.doubt is not None
-    assert verdict.doubt.code is Code.TUF_MISSING
-    assert found(device.judge(files | fleet.bin_file(V1), envelope)) == key_of(V1).sha256
-
-
-def test_what_no_bin_names_is_not_approved(fleet: SignedFleet, device: Device) -> None:
-    unsigned = path_of(99)
-    files = fleet.publish() | fleet.bin_file(unsigned)
-    assert code_of(device.judge(files, fleet.assign(unsigned, 1))) is Code.NOT_APPROVED
-
-
-def test_an_older_or_newer_bin_than_the_snapshots_counts_as_missing(
-    fleet: SignedFleet, device: Device
-) -> None:
-    first = fleet.publish()
-    old = fleet.bin_file(V1)
-    fleet.packages[V1] = OnWithdrawn.KEEP
-    second = fleet.publish()
-    envelope = fleet.assign(V1, 1)
-    assert code_of(device.judge(first | fleet.bin_file(V1), envelope)) is Code.TUF_MISSING
-    assert code_of(device.judge(second | old, envelope)) is Code.TUF_MISSING
-    verdict = device.judge(second | fleet.bin_file(V1), envelope)
-    assert isinstance(verdict.result, VerifiedAssignment)
-    assert verdict.result.targets["digits"].custom.on_withdrawn is OnWithdrawn.KEEP
-
-
-def test_an_old_bin_that_the_servers_keys_vouch_for_is_found_out(
-    fleet: SignedFleet, device: Device
-) -> None:
-    fleet.publish()
-    role, old = fleet.bin_of(V1), fleet.bin_file(V1)
-    del fleet.packages[V1]
-    fleet.publish()
-    fleet.versions[role] = 1  # a stolen snapshot key names the bin of before the withdrawal
-    fleet.online_version += 1
-    targets = fleet.versions["targets"]
-    forged = fleet.publish()
-    newer = {n: d for n, d in forged.items() if "targets" not in n}
-    assert targets < fleet.versions["targets"]
-    good = Metadata[Targets].from_bytes(forged[f"{fleet.versions['targets']}.targets.json"])
-    index = int(role.rpartition("-")[2], 16)
-    good.signed.unrecognized_fields["x-versions"]["packages"][index] = 2
-    good.sign(fleet.keys["approver"])
-    newer[f"{fleet.versions['targets']}.targets.json"] = good.to_bytes(COMPACT)
-    assert code_of(device.judge(newer | old, fleet.assign(V1, 1))) is Code.TUF_ROLLBACK
-
-
-@pytest.mark.parametrize(
-    ("key", "code"), [("director", Code.TUF_SIGNATURE), ("online", Code.TUF_SIGNATURE)]
+from fleet_server.adapters.target_layout import COMPACT, resign_all
+from fleet_server.adapters.tuf_repository import TufRepository
+from fleet_server.errors import RefusedError
+from tests.support.target_bins import (
+    PATHS,
+    all_files,
+    approve_in_bins,
+    is_as_signed,
+    look_up,
+    sign_edit,
+    sign_with_approver,
 )
-def test_a_bin_that_no_approver_signed_is_refused(
-    fleet: SignedFleet, device: Device, key: str, code: Code
+from tests.support.trust import V1, V2, TrustWorld, make_target
+
+Files = dict[str, bytes]
+EXTRA = "digits/40/camera.tar"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> TrustWorld:
+    world = TrustWorld(tmp_path_factory.mktemp("bins") / "template")
+    approve_in_bins(world, *PATHS[:3])
+    approve_in_bins(world, *PATHS[3:8])
+    return world
+
+
+@pytest.fixture
+def world(template: TrustWorld, tmp_path: Path) -> TrustWorld:
+    """Eight packages in four bins, ``targets`` of version 3."""
+    return template.copy(tmp_path / "world")
+
+
+def read_state(world: TrustWorld) -> tuple[dict[str, bytes], object]:
+    """What a process that starts now finds."""
+    fresh = TufRepository(world.tuf_dir, world.keys_dir, world.clock)
+    return all_files(fresh), fresh.approved()
+
+
+# Devices in service -------------------------------------------------------------------------------
+
+
+def test_a_device_in_service_follows_from_flat_targets_into_bins(tmp_path: Path) -> None:
+    world = TrustWorld(tmp_path / "world")
+    approve_in_bins(world, V1, V2)
+    world.handle(all_files(world.repository), world.assign(V1, 1))
+    floor_at = world.accepted.time_floor_at
+    world.advance(days=1)
+    approve_in_bins(world, *PATHS[2:8])
+    world.repository.refresh_online()
+    verified = world.handle(all_files(world.repository), world.assign(V2, 2))
+    assert verified.targets["digits"].sha256 == make_target(V2).sha256
+    # The director was kept: the counter did not start anew, and the date moved.
+    assert (world.accepted.counter, world.accepted.time_floor_at > floor_at) == (2, True)
+
+
+def test_a_withdrawn_package_is_not_approved_any_more(world: TrustWorld) -> None:
+    world.handle(all_files(world.repository), world.assign(V2, 1))
+    approve_in_bins(world, withdraw=(V2,))
+    with pytest.raises(Refusal) as refusal:
+        world.handle(all_files(world.repository), world.assign(V2, 2))
+    assert refusal.value.code is Code.NOT_APPROVED
+
+
+def test_an_old_bin_that_a_stolen_snapshot_key_vouches_for_is_refused(world: TrustWorld) -> None:
+    """Also by a device that never saw a newer one: ``targets`` names the bin's version."""
+    before = world.repository.current_targets()
+    changed = approve_in_bins(world, withdraw=(V2,))
+    (bin_,) = set(changed) - {"targets"}
+    repository = world.repository
+    repository._publish(
+        {bin_: before[bin_]}, {bin_: 1}, repository._snapshot(), repository._timestamp().version
+    )
+    found = look_up(
+        world.directory / "foreign",
+        world.pinned_root,
+        all_files(repository),
+        V2,
+        world.clock.now(),
+    )
+    assert found is not None  # a client that knows only TUF is taken in
+    with pytest.raises(Refusal) as refusal:
+        world.handle(all_files(repository), world.assign(V2, 1))
+    assert refusal.value.code is Code.TUF_ROLLBACK
+
+
+# What the server refuses --------------------------------------------------------------------------
+
+Tamper = Callable[[TrustWorld, Files], Files]
+TAMPERED: list[tuple[str, Tamper]] = []
+
+
+def tamper(words: str) -> Callable[[Tamper], Tamper]:
+    """Register a set of files that must be refused with these words."""
+
+    def register(act: Tamper) -> Tamper:
+        TAMPERED.append((words, act))
+        return act
+
+    return register
+
+
+def change(world: TrustWorld, files: Files, role: str, edit: Callable[[Targets], None]) -> Files:
+    """Edit one file and have the approver sign it: mistakes of an entitled person's tool."""
+    metadata = Metadata[Targets].from_bytes(files[role])
+    edit(metadata.signed)
+    return {**files, **sign_with_approver(world, {role: metadata})}
+
+
+def the_bin(files: Files) -> str:
+    (role,) = set(files) - {"targets"}
+    return role
+
+
+@tamper("packages-. was signed by 0/1 keys")
+def sign_a_bin_with_the_server_key(w: TrustWorld, files: Files) -> Files:
+    metadata = Metadata[Targets].from_bytes(files[the_bin(files)])
+    metadata.sign(w.key("snapshot"))
+    return {**files, the_bin(files): metadata.to_bytes(COMPACT)}
+
+
+@tamper("version 3 does not follow 1")
+def skip_a_version_of_a_bin(w: TrustWorld, files: Files) -> Files:
+    return change(w, files, the_bin(files), lambda t: setattr(t, "version", 3))
+
+
+@tamper("do not name the versions of the files beside them")
+def leave_a_bin_out(_: TrustWorld, files: Files) -> Files:
+    return {"targets": files["targets"]}
+
+
+@tamper("do not name the versions of the files beside them")
+def name_no_versions(w: TrustWorld, files: Files) -> Files:
+    return change(w, files, "targets", lambda t: t.unrecognized_fields.pop("x-versions"))
+
+
+@tamper("x-versions is not of 4 bins")
+def name_too_few_versions(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        targets.unrecognized_fields["x-versions"]["packages"].pop()
+
+    return change(w, files, "targets", edit)
+
+
+@tamper("every approval signs targets anew")
+def leave_targets_out(_: TrustWorld, files: Files) -> Files:
+    return {the_bin(files): files[the_bin(files)]}
+
+
+@tamper("devices look in packages-")
+def put_a_package_into_targets(w: TrustWorld, files: Files) -> Files:
+    (target,) = (
+        t
+        for p, t in Metadata[Targets].from_bytes(files[the_bin(files)]).signed.targets.items()
+        if p == EXTRA
+    )
+    return change(w, files, "targets", lambda t: t.targets.update({EXTRA: target}))
+
+
+@tamper("nothing delegates to 'packages-4'")
+def add_a_bin(_: TrustWorld, files: Files) -> Files:
+    return {**files, "packages-4": files[the_bin(files)]}
+
+
+@tamper("nothing delegates to '../evil'")
+def name_a_path(_: TrustWorld, files: Files) -> Files:
+    return {**files, "../evil": files[the_bin(files)]}
+
+
+@tamper("delegate to none")
+def go_back_to_flat_targets(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        assert targets.delegations is not None
+        assert targets.delegations.roles is not None
+        del targets.delegations.roles["approved"]
+
+    return change(w, files, "targets", edit)
+
+
+@tamper("set the clocks")
+def store_an_expired_bin(w: TrustWorld, files: Files) -> Files:
+    return change(w, files, the_bin(files), lambda t: setattr(t, "expires", w.clock.now()))
+
+
+@tamper("the limit is 5000000")
+def store_an_endless_bin(_: TrustWorld, files: Files) -> Files:
+    return {**files, the_bin(files): files[the_bin(files)] + b" " * 5_000_000}
+
+
+@tamper("is not a sha256")
+def store_what_devices_cannot_read(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        targets.targets[EXTRA].hashes["sha256"] = "abc"
+
+    return change(w, files, the_bin(files), edit)
+
+
+@tamper("not delegated to the approvers")
+def let_the_server_key_speak_for_packages(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        targets.add_key(w.key("snapshot").public_key, "approved")
+
+    return change(w, files, "targets", edit)
+
+
+@tamper("approved speaks for")
+def let_approved_speak_for_everything(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        assert targets.delegations is not None
+        assert targets.delegations.roles is not None
+        targets.delegations.roles["approved"].paths = ["*"]
+
+    return change(w, files, "targets", edit)
+
+
+def change_approved(w: TrustWorld, files: Files, edit: Callable[[Targets], None]) -> Files:
+    def grow(targets: Targets) -> None:
+        targets.version += 1
+        edit(targets)
+
+    approved = w.repository.current_targets()["approved"]
+    return change(w, {**files, "approved": approved}, "approved", grow)
+
+
+@tamper("the bins are not delegated to the approvers")
+def let_the_server_key_speak_for_bins(w: TrustWorld, files: Files) -> Files:
+    return change_approved(w, files, lambda t: t.add_key(w.key("snapshot").public_key, ""))
+
+
+@tamper("devices know up to 4096 packages")
+def delegate_to_bins_of_another_name(w: TrustWorld, files: Files) -> Files:
+    def edit(targets: Targets) -> None:
+        assert targets.delegations is not None
+        assert targets.delegations.succinct_roles is not None
+        targets.delegations.succinct_roles.name_prefix = "other"
+
+    return change_approved(w, files, edit)
+
+
+@pytest.mark.parametrize(("words", "act"), TAMPERED, ids=[act.__name__ for _, act in TAMPERED])
+def test_files_that_break_a_rule_are_refused_and_nothing_changes(
+    words: str, act: Tamper, world: TrustWorld
 ) -> None:
-    files = fleet.publish()
-    (name, data) = next(iter(fleet.bin_file(V1).items()))
-    metadata = Metadata[Targets].from_bytes(data)
-    metadata.signatures.clear()
-    metadata.sign(fleet.keys[key])
-    forged = files | {name: metadata.to_bytes(COMPACT)}
-    verdict = device.judge(forged, fleet.assign(V1, 1), V2)
-    assert code_of(verdict) is code
-    # What it hides is not taken for withdrawn, and the true one is accepted after it.
-    assert not withdrawn(verdict)
-    assert found(device.judge(files | fleet.bin_file(V1), fleet.assign(V1, 1)))
+    before = read_state(world)
+    files = act(world, sign_edit(world, add=[EXTRA]))
+    with pytest.raises(RefusedError, match=words):
+        world.repository.store_targets(files)
+    assert read_state(world) == before
+    approve_in_bins(world, EXTRA)
+    assert EXTRA in world.repository.approved()
 
 
-def test_another_key_than_the_directors_assigns_nothing(fleet: SignedFleet, device: Device) -> None:
-    files = fleet.publish() | fleet.bin_file(V1)
-    for key in ("online", "approver"):
-        verdict = device.judge(files, fleet.assign(V1, 1, key=key))
-        assert code_of(verdict) is Code.ASSIGN_SIGNATURE
+def test_new_approvers_take_over_every_bin(world: TrustWorld) -> None:
+    former = world.key("approver")
+    new = CryptoSigner.generate_ed25519()
+    metadata = Metadata[Root].from_bytes(world.repository.root())
+    metadata.signed.version += 1
+    metadata.signed.revoke_key(former.public_key.keyid, "targets")
+    metadata.signed.add_key(new.public_key, "targets")
+    metadata.sign(world.key("root"))
+    world.repository.store_root(metadata.to_bytes(COMPACT))
+    edited = resign_all(world.repository.current_targets(), metadata.signed, world.clock.now())
+    assert len(edited) == 6
+    for signed in edited.values():
+        signed.sign(new)
+    files = {role: signed.to_bytes(COMPACT) for role, signed in edited.items()}
+    left_out = {role: data for role, data in files.items() if role != "packages-2"}
+    with pytest.raises(RefusedError, match=r"packages-2 was signed by 0/1 keys"):
+        world.repository.store_targets(left_out)
+    assert world.repository.store_targets(files) == 4
+    found = world.handle(all_files(world.repository), world.assign(V2, 1))
+    assert found.targets["digits"].path == V2
 
 
-def test_devices_in_service_pass_from_flat_to_bins_with_what_they_accepted(
+# Cuts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_first_in_bins", [True, False])
+def test_a_cut_while_storing_leaves_the_state_before(
+    is_first_in_bins: bool,
+    template: TrustWorld,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fleet = SignedFleet(packages={V1: STOP, V2: STOP})
-    device = Device(fleet, tmp_path / "tuf")
-    device.judge(fleet.publish(), fleet.assign(V1, 7))
-    before = device.accepted
-    fleet.bit_length = 4
-    files, envelope = fleet.publish(), fleet.assign(V1, 7)
-    verdict = device.judge(files, b"", V1)
-    assert verdict.standing is not None
-    assert not verdict.standing.withdrawn
-    assert verdict.standing.bins == {fleet.bin_of(V1)}
-    assert device.accepted == before
-    verdict = device.judge(files | fleet.bin_file(V1), fleet.assign(V1, 8), V1)
-    assert found(verdict) == key_of(V1).sha256
-    assert not withdrawn(verdict)
-    assert code_of(device.judge(files | fleet.bin_file(V1), envelope, V1)) is Code.ASSIGN_REPLAY
-
-
-@pytest.mark.parametrize("bit_length", [None, 4], ids=["flat", "bins"])
-def test_a_withdrawal_is_told_with_or_without_an_assignment_and_after_a_restart(
-    bit_length: int | None, tmp_path: Path
-) -> None:
-    fleet = SignedFleet(bit_length=bit_length, packages={V1: STOP, V2: STOP})
-
-    def files_now() -> dict[str, bytes]:
-        files = fleet.publish()
-        return files | fleet.bin_file(V1) | fleet.bin_file(V2) if bit_length else files
-
-    device = Device(fleet, tmp_path / "tuf")
-    assert not withdrawn(device.judge(files_now(), fleet.assign(V1, 1), V1))
-    del fleet.packages[V1]
-    files = files_now()
-    verdict = device.judge(files, fleet.assign(V1, 1), V1, V2)
-    assert code_of(verdict) is Code.NOT_APPROVED
-    assert withdrawn(verdict) == {key_of(V1)}
-    assert verdict.standing is not None
-    assert verdict.standing.approved == {key_of(V2)}
-    assert withdrawn(device.judge(files, b"", V1, V2)) == {key_of(V1)}
-    device.restart()
-    stored = dict(device.verifier.stored_files())
-    assert withdrawn(device.judge(stored, b"", V1, V2)) == {key_of(V1)}
-
-
-def test_other_bytes_under_the_same_path_are_not_the_package_that_was_signed(
-    fleet: SignedFleet, device: Device
-) -> None:
-    files = fleet.publish() | fleet.bin_file(V1)
-    other = PackageKey(target=V1, sha256="f" * 64)
-    verdict = device.verifier.judge(files, b"", device.accepted, frozenset({other}))
-    assert withdrawn(verdict) == {other}
-
-
-@pytest.mark.parametrize("how", ["expired", "no-timestamp", "no-targets", "unsigned", "restart"])
-def test_metadata_that_cannot_be_believed_withdraws_nothing(
-    fleet: SignedFleet, device: Device, how: str
-) -> None:
-    device.judge(fleet.publish() | fleet.bin_file(V1), fleet.assign(V1, 1), V1)
-    del fleet.packages[V1]
-    files = fleet.publish() | fleet.bin_file(V1)
-    if how == "no-timestamp":
-        del files["timestamp.json"]
-    elif how == "no-targets":
-        files = {name: data for name, data in files.items() if "targets" not in name}
-    elif how == "unsigned":
-        name = f"{fleet.versions['targets']}.targets.json"
-        metadata = Metadata[Targets].from_bytes(files[name])
-        metadata.signatures.clear()
-        files[name] = metadata.to_bytes(COMPACT)
+    if is_first_in_bins:
+        world = TrustWorld(tmp_path / "world")
+        approve_in_bins(world, *PATHS[:3])
     else:
-        device.clock.advance(86_400 * 2)
-        if how == "restart":
-            device.restart()
-            files = dict(device.verifier.stored_files())
-    verdict = device.judge(files, b"", V1)
-    assert verdict.standing is None
-    assert isinstance(verdict.result, Refusal)
+        world = template.copy(tmp_path / "world")
+    before = read_state(world)
+    files = sign_edit(world, add=PATHS[3:9])
+    real_sync, left = os.fsync, 0
+
+    def sync_or_cut(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(5, "power cut")
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_or_cut)
+    cuts = 0
+    while True:
+        left = cuts  # one effect further each time
+        try:
+            world.repository.store_targets(files)
+        except OSError:
+            cuts += 1
+            if read_state(world) == before:
+                continue
+        break  # behind timestamp.json, the commit point
+    assert cuts >= len(files) + 3
+    assert PATHS[8] in world.repository.approved()
+    assert look_up(
+        tmp_path / "client",
+        world.pinned_root,
+        all_files(world.repository),
+        PATHS[8],
+        world.clock.now(),
+    )
 
 
-# Clock ---------------------------------------------------------------------------------------
+def test_old_versions_of_bins_go(world: TrustWorld) -> None:
+    for number in range(8):
+        approve_in_bins(world, *((EXTRA,) if number % 2 else ()), withdraw=(EXTRA,))
+    names = [path.name for path in world.tuf_dir.iterdir()]
+    bins = [name for name in names if ".packages-" in name]
+    assert len(bins) == 3 + 3 * 1  # three versions of the one that changed
+    assert "1.approved.json" in names
+    assert look_up(
+        world.directory / "client",
+        world.pinned_root,
+        all_files(world.repository),
+        V2,
+        world.clock.now(),
+    )
 
 
-@pytest.mark.parametrize("years", [-56, -10], ids=["1970", "ten years behind"])
-def test_a_clock_that_is_behind_updates_and_is_held_to_the_date_approvers_signed(
-    fleet: SignedFleet, device: Device, years: int
+def test_a_changed_bin_alone_is_read_again(
+    world: TrustWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device.clock = FakeClock(NOW.replace(year=NOW.year + years))
-    device.restart()
-    files = fleet.publish() | fleet.bin_file(V1)
-    assert found(device.judge(files, fleet.assign(V1, 1)))
-    assert device.accepted.time_floor_at == NOW
-    fleet.clock.advance(86_400 * 30)
-    fleet.packages[path_of(3)] = STOP
-    device.judge(fleet.publish(), b"")
-    assert device.accepted.time_floor_at == NOW + timedelta(days=30)
-    # What was good on the day of enrolment is now known to be over, by the date alone.
-    device.directory /= "lost"
-    device.restart()
-    assert code_of(device.judge(files, fleet.assign(V1, 2))) is Code.TUF_EXPIRED
+    world.repository.approved()
+    approve_in_bins(world, EXTRA)
+    asked: list[str] = []
+    read = type(world.repository._folder).read
+
+    def note(folder: object, name: str) -> bytes:
+        asked.append(name)
+        return read(folder, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(world.repository._folder), "read", note)
+    assert EXTRA in world.repository.approved()
+    assert sum("packages-" in name for name in asked) == 1
+    asked.clear()
+    world.repository.approved()
+    assert asked == ["timestamp.json"]
 
 
-def test_a_clock_ten_years_ahead_refuses_new_installs_and_withdraws_nothing(
-    fleet: SignedFleet, device: Device
+# Online keys --------------------------------------------------------------------------------------
+
+
+def rotate(world: TrustWorld, *roles: str) -> None:
+    world.rotate(*roles)
+    world.repository.republish_online()
+
+
+def online_versions(world: TrustWorld) -> tuple[int, int]:
+    files = world.repository.bundle()
+    (snapshot,) = (data for name, data in files.items() if name.endswith(".snapshot.json"))
+    return (
+        Metadata[Snapshot].from_bytes(snapshot).signed.version,
+        Metadata[Timestamp].from_bytes(files["timestamp.json"]).signed.version,
+    )
+
+
+@pytest.mark.parametrize("kind", ["device", "foreign client"])
+def test_new_online_keys_end_a_fast_forward(kind: str, world: TrustWorld, tmp_path: Path) -> None:
+    """A thief ran the numbers up with the stolen keys, towards devices only."""
+    thief = world.copy(tmp_path / "thief")
+    repository = thief.repository
+    repository._publish({}, {}, _at(repository._snapshot(), 900_000_000), 900_000_000)
+
+    def accept(files: Files, counter: int) -> bool:
+        if kind == "device":
+            return world.handle(files, world.assign(V2, counter)).targets["digits"].path == V2
+        found = look_up(tmp_path / "client", world.pinned_root, files, V2, world.clock.now())
+        return is_as_signed(found, make_target(V2))
+
+    assert accept(all_files(repository), 1)
+    with pytest.raises((Refusal, RepositoryError)):
+        accept(all_files(world.repository), 2)
+    rotate(world, "snapshot", "timestamp")
+    assert online_versions(world) == (1, 1)
+    assert accept(all_files(world.repository), 2)
+    approve_in_bins(world, EXTRA)
+    assert accept(all_files(world.repository), 3)
+    new_root = {"2.root.json": world.repository.root()}
+    with pytest.raises((Refusal, RepositoryError, DownloadError)):
+        accept({**all_files(repository), **new_root}, 4)
+
+
+def _at(snapshot: Snapshot, version: int) -> Snapshot:
+    snapshot.version = version
+    return snapshot
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
+def test_one_new_online_key_is_accepted(role: str, world: TrustWorld) -> None:
+    world.handle(all_files(world.repository), world.assign(V2, 1))
+    before = online_versions(world)
+    rotate(world, role)
+    # A timestamp whose key stays may never name a lower snapshot.
+    expected = (before[0] + 1, before[1] + 1 if role == "snapshot" else 1)
+    assert online_versions(world) == expected
+    world.handle(all_files(world.repository), world.assign(V2, 2))
+
+
+def test_a_cut_between_a_new_root_and_its_first_snapshot_heals_by_itself(
+    world: TrustWorld,
 ) -> None:
-    files = fleet.publish() | fleet.bin_file(V1)
-    device.judge(files, fleet.assign(V1, 1), V1)
-    device.clock.advance(86_400 * 3_650)
-    del fleet.packages[V1]
-    verdict = device.judge(fleet.publish(), fleet.assign(V2, 2), V1)
-    assert code_of(verdict) is Code.TUF_EXPIRED
-    assert isinstance(verdict.result, Refusal)
-    assert "2036-" in verdict.result.detail
-    assert verdict.standing is None
-    device.clock = FakeClock(NOW)
-    device.restart()
-    files = fleet.publish() | fleet.bin_file(V2) | fleet.bin_file(V1)
-    assert found(device.judge(files, fleet.assign(V2, 2))) == key_of(V2).sha256
-    assert device.accepted.time_floor_at == NOW  # the device's own clock raises nothing
+    world.handle(all_files(world.repository), world.assign(V2, 1))
+    running = TufRepository(world.tuf_dir, world.keys_dir, world.clock)
+    assert not running.refresh_online()
+    world.rotate("snapshot", "timestamp")
+    assert running.refresh_online()
+    assert not running.refresh_online()
+    world.handle(all_files(running), world.assign(V2, 2))
 
 
-def test_no_online_key_raises_the_floor(fleet: SignedFleet, device: Device) -> None:
-    fleet.publish()
-    files = fleet.publish(days=36_500) | fleet.bin_file(V1)
-    fleet.clock = FakeClock(datetime(2099, 1, 1, tzinfo=UTC))
-    device.judge(files, fleet.assign(V1, 1))
-    assert device.accepted.time_floor_at == NOW
-
-
-# Figures -------------------------------------------------------------------------------------
-
-
-def test_repeated_and_neighbouring_judgements_cost_next_to_nothing(
-    fleet: SignedFleet, device: Device
-) -> None:
-    files = fleet.publish() | fleet.bin_file(V1)
-    envelope = fleet.assign(V1, 1)
-    device.judge(files, envelope, V1)
-    other = fleet.bin_file(path_of(1, "faces"))
-    started = time.perf_counter()
-    for counter in range(2, 52):
-        device.judge(files, fleet.assign(V1, counter), V1)
-        device.judge(files | other, b"", V1)
-    # 100 judgements over the same metadata, none of which runs python-tuf again; measured 40 ms.
-    assert time.perf_counter() - started < 0.4
+def test_a_key_that_the_root_does_not_name_signs_nothing(world: TrustWorld) -> None:
+    former = (world.keys_dir / "timestamp.pem").read_bytes()
+    world.rotate("snapshot", "timestamp")
+    (world.keys_dir / "timestamp.pem").write_bytes(former)
+    before = world.repository.bundle()
+    with pytest.raises(RefusedError, match="not the timestamp key that the root names"):
+        world.repository.republish_online()
+    assert world.repository.bundle() == before
