@@ -297,7 +297,7 @@ def _read_request(csr_pem: bytes) -> EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(csr_pem)
         key = request.public_key()
         is_signed = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise RefusedError(f"certificate request cannot be read: {error}") from error
     if not is_signed:
         raise RefusedError("certificate request is not signed by its own key")
