@@ -134,6 +134,11 @@ def show(
             print_json(_to_json(view))
             return
         print_table("", ("field", "value"), [(k, _flat(v)) for k, v in _to_json(view).items()])
+        if view.device.cloned_at is not None:
+            say(
+                f"{device_id}: somebody else holds a copy of its identity; next:"
+                f" edgefleet device revoke {device_id} && edgefleet device add {device_id} --again"
+            )
 
 
 @app.command()
@@ -179,8 +184,8 @@ def revoke(
 
         device = build_device_desk(open_fleet(workspace)).revoke(device_id, reason)
         say(
-            f"{device.id} is revoked; the broker refuses its next connection"
-            " (one that is open stays until it ends)"
+            f"{device.id} is revoked; the running server ends its session and the broker refuses"
+            f" the next; to let it back in: edgefleet device add {device.id} --again"
         )
 
 
@@ -212,7 +217,8 @@ def _row(view: "DeviceView", now_at: "datetime") -> tuple[str, ...]:
     return (
         device.id,
         device.profile,
-        f"offline {tell_age(device.last_seen_at, now_at)}" if is_away else view.state,
+        (f"offline {tell_age(device.last_seen_at, now_at)}" if is_away else view.state)
+        + (", in use twice" if device.cloned_at is not None else ""),
         ", ".join(
             f"{name_version(slot.running_target) or slot.slot}"
             f" {tick if slot.state == 'confirmed' else slot.state}"
@@ -249,7 +255,12 @@ def _to_json(view: "DeviceView") -> dict[str, Any]:
         "enrolled_at": _iso(device.enrolled_at),
         "revoked_at": _iso(device.revoked_at),
         "last_seen_at": _iso(device.last_seen_at),
+        "certificate_serial": device.certificate_serial,
         "certificate_expires_at": _iso(device.certificate_expires_at),
+        "certificate": dict(device.certificate),
+        "in_use_twice_since": _iso(device.cloned_at),
+        "in_use_twice": device.clone_evidence,
+        "cut_wanted_at": _iso(device.cut_wanted_at),
     }
 
 

@@ -4,6 +4,7 @@ A finding says what is wrong, the value seen and the next step. Findings come in
 things break: program, disk, configuration, keys, certificates, metadata, processes, database.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +13,10 @@ DISK_FREE_BYTES_MIN = 1_073_741_824
 JOURNAL_BYTES_WARN = 268_435_456
 EXPIRY_WARN = timedelta(days=7)
 HEARTBEAT_FRESH = timedelta(seconds=30)
+CERTIFICATE_WARN = timedelta(days=14)
+"""Devices ask for the next certificate a month before theirs runs out."""
+CUT_LATE = timedelta(minutes=1)
+NAMED_MAX = 5
 
 
 class Grade(StrEnum):
@@ -96,3 +101,61 @@ def judge_operator_keys(*, is_readable_by_server: bool) -> Finding:
             "move the operator folder to another machine or user; name it with EDGEFLEET_OPERATOR",
         )
     return Finding(Grade.GOOD, "the approver's key is not on this machine's server account")
+
+
+def judge_copies(evidence: Mapping[str, str]) -> Finding:
+    """Judge devices whose identity is in use twice; ``evidence`` by device id.
+
+    >>> judge_copies({}).what
+    'no identity is in use twice'
+    """
+    if not evidence:
+        return Finding(Grade.GOOD, "no identity is in use twice")
+    first, why = next(iter(evidence.items()))
+    return Finding(
+        Grade.BAD,
+        f"identity in use twice: {name_some(list(evidence))} ({first}: {why})",
+        f"edgefleet device revoke {first}, then edgefleet device add {first} --again",
+    )
+
+
+def judge_cuts(late: Sequence[str]) -> Finding:
+    """Judge devices whose session should have ended a while ago."""
+    if not late:
+        return Finding(Grade.GOOD, "no session is left of a revoked device")
+    return Finding(
+        Grade.BAD,
+        f"sessions of {name_some(late)} should have ended more than"
+        f" {CUT_LATE.total_seconds():.0f} s ago",
+        "run `edgefleet up`; an external broker must read the new revocation list",
+    )
+
+
+def judge_renewals(expiring: Mapping[str, datetime], now_at: datetime) -> Finding:
+    """Judge devices whose certificate runs out soon, or did, earliest first."""
+    gone = [name for name, at in expiring.items() if at <= now_at]
+    if gone:
+        return Finding(
+            Grade.WARNING,
+            f"certificate expired: {name_some(gone)}",
+            f"let it join anew: edgefleet device add {gone[0]} --again",
+        )
+    if expiring:
+        first, at = next(iter(expiring.items()))
+        return Finding(
+            Grade.WARNING,
+            f"certificate not renewed and running out: {name_some(list(expiring))}"
+            f" ({first} at {at:%Y-%m-%d})",
+            f"edgefleet device show {first} tells why",
+        )
+    return Finding(Grade.GOOD, "certificates of devices are renewed in time")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """List the first few of many.
+
+    >>> name_some([f"cam-{n}" for n in range(9)])
+    'cam-0, cam-1, cam-2, cam-3, cam-4 and 4 more'
+    """
+    more = len(names) - NAMED_MAX
+    return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -31,6 +31,7 @@ from fleet_server.core.checkup import (
 from fleet_server.errors import FleetError
 from fleet_server.run_state import is_running, read_heartbeat
 from fleet_server.wiring.broker import check_external_broker
+from fleet_server.wiring.checkup_devices import check_devices
 
 KEYS = ("ca.key", "broker.key", "api.key", "server.key")
 ONLINE_KEYS = ("snapshot.pem", "timestamp.pem", "director.pem")
@@ -79,6 +80,7 @@ def check_workspace(fleet: Fleet) -> Iterator[Finding]:
         seen_at = datetime.fromisoformat(seen) if isinstance(seen, str) else None
         yield judge_worker(name, seen_at, now_at, is_up=is_up)
     yield from _check_database(fleet)
+    yield from check_devices(fleet, now_at)
 
 
 def _check_metadata(fleet: Fleet, now_at: datetime) -> Iterator[Finding]:

@@ -5,14 +5,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fleet_server.core.checkup import (
+    CERTIFICATE_WARN,
     DISK_FREE_BYTES_MIN,
     JOURNAL_BYTES_WARN,
     Grade,
+    judge_copies,
+    judge_cuts,
     judge_disk,
     judge_expiry,
     judge_journal,
     judge_key_mode,
     judge_operator_keys,
+    judge_renewals,
     judge_worker,
 )
 
@@ -71,3 +75,27 @@ def test_each_finding_that_is_not_good_names_the_next_step() -> None:
         judge_operator_keys(is_readable_by_server=True),
     ]
     assert all(f.next_step for f in findings)
+
+
+def test_a_copied_identity_is_bad_and_names_the_way_out() -> None:
+    finding = judge_copies({"cam-7": "boots take turns", "cam-8": "also"})
+    assert finding.grade is Grade.BAD
+    assert "cam-7, cam-8 (cam-7: boots take turns)" in finding.what
+    assert finding.next_step == (
+        "edgefleet device revoke cam-7, then edgefleet device add cam-7 --again"
+    )
+    assert judge_copies({}).grade is Grade.GOOD
+
+
+def test_a_session_that_does_not_end_is_bad() -> None:
+    assert judge_cuts([]).grade is Grade.GOOD
+    assert judge_cuts(["cam-7"]).grade is Grade.BAD
+
+
+def test_certificates_that_run_out_are_told_before_and_after() -> None:
+    soon = {"cam-1": NOW + CERTIFICATE_WARN, "cam-2": NOW + CERTIFICATE_WARN}
+    assert judge_renewals({}, NOW).grade is Grade.GOOD
+    assert "cam-1 at 2026-01-15" in judge_renewals(soon, NOW).what
+    gone = judge_renewals({"cam-3": NOW, **soon}, NOW)
+    assert gone.what == "certificate expired: cam-3"
+    assert gone.grade is Grade.WARNING
