@@ -8,9 +8,10 @@ signed again, nor slip a package of its own into a signature, nor hide what some
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import Signer
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from fleet_server.adapters.key_files import UNLOCK_VARIABLE, Ask, create_key, load_key
@@ -31,7 +32,7 @@ from fleet_server.adapters.target_layout import (
     verify_files,
 )
 from fleet_server.core.target_changes import find_changes
-from fleet_server.errors import RefusedError
+from fleet_server.errors import FleetError, RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.keys import TargetsReview
 from fleet_server.ports.trust import SignedTarget
@@ -236,9 +237,19 @@ def sign_files(files: Mapping[str, bytes], signers: Sequence[Signer]) -> dict[st
     for role, data in files.items():
         metadata = Metadata[Targets].from_bytes(data)
         for signer in signers:
-            metadata.sign(signer, append=True)
+            add_signature(metadata, signer)
         signed[role] = metadata.to_bytes(COMPACT)
     return signed
+
+
+def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
+    """Add a signature; what key or token say against it comes through as they said it."""
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        if isinstance(error.__cause__, FleetError):
+            raise error.__cause__ from error
+        raise RefusedError(f"cannot sign: {error}") from error
 
 
 def signers_of(root: Root, files: Mapping[str, bytes]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from fleet_server.adapters.approver_keys import (
     OperatorKeys,
+    add_signature,
     check_same,
     is_signed_under,
     issued_at_of,
@@ -223,7 +224,7 @@ class RootCeremony:
         if root and (signers := self._counting(Root.type, before, after)):
             metadata = parse_root(root)
             for signer in signers:
-                metadata.sign(signer, append=True)
+                add_signature(metadata, signer)
             root, has_signed = metadata.to_bytes(COMPACT), True
         if files and (signers := self._counting(Targets.type, before, after)):
             files, has_signed = sign_files(files, signers), True
