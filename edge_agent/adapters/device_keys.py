@@ -1,7 +1,7 @@
 """Keys and certificate requests of a device, and what makes a certificate its own: P-256 keys."""
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
@@ -45,7 +45,13 @@ def find_certificate_problem(
             attribute.value
             for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         ]
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (
+        ValueError,
+        TypeError,
+        InvalidSignature,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+    ) as error:
         return f"the certificate does not hold ({error})"
     if names != [device_id] or certificate.public_key() != key.public_key():
         return "the certificate is for another name or key"

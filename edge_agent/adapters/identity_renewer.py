@@ -110,7 +110,7 @@ def read_facts(identity: Identity) -> CertificateFacts:
 def _facts_of(certificate_pem: bytes) -> CertificateFacts:
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise StorageError(
             Code.DISK_ERROR, f"the device's certificate cannot be read: {error}"
         ) from error

@@ -43,7 +43,10 @@ class BodyTooLargeError(Exception):
 
 
 class BodyLimit:
-    """Refuse bodies beyond BODY_BYTES_MAX before they are read, chunked ones included."""
+    """Refuse bodies beyond BODY_BYTES_MAX before they are read, chunked ones included.
+
+    Compressed ones are refused as such: nothing here inflates what somebody sends.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,7 +56,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            await _refuse(
+                scope, receive, send, 415, "compressed bodies are not read; send it plain"
+            )
+            return
+        declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 12 or int(declared) > BODY_BYTES_MAX:
             await _refuse(scope, receive, send)
             return
@@ -84,8 +93,13 @@ class BodyLimit:
                 await _refuse(scope, receive, send)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    sentence = f"the body is larger than {BODY_BYTES_MAX} bytes; send less"
-    answer = problem(413, sentence)
+async def _refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int = 413,
+    sentence: str = f"the body is larger than {BODY_BYTES_MAX} bytes; send less",
+) -> None:
+    answer = problem(status, sentence)
     answer.headers["Connection"] = "close"
     await answer(scope, receive, send)

@@ -1,5 +1,6 @@
 """No bytes make a decoder raise anything but its declared errors, hang or eat memory."""
 
+import base64
 import json
 import math
 import time
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.decoders import DECODERS
 from tests.support.mutations import mutated_bytes, mutated_json, spoiled_everywhere
 
-SLOW = {"tables": 15, "skops": 5, "golden": 40, "package": 60, "csr": 60}
+SLOW = {"tables": 15, "skops": 5, "golden": 40, "package": 60, "csr": 60, "granted-certificate": 60}
 JSON_EXAMPLES = 60
 SECONDS_MAX = 3.0
 quick = settings(
@@ -67,6 +68,22 @@ def test_the_seeds_are_read(name: str) -> None:
             decoder.decode(seed)
             read += 1
     assert read >= 1
+
+
+PEM = ["csr", "granted-certificate"]
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # will be an error one day
+@pytest.mark.parametrize("name", PEM)
+def test_certificates_with_any_byte_changed_are_read_or_refused(name: str) -> None:
+    seed = DECODERS[name].seeds()[0]
+    label = seed.splitlines()[0][11:-5].decode()
+    der = base64.b64decode(b"".join(seed.splitlines()[1:-1]))
+    for at in range(len(der)):
+        for mask in (0x01, 0x40, 0xFF):
+            changed = der[:at] + bytes((der[at] ^ mask,)) + der[at + 1 :]
+            body = base64.encodebytes(changed).decode()
+            check(name, f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode())
 
 
 @pytest.mark.parametrize("name", DECODERS)

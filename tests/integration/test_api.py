@@ -82,6 +82,29 @@ def test_a_body_beyond_its_bound_is_refused(client: TestClient) -> None:
     assert client.post("/v1/enrol", content=b"x" * (BODY_BYTES_MAX + 1)).status_code == 413
 
 
+def test_a_compressed_body_is_refused_unread(client: TestClient) -> None:
+    answer = client.post("/v1/enrol", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "send it plain" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"v":1,"secret":"\\ud800","csr":"x"}',
+        b'{"v":1,"secret":"s","csr":"\\udfff"}',
+        b'{"v":1,"secret":"s","csr":"x","root":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"v":' + b"9" * 5_000 + b"}",
+        b"\xed\xa0\x80",
+        b"\xff\xfe{\x00}\x00",
+    ],
+)
+def test_a_body_that_cannot_be_read_is_a_problem_not_a_defect(
+    client: TestClient, body: bytes
+) -> None:
+    assert client.post("/v1/enrol", content=body).status_code == 422
+
+
 def test_the_openapi_document_names_every_operation(
     client: TestClient, token: dict[str, str]
 ) -> None:

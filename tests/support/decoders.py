@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 
 from edge_agent.adapters import tuf_verifier
+from edge_agent.adapters.device_keys import find_certificate_problem, make_request
 from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.adapters.http_parser import HttpError, HttpLimits, RequestParser
 from edge_agent.adapters.inference_json import ModelCodec
@@ -276,11 +282,23 @@ def _authority() -> CertificateAuthority:
 
 @cache
 def _csr() -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-
-    from edge_agent.adapters.device_keys import make_request
-
     return make_request(generate_private_key(SECP256R1()), "cam-7")
+
+
+@cache
+def _issued() -> tuple[bytes, bytes, EllipticCurvePrivateKey]:
+    """A certificate, its authority's, and the key it is for."""
+    key = generate_private_key(SECP256R1())
+    with tempfile.TemporaryDirectory() as home:
+        authority = CertificateAuthority(Path(home), FakeClock(NOW))
+        authority.create([])
+        issued = authority.issue_device(make_request(key, "cam-7"), "cam-7")
+        return issued.pem, authority.ca_pem, key
+
+
+def _judge_certificate(payload: bytes) -> str:
+    _, ca_pem, key = _issued()
+    return find_certificate_problem(payload, ca_pem, key, "cam-7")
 
 
 def decode_tables(payload: bytes) -> object:
@@ -428,6 +446,9 @@ DECODERS: dict[str, Decoder] = {
         decode=lambda data: _authority().read_key(data),
         errors=(RefusedError,),
         seeds=lambda: [_csr()],
+    ),
+    "granted-certificate": Decoder(
+        decode=_judge_certificate, errors=(), seeds=lambda: [_issued()[0]]
     ),
     "tables": Decoder(decode=decode_tables, errors=(RefusedError,), seeds=_tables),
     "skops": Decoder(decode=decode_skops, errors=(RefusedError,), seeds=_skops),

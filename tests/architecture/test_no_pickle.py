@@ -1,0 +1,84 @@
+"""Nothing in the tree reads a pickle, and numpy is told each time that it must not."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (
+    *("device_profiles", "edge_agent", "converters", "fleet_server", "simulators"),
+    *("benchmarks", "examples", "tests"),
+)
+MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "torch"}
+CALLS = {
+    *("joblib.load", "joblib.dump", "pandas.read_pickle", "pd.read_pickle"),
+    *("yaml.load", "yaml.unsafe_load", "jsonpickle.decode", "multiprocessing.connection.Client"),
+}
+"""Ways to have an object made by whoever wrote the bytes."""
+
+
+def python_files() -> list[Path]:
+    return sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def find_faults(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        elif isinstance(node, ast.Call):
+            yield from find_call_faults(node)
+            continue
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] in MODULES or name in CALLS:
+                yield f"line {node.lineno}: imports {name}"
+
+
+def find_call_faults(call: ast.Call) -> Iterator[str]:
+    name = name_of(call.func)
+    keywords = {word.arg: word.value for word in call.keywords}
+    allow = keywords.get("allow_pickle")
+    if name in CALLS:
+        yield f"line {call.lineno}: calls {name}"
+    if allow is not None and not (isinstance(allow, ast.Constant) and allow.value is False):
+        yield f"line {call.lineno}: allow_pickle is not False"
+    if name in ("np.load", "numpy.load") and allow is None:
+        yield f"line {call.lineno}: {name} without allow_pickle=False"
+    if name.endswith(("skops.io.loads", "skops.io.load")):
+        trusted = keywords.get("trusted")
+        if trusted is None or "ALLOWED_TYPES" not in ast.unparse(trusted):
+            yield f"line {call.lineno}: {name} without our list of types"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_reads_no_pickle(path: Path) -> None:
+    assert list(find_faults(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import pickle", "imports pickle"),
+        ("from pickle import loads", "imports pickle"),
+        ("from joblib import load", "imports joblib.load"),
+        ("joblib.load(p)", "calls joblib.load"),
+        ("np.load(f)", "without allow_pickle=False"),
+        ("np.load(f, allow_pickle=True)", "allow_pickle is not False"),
+        ("read(f, allow_pickle=flag)", "allow_pickle is not False"),
+        ("skops.io.loads(b, trusted=None)", "without our list"),
+        ("import torch", "imports torch"),
+    ],
+)
+def test_the_search_finds_what_it_looks_for(code: str, words: str) -> None:
+    assert any(words in fault for fault in find_faults(ast.parse(code)))
