@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, SuccinctRoles, Targets
+from tuf.api.metadata import (
+    Metadata,
+    Role,
+    Root,
+    Snapshot,
+    SuccinctRoles,
+    Targets,
+    Timestamp,
+)
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import ContractError, TooLargeError
@@ -20,7 +28,6 @@ from fleet_server.adapters.target_layout import (
     ISSUED_FIELD,
     PACKAGE_PATHS,
     delegated_roles,
-    is_delegated_to_approvers,
     read_file,
     signed_versions,
 )
@@ -29,6 +36,7 @@ from fleet_server.errors import RefusedError
 CLOCK_AHEAD_MAX = timedelta(minutes=10)
 TARGET_FILE_BYTES_MAX = 5_000_000
 """As devices take of one file (``edge_agent/adapters/tuf_verifier.py``)."""
+ONLINE_ROLES = (Snapshot.type, Timestamp.type)
 BIN_BITS_MAX = 12
 """4,096 bins: the snapshot, which every device fetches at each change, grows with every bin."""
 
@@ -96,8 +104,7 @@ class _Admission:
 
     def _check_bins(self, targets: Targets) -> None:
         role = delegated_roles(targets)[APPROVED_ROLE]
-        if not is_delegated_to_approvers(targets, self._current.root):
-            raise ValueError("approved is not delegated to the approvers of the newest root")
+        self._check_people(APPROVED_ROLE, role)
         if role.paths != [PACKAGE_PATHS]:
             raise ValueError(f"approved speaks for {role.paths}, not for {PACKAGE_PATHS}")
         is_changed = APPROVED_ROLE in self._files
@@ -118,6 +125,19 @@ class _Admission:
         if signed_versions(targets, succinct) != versions:
             raise ValueError("they do not name the versions of the files beside them")
 
+    def _check_people(self, what: str, role: Role) -> None:
+        """Refuse a delegation to the server's keys.
+
+        It need not be to the approvers of now: when these change, files that both the former and
+        the new ones signed come into force before the root that names the new ones.
+        """
+        root = self._current.root
+        online = {keyid for name in ONLINE_ROLES for keyid in root.roles[name].keyids}
+        if both := (online | self._current.directors) & set(role.keyids):
+            raise ValueError(
+                f"{what} would be signed with the server's key {min(both)[:12]}, not by approvers"
+            )
+
     def _stored(self, targets: Targets) -> Targets:
         return _verify(targets, APPROVED_ROLE, self._current.read(APPROVED_ROLE)).signed
 
@@ -130,12 +150,7 @@ class _Admission:
                 f"approved delegates to {succinct.number_of_bins} bins {succinct.name_prefix[:80]};"
                 f" devices know up to {2**BIN_BITS_MAX} {BIN_PREFIX}"
             )
-        approvers = self._current.root.roles[Targets.type]
-        if (set(succinct.keyids), succinct.threshold) != (
-            set(approvers.keyids),
-            approvers.threshold,
-        ):
-            raise ValueError("the bins are not delegated to the approvers of the newest root")
+        self._check_people("the bins", succinct)
         return succinct
 
     def _check_roles(self, known: set[str]) -> None:

@@ -83,7 +83,7 @@ def edit_targets(
             edit.begin_bins(root, bin_bits)
     else:
         edit.change_bins(add, withdraw)
-        if not is_delegated_to_approvers(edit.targets, root):
+        if not _is_delegated_to_approvers(edit.targets, root):
             edit.take_all(root)
         edit.take_expiring()
     return edit.finish()
@@ -339,7 +339,7 @@ def delegated_roles(targets: Targets) -> dict[str, DelegatedRole]:
     return (targets.delegations.roles if targets.delegations else None) or {}
 
 
-def is_delegated_to_approvers(targets: Targets, root: Root) -> bool:
+def _is_delegated_to_approvers(targets: Targets, root: Root) -> bool:
     """Tell whether ``approved`` belongs to the keys, and as many of them, as ``targets`` does."""
     approvers, delegated = root.roles[Targets.type], delegated_roles(targets)[APPROVED_ROLE]
     return (set(delegated.keyids), delegated.threshold) == (

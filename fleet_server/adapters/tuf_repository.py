@@ -141,18 +141,14 @@ class TufRepository:
         return self._approved.read()
 
     def roles(self) -> dict[str, Root | Targets | Snapshot | Timestamp]:
-        """Return the newest metadata of each role, for people; bins are not among them."""
+        """Return the newest metadata of each top-level role, for people."""
         snapshot = self._snapshot()
-        versions = target_versions(snapshot)
-        delegated = {
-            role: self._targets(role, versions[role]) for role in COMMON_ROLES if role in versions
-        }
+        data = self._folder.read_role(Targets.type, target_versions(snapshot)[Targets.type])
         return {
             Root.type: self._root(),
-            Targets.type: delegated.pop(Targets.type),
+            Targets.type: Metadata[Targets].from_bytes(data).signed,
             Snapshot.type: snapshot,
             Timestamp.type: self._timestamp(),
-            **delegated,
         }
 
     def bundle(self) -> dict[str, bytes]:
@@ -376,9 +372,6 @@ class TufRepository:
 
     def _read_snapshot(self, version: int) -> Metadata[Snapshot]:
         return Metadata[Snapshot].from_bytes(self._folder.read_role(Snapshot.type, version))
-
-    def _targets(self, role: str, version: int) -> Targets:
-        return Metadata[Targets].from_bytes(self._folder.read_role(role, version)).signed
 
 
 def _is_named(root: Root, metadata: Metadata[Any]) -> bool:

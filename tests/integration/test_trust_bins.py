@@ -207,7 +207,7 @@ def store_what_devices_cannot_read(w: TrustWorld, files: Files) -> Files:
     return change(w, files, the_bin(files), edit)
 
 
-@tamper("not delegated to the approvers")
+@tamper("approved would be signed with the server's key")
 def let_the_server_key_speak_for_packages(w: TrustWorld, files: Files) -> Files:
     def edit(targets: Targets) -> None:
         targets.add_key(w.key("snapshot").public_key, "approved")
@@ -234,7 +234,7 @@ def change_approved(w: TrustWorld, files: Files, edit: Callable[[Targets], None]
     return change(w, {**files, "approved": approved}, "approved", grow)
 
 
-@tamper("the bins are not delegated to the approvers")
+@tamper("the bins would be signed with the server's key")
 def let_the_server_key_speak_for_bins(w: TrustWorld, files: Files) -> Files:
     return change_approved(w, files, lambda t: t.add_key(w.key("snapshot").public_key, ""))
 

@@ -29,6 +29,7 @@ from fleet_server.wiring.keys import (
 from fleet_server.wiring.trust import build_approver, build_repository
 from fleet_server.workspace import OPERATOR_VARIABLE
 from tests.support.clock import FakeClock
+from tests.support.target_bins import all_files
 
 V1, V2 = "digits/1/camera.tar", "digits/2/camera.tar"
 
@@ -103,7 +104,7 @@ class KeyRoom:
         """The real verifier of a device that has followed the fleet from its first root on."""
         self._counter = self._counter + 1 if counter is None else counter
         verified = self.verifier().evaluate(
-            self.repository.bundle(), self.order(target, self._counter), self.accepted
+            all_files(self.repository), self.order(target, self._counter), self.accepted
         )
         self.accepted = verified.accepted
         return verified
