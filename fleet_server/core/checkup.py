@@ -4,7 +4,7 @@ A finding says what is wrong, the value seen and the next step. Findings come in
 things break: program, disk, configuration, keys, certificates, metadata, processes, database.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +12,9 @@ from enum import StrEnum
 DISK_FREE_BYTES_MIN = 1_073_741_824
 JOURNAL_BYTES_WARN = 268_435_456
 EXPIRY_WARN = timedelta(days=7)
+ROOT_WARN, TARGETS_WARN = timedelta(days=60), timedelta(days=30)
+"""People sign these, so there must be time to find them."""
+PENDING_WARN = timedelta(days=1)
 HEARTBEAT_FRESH = timedelta(seconds=30)
 CERTIFICATE_WARN = timedelta(days=14)
 """Devices ask for the next certificate a month before theirs runs out."""
@@ -36,10 +39,32 @@ class Finding:
     next_step: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePermission:
+    """Who may do what with a file or folder.
+
+    Attributes:
+        mode: Permission bits.
+        owner: User id.
+        group: Group id.
+        is_folder: Whether entering is asked instead of reading.
+    """
+
+    mode: int
+    owner: int
+    group: int
+    is_folder: bool = False
+
+
 def judge_expiry(
-    what: str, expires_at: datetime | None, now_at: datetime, next_step: str
+    what: str,
+    expires_at: datetime | None,
+    now_at: datetime,
+    next_step: str,
+    *,
+    warn_before: timedelta = EXPIRY_WARN,
 ) -> Finding:
-    """Judge something that expires.
+    """Judge something that expires; within ``warn_before`` of its end it is a warning.
 
     >>> from datetime import UTC
     >>> day = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +76,7 @@ def judge_expiry(
     if expires_at <= now_at:
         return Finding(Grade.BAD, f"{what} expired {expires_at:%Y-%m-%d %H:%M}", next_step)
     text = f"{what} valid until {expires_at:%Y-%m-%d}"
-    near = expires_at - now_at < EXPIRY_WARN
+    near = expires_at - now_at < warn_before
     return Finding(Grade.WARNING, text, next_step) if near else Finding(Grade.GOOD, text)
 
 
@@ -92,15 +117,46 @@ def judge_key_mode(name: str, mode: int | None) -> Finding:
     return Finding(Grade.GOOD, f"key {name} is private")
 
 
-def judge_operator_keys(*, is_readable_by_server: bool) -> Finding:
-    """Judge whether a break-in at the server could sign approvals."""
-    if is_readable_by_server:
+def judge_operator_keys(readable: Sequence[str]) -> Finding:
+    """Judge whether a break-in at the server could sign approvals.
+
+    Args:
+        readable: Keys of people that the user who owns the server's folder can read.
+    """
+    if readable:
+        named = ", ".join(readable[:NAMED_MAX])
         return Finding(
             Grade.WARNING,
-            "the approver's key can be read here: who breaks into this server can approve",
+            f"the server's user can read {named}: who breaks into this server can approve",
             "move the operator folder to another machine or user; name it with EDGEFLEET_OPERATOR",
         )
-    return Finding(Grade.GOOD, "the approver's key is not on this machine's server account")
+    return Finding(Grade.GOOD, "the server's user cannot read a key of people")
+
+
+def judge_pending(what: str, proposed_at: datetime, now_at: datetime) -> Finding:
+    """Judge a proposal that waits for another person's signature."""
+    text = f"{what} waits for a signature since {proposed_at:%Y-%m-%d %H:%M}"
+    if now_at - proposed_at > PENDING_WARN:
+        step = "sign it with --cosign, or drop it: `edgefleet keys forget-pending`"
+        return Finding(Grade.WARNING, text, step)
+    return Finding(Grade.GOOD, text)
+
+
+def may_read(permission: FilePermission, *, uid: int, groups: Collection[int]) -> bool:
+    """Tell whether a user may read a file, or enter a folder, by its mode bits alone.
+
+    >>> key = FilePermission(mode=0o640, owner=1000, group=50)
+    >>> [may_read(key, uid=u, groups=g) for u, g in ((1000, ()), (7, (50,)), (7, (51,)), (0, ()))]
+    [True, True, False, True]
+    """
+    if uid == 0:
+        return True
+    needed = 0o1 if permission.is_folder else 0o4
+    if uid == permission.owner:
+        return bool(permission.mode >> 6 & needed)
+    if permission.group in groups:
+        return bool(permission.mode >> 3 & needed)
+    return bool(permission.mode & needed)
 
 
 def judge_copies(evidence: Mapping[str, str]) -> Finding:

@@ -1,22 +1,19 @@
 """Look at a workspace for ``edgefleet doctor``; the judging is ``core/checkup.py``."""
 
 import contextlib
-import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from cryptography import x509
 from sqlalchemy import text
 
-from fleet_server.adapters.approver_keys import APPROVER_KEY
 from fleet_server.adapters.broker_process import check_port_is_free, find_mosquitto
 from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.engine import read_session
-from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.bootstrap import Fleet
 from fleet_server.core.checkup import (
     Finding,
@@ -25,13 +22,13 @@ from fleet_server.core.checkup import (
     judge_expiry,
     judge_journal,
     judge_key_mode,
-    judge_operator_keys,
     judge_worker,
 )
 from fleet_server.errors import FleetError
 from fleet_server.run_state import is_running, read_heartbeat
 from fleet_server.wiring.broker import check_external_broker
 from fleet_server.wiring.checkup_devices import check_devices
+from fleet_server.wiring.checkup_keys import check_metadata, check_operator_keys, check_pending
 
 KEYS = ("ca.key", "broker.key", "api.key", "server.key")
 ONLINE_KEYS = ("snapshot.pem", "timestamp.pem", "director.pem")
@@ -63,8 +60,7 @@ def check_workspace(fleet: Fleet) -> Iterator[Finding]:
             yield _attempt(f"{name} port {port} is free", free)
     for name in (*KEYS, *ONLINE_KEYS):
         yield judge_key_mode(name, _mode(workspace.keys_dir / name))
-    approver = workspace.operator_dir / APPROVER_KEY
-    yield judge_operator_keys(is_readable_by_server=os.access(approver, os.R_OK))
+    yield check_operator_keys(fleet)
     files = CertificateFiles(workspace.keys_dir)
     yield judge_expiry(
         "revocation list", _crl_expiry(files.crl), now_at, "run `edgefleet up`, which renews it"
@@ -74,35 +70,14 @@ def check_workspace(fleet: Fleet) -> Iterator[Finding]:
         yield judge_expiry(
             f"{name} certificate", _certificate_expiry(path), now_at, "restart `edgefleet up`"
         )
-    yield from _check_metadata(fleet, now_at)
+    yield from check_metadata(fleet, now_at)
+    yield from check_pending(fleet, now_at)
     for name in WORKERS:
         seen = read_heartbeat(workspace.server_dir, name).get("at")
         seen_at = datetime.fromisoformat(seen) if isinstance(seen, str) else None
         yield judge_worker(name, seen_at, now_at, is_up=is_up)
     yield from _check_database(fleet)
     yield from check_devices(fleet, now_at)
-
-
-def _check_metadata(fleet: Fleet, now_at: datetime) -> Iterator[Finding]:
-    repository = TufRepository(fleet.workspace.tuf_dir, fleet.workspace.keys_dir, fleet.clock)
-    steps = {
-        "root": "sign a new root with the root key",
-        "targets": "approve a version: it signs targets anew",
-    }
-    try:
-        roles = repository.roles()
-    except FleetError as error:
-        yield Finding(Grade.BAD, str(error), "restore server/tuf from a backup")
-        return
-    for name, role in roles.items():
-        expires_at = role.expires.replace(tzinfo=UTC)
-        online = steps.get(name) is None
-        finding = judge_expiry(
-            f"{name} metadata", expires_at, now_at, steps.get(name, "run `edgefleet up`")
-        )
-        if online and finding.grade is Grade.WARNING:
-            finding = Finding(Grade.GOOD, finding.what)  # the running server signs these anew
-        yield finding
 
 
 def _check_database(fleet: Fleet) -> Iterator[Finding]:

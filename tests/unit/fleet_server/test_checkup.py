@@ -8,6 +8,7 @@ from fleet_server.core.checkup import (
     CERTIFICATE_WARN,
     DISK_FREE_BYTES_MIN,
     JOURNAL_BYTES_WARN,
+    FilePermission,
     Grade,
     judge_copies,
     judge_cuts,
@@ -16,8 +17,10 @@ from fleet_server.core.checkup import (
     judge_journal,
     judge_key_mode,
     judge_operator_keys,
+    judge_pending,
     judge_renewals,
     judge_worker,
+    may_read,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,8 +64,32 @@ def test_limits_of_disk_journal_and_keys() -> None:
     assert judge_key_mode("ca.key", 0o600).grade is Grade.GOOD
     assert judge_key_mode("ca.key", 0o640).grade is Grade.BAD
     assert judge_key_mode("ca.key", None).grade is Grade.BAD
-    assert judge_operator_keys(is_readable_by_server=True).grade is Grade.WARNING
-    assert judge_operator_keys(is_readable_by_server=False).grade is Grade.GOOD
+    assert judge_operator_keys(["operator/approver.pem"]).grade is Grade.WARNING
+    assert judge_operator_keys([]).grade is Grade.GOOD
+    day = timedelta(days=1)
+    assert judge_pending("digits/3", NOW - day, NOW).grade is Grade.GOOD
+    assert judge_pending("digits/3", NOW - day - timedelta(seconds=1), NOW).grade is Grade.WARNING
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "groups", "is_folder", "expected"),
+    [
+        (0o600, 1000, (), False, True),
+        (0o600, 7, (50,), False, False),
+        (0o640, 7, (50,), False, True),
+        (0o604, 7, (50,), False, False),  # the group's bits count for who is in the group
+        (0o604, 7, (), False, True),
+        (0o044, 1000, (50,), False, False),  # and the owner's for the owner
+        (0o000, 0, (), False, True),
+        (0o701, 7, (), True, True),
+        (0o706, 7, (), True, False),
+    ],
+)
+def test_who_may_read_a_key_is_told_by_its_mode(
+    mode: int, uid: int, groups: tuple[int, ...], is_folder: bool, expected: bool
+) -> None:
+    permission = FilePermission(mode=mode, owner=1000, group=50, is_folder=is_folder)
+    assert may_read(permission, uid=uid, groups=groups) is expected
 
 
 def test_each_finding_that_is_not_good_names_the_next_step() -> None:
@@ -72,7 +99,8 @@ def test_each_finding_that_is_not_good_names_the_next_step() -> None:
         judge_worker("api", None, NOW, is_up=True),
         judge_journal(2**40),
         judge_key_mode("ca.key", None),
-        judge_operator_keys(is_readable_by_server=True),
+        judge_operator_keys(["operator/approver.pem"]),
+        judge_pending("digits/3", NOW - timedelta(days=9), NOW),
     ]
     assert all(f.next_step for f in findings)
 
