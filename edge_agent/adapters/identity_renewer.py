@@ -59,6 +59,8 @@ class FileIdentityRenewer:
     def prepare(self) -> str:
         """Make the next key durable, or take up the one that was made; return a request, PEM."""
         spare = self._spare()
+        if spare.certificate_path.exists():  # a former key must not be asked for again
+            _remove_pair(spare)
         key = load_key(read_file(spare.key_path))
         if key is None:
             key = make_key()
@@ -96,10 +98,15 @@ class FileIdentityRenewer:
         spare = self._spare()
         try:
             if spare.certificate_path.exists():
-                remove_file(spare.key_path)
-                remove_file(spare.certificate_path)
+                _remove_pair(spare)
         except StorageError as error:
             _LOG.warning("a former key stays on disk: %s", error)
+
+
+def _remove_pair(spare: Identity) -> None:
+    """The certificate goes last: while it is there, the pair is known to be one of before."""
+    remove_file(spare.key_path)
+    remove_file(spare.certificate_path)
 
 
 def read_facts(identity: Identity) -> CertificateFacts:
