@@ -224,7 +224,7 @@ def _change(workspace: Path | None, change: "KeyChange", *, yes: bool) -> None:
                 f"{role.name}: version {role.version}, {role.threshold} of {len(role.keyids)} keys,"
                 f" holds until {role.expires_at:%Y-%m-%d}"
             )
-        for former in role.retired:
+        for former in role.retired if role.name == change.role else ():
             say(f"former key {former}: destroy it (shred -u) once the new one has a backup")
 
 
