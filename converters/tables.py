@@ -18,6 +18,9 @@ Array = NDArray[Any]
 TABLE_BYTES_MAX = 1_073_741_824
 ROWS_MAX = 5_000_000
 COLUMNS_MAX = 65_536
+CELLS_MAX = 200_000_000
+UNFOLDED_BYTES_MAX = 4_294_967_296
+"""Of a Parquet file by its own account, and of the texts of one of its columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +130,60 @@ def _read_parquet(path: Path) -> Table:
     except ImportError as error:
         raise MissingLibraryError("pyarrow", path.name) from error
     try:
-        file = parquet.ParquetFile(path)
-        if file.metadata.num_rows > ROWS_MAX:
-            raise InvalidRequestError(f"{path.name} has more than {ROWS_MAX} rows")
+        schema = parquet.ParquetFile(path).schema_arrow
+        names = schema.names
+        _check_header(path, names)
+        # Texts stay a dictionary until it is known how long they are together.
+        texts = [field.name for field in schema if _is_text(field.type)]
+        file = parquet.ParquetFile(path, read_dictionary=texts)
+        _check_size(path, file.metadata)
         table = file.read()
+        for name in names:
+            size = _count_text_bytes(table.column(name))
+            if size > UNFOLDED_BYTES_MAX:
+                raise InvalidRequestError(
+                    f"{path.name} column {name!r} unfolds to {size} bytes of text, the limit is"
+                    f" {UNFOLDED_BYTES_MAX}"
+                )
     except (ArrowException, OSError) as error:
         raise InvalidRequestError(f"{path.name} is not a Parquet file: {error}") from error
-    _check_header(path, table.column_names)
     if table.num_rows == 0:
         raise InvalidRequestError(f"{path.name} has no rows")
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     return Table(name=path.name, columns=columns)
+
+
+def _check_size(path: Path, about: Any) -> None:
+    unfolded = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    for what, found, limit in (
+        ("rows", about.num_rows, ROWS_MAX),
+        ("cells", about.num_rows * about.num_columns, CELLS_MAX),
+        ("bytes unfolded", unfolded, UNFOLDED_BYTES_MAX),
+    ):
+        if found > limit:
+            raise InvalidRequestError(f"{path.name} has {found} {what}, the limit is {limit}")
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _count_text_bytes(column: Any) -> int:
+    """Count the bytes of dictionary-coded texts as if each stood written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type) or pa.types.is_primitive(column.type.value_type):
+        return 0
+    sizes = (
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices).cast(pa.int64())).as_py()
+        for chunk in column.chunks
+    )
+    return sum(size or 0 for size in sizes)
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

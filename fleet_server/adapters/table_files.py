@@ -1,9 +1,11 @@
 """Read CSV and Parquet files with pyarrow; its arrays and errors stop here.
 
 A file is read as what it is, not as what it is called: Parquet says so in its first bytes. Whole
-files are read into memory, up to stated limits.
+files are read into memory, up to stated limits, those of what a compressed file unfolds to
+included: texts stay a dictionary until it is known how long they are together.
 """
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,10 @@ from fleet_server.ports.training import NumberColumn, RawTable, WordColumn
 
 FILE_BYTES_MAX = 4_294_967_296
 ROWS_MAX = 50_000_000
+COLUMNS_MAX = 65_536
+CELLS_MAX = 1_000_000_000
+UNFOLDED_BYTES_MAX = 8_589_934_592
+"""Of the whole file by its own account, and of the texts of one column."""
 HEADER_BYTES_MAX = 16_777_216
 WORDS_MAX = 100_000
 _PARQUET_MAGIC = b"PAR1"
@@ -33,7 +39,7 @@ class PyarrowTableReader:
     def list_columns(self, path: Path) -> tuple[str, ...]:
         """Name the columns; see ``TableReader``."""
         if _is_parquet(path):
-            return tuple(_open_parquet(path).schema_arrow.names)
+            return _check_columns(path, _open_parquet(path).schema_arrow.names)
         with path.open("rb") as file:
             line = _read_header(file)
         if not line.strip():
@@ -41,7 +47,7 @@ class PyarrowTableReader:
         try:
             options = pa.csv.ReadOptions(use_threads=False)
             header = pa.csv.read_csv(pa.BufferReader(line), read_options=options)
-            return tuple(header.column_names)
+            return _check_columns(path, header.column_names)
         except pa.ArrowException as error:
             raise _refuse(path, error) from error
         except UnicodeDecodeError as error:
@@ -71,7 +77,12 @@ def _is_parquet(path: Path) -> bool:
         RefusedError: Not a readable file, or too large.
     """
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe never comes, a device never ends
+            raise RefusedError(
+                f"cannot read {path}: it is no regular file; data.source names CSV or Parquet"
+            )
+        size = found.st_size
         with path.open("rb") as file:
             head = file.read(len(_PARQUET_MAGIC))
     except FileNotFoundError as error:
@@ -83,21 +94,68 @@ def _is_parquet(path: Path) -> bool:
     return head == _PARQUET_MAGIC
 
 
-def _open_parquet(path: Path) -> Any:
+def _check_columns(path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    if len(names) > COLUMNS_MAX:
+        raise RefusedError(f"{path.name} has {len(names):,} columns, at most {COLUMNS_MAX:,}")
+    return tuple(names)
+
+
+def _open_parquet(path: Path, *, is_folded: bool = False) -> Any:
+    """Open a file; ``is_folded`` leaves texts as dictionaries."""
     try:
-        return pa.parquet.ParquetFile(path)
+        file = pa.parquet.ParquetFile(path)
+        texts = [f.name for f in file.schema_arrow if not _is_plain(f.type)] if is_folded else []
+        return pa.parquet.ParquetFile(path, read_dictionary=texts) if texts else file
     except (pa.ArrowException, OSError) as error:
         raise _refuse(path, error) from error
 
 
 def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
-    file = _open_parquet(path)
-    if file.metadata.num_rows > ROWS_MAX:
-        raise RefusedError(f"{path.name} has {file.metadata.num_rows:,} rows, at most {ROWS_MAX:,}")
+    file = _open_parquet(path, is_folded=True)
+    about = file.metadata
+    for what, found, limit in (
+        ("rows", about.num_rows, ROWS_MAX),
+        ("columns", about.num_columns, COLUMNS_MAX),
+        ("cells to read", about.num_rows * len(columns), CELLS_MAX),
+        ("bytes unfolded", _count_unfolded(about), UNFOLDED_BYTES_MAX),
+    ):
+        if found > limit:
+            raise RefusedError(f"{path.name} has {found:,} {what}, at most {limit:,}")
     try:
-        return file.read(columns=columns)
+        table = file.read(columns=columns)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise _refuse(path, error) from error
+    for name in table.column_names:
+        size = _count_text_bytes(table.column(name))
+        if size > UNFOLDED_BYTES_MAX:
+            raise RefusedError(
+                f"{path.name}: column {name!r} unfolds to {size:,} bytes of text, at most"
+                f" {UNFOLDED_BYTES_MAX:,}"
+            )
+    return table
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Tell what is no text, neither plain nor in a dictionary."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    return not any(is_text(kind) for is_text in texts)
+
+
+def _count_unfolded(about: Any) -> int:
+    return sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+
+
+def _count_text_bytes(column: pa.ChunkedArray) -> int:
+    """Count the bytes of a column of dictionary-coded texts as if each stood written out."""
+    if not pa.types.is_dictionary(column.type) or pa.types.is_primitive(column.type.value_type):
+        return 0
+    sizes = (
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices).cast(pa.int64())).as_py()
+        for chunk in column.chunks
+    )
+    return sum(size or 0 for size in sizes)
 
 
 def _read_header(file: Any) -> bytes:
