@@ -23,6 +23,7 @@ from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import TooLargeError
 from edge_agent.contract.metadata import APPROVED_ROLE, encode_bundle
 from fleet_server.adapters.approved_packages import ApprovedPackages, target_versions
+from fleet_server.adapters.canonical_json import FastCanonicalSerializer
 from fleet_server.adapters.key_files import create_key
 from fleet_server.adapters.online_keys import OnlineKeys
 from fleet_server.adapters.operator_folder import APPROVER_KEY, ROOT_COPY, ROOT_KEY
@@ -49,6 +50,7 @@ ONLINE_ROLES = (Snapshot.type, Timestamp.type, DIRECTOR_ROLE)
 COMMON_ROLES = (Targets.type, APPROVED_ROLE)
 """Target files that every device needs; of the bins it needs those of its packages."""
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
+_SERIALIZER = FastCanonicalSerializer()
 
 
 def create_repository(
@@ -291,7 +293,8 @@ class TufRepository:
             data = self._folder.read_role(Snapshot.type, version)
         before = timestamp.signed.version if is_timestamp_named else 0
         self._sign_timestamp(snapshot.signed.version, data, before)
-        self._prune(snapshot.signed)
+        version = snapshot.signed.version
+        self._folder.prune({Snapshot.type: version}, {Snapshot.type: VERSIONS_KEPT})
 
     def _check_fits(self, files: Mapping[str, bytes], versions: Mapping[str, int]) -> None:
         common = {
@@ -335,7 +338,7 @@ class TufRepository:
         self._sign(Metadata(timestamp), TIMESTAMP_FILE)
 
     def _sign(self, metadata: Metadata[Any], name: str) -> bytes:
-        metadata.sign(self._signer(metadata.signed.type))
+        metadata.sign(self._signer(metadata.signed.type), signed_serializer=_SERIALIZER)
         data = metadata.to_bytes(COMPACT)
         self._folder.write(name, data)
         return data
