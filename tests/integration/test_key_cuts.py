@@ -17,6 +17,7 @@ from fleet_server.adapters.root_ceremony import RootCeremony
 from fleet_server.ports.devices import Ledger
 from fleet_server.ports.keys import KeyAct, KeyChange
 from fleet_server.services.change_keys import KeyDesk, KeyOutcome
+from tests.support.target_bins import PATHS, all_files, approve_in_bins
 from tests.support.trust import V1, V2, TrustWorld
 
 EFFECTS = ("replace", "rename", "unlink", "link")
@@ -139,3 +140,27 @@ def test_a_change_cut_anywhere_is_completed_by_the_same_command(
         shutil.rmtree(world.directory)
         effects += 1
     assert effects > 4
+
+
+@pytest.mark.parametrize(
+    ("act", "role"),
+    [
+        (KeyAct.ROTATE, "targets"),
+        (KeyAct.ROTATE, "director"),
+        (KeyAct.ADD, "targets"),
+        (KeyAct.RENEW, "targets"),
+    ],
+)
+def test_keys_change_in_hash_bins_as_well(tmp_path: Path, act: KeyAct, role: str) -> None:
+    world = TrustWorld(tmp_path / "world")
+    approve_in_bins(world, *PATHS[:8])
+    world.handle(all_files(world.repository), world.assign(V1, 5))
+    added = public_key(tmp_path) if act is KeyAct.ADD else b""
+    change_keys(world, KeyChange(act=act, role=role, public_pem=added), Notes())
+    counter = 1 if role == "director" else 6
+    found = world.handle(all_files(world.repository), world.assign(V2, counter))
+    assert found.targets["digits"].path == V2
+    operator = OperatorKeys(world.operator_dir, world.clock, chain=world.repository.roots)
+    current = world.repository.current_targets()
+    world.repository.store_targets(operator.sign_targets(current, add=[], withdraw=[V1]))
+    assert V1 not in world.repository.approved()
