@@ -94,7 +94,7 @@ def use_a_join_string_of_yesterday(w: AttackWorld) -> str:
     w.advance(days=1.01)
     with enrol_server(w.server.opened) as server:
         status, _ = ask(w, server, ticket.secret, csr_of("cam-2"))
-    w.advance(days=-1.01)
+    w.turn_back(days=1.01)
     return str(status)
 
 

@@ -105,7 +105,7 @@ def wait_until_even_the_root_has_expired(w: AttackWorld) -> None:
     files, envelope = w.server.refresh(), w.server.order(V2, 6, days=4_000)
     w.advance(days=3_650)
     w.device.deliver(files, envelope)
-    w.advance(days=-3_650)
+    w.turn_back(days=3_650)
 
 
 # Retired keys -----------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ Time moves when told, and the clock on the wall apart from the one that never go
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from edge_agent.ports import (
 )
 from tests.support.agent import ChunkServer
 from tests.support.agent_world import PlayedLink, PlayedProbe, QueuedJobs
-from tests.support.clock import FakeClock
+from tests.support.attack_clock import WallClock
 from tests.support.serving import make_service
 
 SLOT = "plant"
@@ -47,13 +46,6 @@ SETTLE_S = 35
 
 Serve = Callable[[ChunkRequest], Iterable[bytes]]
 """Answers one request for chunks with payloads of ``down/xfer``."""
-
-
-class WallClock(FakeClock):
-    """A device's clock: ``turn_to`` sets the time of day, as a user or a flat battery does."""
-
-    def turn_to(self, now: datetime) -> None:
-        self._now = now
 
 
 class InProcessTester:

@@ -35,7 +35,7 @@ from fleet_server.wiring.trust import build_approver
 from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
 from tests.support.agent import ChunkServer
-from tests.support.clock import FakeClock
+from tests.support.attack_clock import WallClock
 from tests.support.serving import build_classifier
 from tests.support.trust import TrustServer
 from tests.support.trust_fleet import register
@@ -69,7 +69,7 @@ def package(path: str) -> bytes:
 class AttackedServer(TrustServer):
     """The server's side of one fleet."""
 
-    def __init__(self, fleet: Fleet, clock: FakeClock) -> None:
+    def __init__(self, fleet: Fleet, clock: WallClock) -> None:
         workspace = fleet.workspace
         repository = TufRepository(workspace.tuf_dir, workspace.keys_dir, clock)
         super().__init__(
@@ -81,9 +81,10 @@ class AttackedServer(TrustServer):
             clock=clock,
         )
         self.opened, self.workspace = fleet, workspace
+        self.clock: WallClock = clock
 
     @classmethod
-    def create(cls, directory: Path, clock: FakeClock) -> "AttackedServer":
+    def create(cls, directory: Path, clock: WallClock) -> "AttackedServer":
         """Make the workspace and register every package."""
         made = init_workspace(directory, Config(fleet=FLEET), clock=clock)
         server = cls(open_fleet(made.workspace, clock), clock)

@@ -8,7 +8,7 @@ in a fresh copy of the world with ``hold``.
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ import pytest
 from edge_agent.contract.messages import SlotState
 from fleet_server.bootstrap import open_fleet
 from fleet_server.workspace import Workspace
-from tests.support.attack_device import SLOT, Answer, Device, PackageServer, WallClock
+from tests.support.attack_clock import WallClock
+from tests.support.attack_device import SLOT, Answer, Device, PackageServer
 from tests.support.attack_server import (
     DEVICE,
     FLEET,
@@ -27,7 +28,6 @@ from tests.support.attack_server import (
     AttackedServer,
     package,
 )
-from tests.support.clock import FakeClock
 
 DAY_S = 86_400
 REPORT = "device's report"
@@ -58,7 +58,7 @@ class AttackWorld:
     def create(cls, directory: Path) -> "AttackWorld":
         """Make the world all others are copies of."""
         now = datetime.now(UTC).replace(microsecond=0)
-        server = AttackedServer.create(directory / "fleet", FakeClock(now))
+        server = AttackedServer.create(directory / "fleet", WallClock(now))
         server.approver.approve("plant", 1)
         device = _make_device(directory, server.repository.root(), now)
         world = cls(server, device, {})
@@ -77,7 +77,7 @@ class AttackWorld:
         former = self.device.directory.parent
         shutil.copytree(former, directory, symlinks=True)
         now = self.server.clock.now()
-        clock = FakeClock(now)
+        clock = WallClock(now)
         workspace = Workspace(root=directory / "fleet", config=self.server.workspace.config)
         server = AttackedServer(open_fleet(workspace, clock), clock)
         device = _make_device(directory, self.device.root, now)
@@ -105,6 +105,11 @@ class AttackWorld:
         """Let time pass for server and device."""
         self.server.clock.advance(days * DAY_S)
         self.device.clock.advance(days * DAY_S)
+
+    def turn_back(self, *, days: float) -> None:
+        """Put both clocks on the wall back to where they were."""
+        for clock in (self.server.clock, self.device.clock):
+            clock.turn_to(clock.now() - timedelta(days=days))
 
     def close(self) -> None:
         """Let go of what is held open."""
@@ -190,7 +195,7 @@ def hold(world: AttackWorld, attack: Attack) -> None:
         assert (refused, attack.seen) in [(attack.code, f"{AUDIT}: {act}") for act in acts]
     if not attack.ruins_server:
         device.serve = device.serve_honestly
-        world.update(V1, 1_000)
+        world.update(V1, device.agent.state.accepted.counter + 1_000)
         assert device.reports[-1].refusal is None
         assert device.ask() == world.answers[V1]
 
