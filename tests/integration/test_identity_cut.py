@@ -1,5 +1,6 @@
 """A revoked device leaves the broker at once and stays out: the real gateway, the real broker."""
 
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -208,3 +209,17 @@ def test_joining_again_shuts_the_former_holder_out_and_lets_the_new_one_in(
         former, newest = certificates(lab, "cam-6")
         assert former.revoked_at is not None
         assert newest.revoked_at is None
+
+
+def test_a_copy_of_an_identity_is_noticed_and_shut_out(lab: WorkspaceLab, tmp_path: Path) -> None:
+    clock = ShiftedClock()
+    join_fleet(lab, "cam-7", tmp_path / "owner", life=timedelta(hours=1))
+    with running_agent(tmp_path / "owner", clock):
+        lab.wait(lambda: lab.device_row("cam-7").is_online)
+        shutil.copytree(tmp_path / "owner" / "identity", tmp_path / "thief" / "identity")
+        with running_agent(tmp_path / "thief", clock) as thief:
+            lab.wait(lambda: lab.device_row("cam-7").cloned_at is not None, timeout_s=60)
+            assert [r.act for r in audit_rows(lab, "cam-7")].count("device.cloned") == 1
+            build_device_desk(lab.fleet).revoke("cam-7", "copied")
+            lab.wait(lambda: lab.device_row("cam-7").cut_wanted_at is None)
+            assert not thief._link.is_connected
