@@ -22,7 +22,7 @@ from fleet_server.wiring.people import build_people
 from tests.support.api import operations
 from tests.support.attacks import AUDIT, TOLD, Attack, AttackSuite, AttackWorld, hold
 
-attack = AttackSuite("the API")
+attack = AttackSuite("a connection to the API, with no token or a low role")
 REFUSED = f"{AUDIT}: api.refused"
 PASSWORD = "four random words"
 Headers = dict[str, str]

@@ -19,7 +19,7 @@ from tests.support.attacks import (
     hold,
 )
 
-attack = AttackSuite("old metadata")
+attack = AttackSuite("old metadata, retired keys or the clock")
 
 # Replays ----------------------------------------------------------------------------------------
 

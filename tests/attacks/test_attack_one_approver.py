@@ -19,7 +19,7 @@ from tests.support.attack_server import UNSIGNED, V2, package
 from tests.support.attacks import Attack, AttackSuite, AttackWorld, hold
 from tests.support.serving import build_classifier, classifier_graph
 
-attack = AttackSuite("one approver")
+attack = AttackSuite("one approver's key, or their ear")
 
 # One key of several -----------------------------------------------------------------------------
 
