@@ -14,16 +14,13 @@ from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
-from fleet_server.adapters.key_files import UNLOCK_VARIABLE, Ask, create_key, load_key
+from fleet_server.adapters.key_files import Ask
 from fleet_server.adapters.operator_folder import (
-    APPROVER_KEY,
-    ROOT_COPY,
-    ROOT_KEY,
     SIGNED,
     OperatorFolder,
     directors_of,
 )
-from fleet_server.adapters.root_edits import ROOT_DAYS, check_root, parse_root
+from fleet_server.adapters.root_edits import check_root, parse_root
 from fleet_server.adapters.target_layout import (
     COMPACT,
     ISSUED_FIELD,
@@ -37,21 +34,9 @@ from fleet_server.ports.clock import Clock
 from fleet_server.ports.keys import TargetsReview
 from fleet_server.ports.trust import SignedTarget
 
-__all__ = [
-    "APPROVER_KEY",
-    "ROOT_COPY",
-    "ROOT_DAYS",
-    "ROOT_KEY",
-    "UNLOCK_VARIABLE",
-    "Ask",
-    "OperatorKeys",
-    "create_key",
-    "load_key",
-]
-
 
 class OperatorKeys:
-    """The ``Approver`` of one operator's folder.
+    """The ``Signatory`` of one operator's folder.
 
     Args:
         directory: The folder.

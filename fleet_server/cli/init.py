@@ -31,7 +31,7 @@ def init(
     Example: edgefleet init fleet --host fleet.example.net
     """
     with fleet_errors():
-        from fleet_server.adapters.approver_keys import UNLOCK_VARIABLE
+        from fleet_server.adapters.key_files import UNLOCK_VARIABLE
         from fleet_server.wiring.workspace import choose_ports, init_workspace
         from fleet_server.workspace import Config
 

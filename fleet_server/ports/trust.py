@@ -1,7 +1,7 @@
 """What signing and approving need from the world.
 
-The server holds online keys only. Whatever makes a package runnable passes through ``Approver``,
-whose key belongs to a person; ``SignedPackages`` stores only what it can verify.
+The server holds online keys only. Whatever makes a package runnable passes through a person's key
+(``ports/keys.py``); ``SignedPackages`` stores only what it can verify.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,29 +55,6 @@ class SignedPackages(Protocol):
 
     def bundle(self) -> dict[str, bytes]:
         """Return the metadata files one device needs, by name."""
-        ...
-
-
-class Approver(Protocol):
-    """A person's key; may ask for its passphrase when it signs."""
-
-    def sign_targets(
-        self, current: Mapping[str, bytes], *, add: Sequence[SignedTarget], withdraw: Sequence[str]
-    ) -> Mapping[str, bytes]:
-        """Sign the successors of those files of ``current`` that change, by role.
-
-        Raises:
-            RefusedError: ``current`` is not what the approvers signed last.
-        """
-        ...
-
-    def remember(self, version: int) -> None:
-        """Note the newest version that was stored; an older one is never extended again."""
-        ...
-
-    @property
-    def keyid(self) -> str:
-        """Id of the key."""
         ...
 
 

@@ -138,7 +138,7 @@ def test_keys_are_listed_and_renewed(workspace: Path) -> None:
 def test_an_encrypted_key_asks_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fleet_server.adapters.approver_keys import UNLOCK_VARIABLE
+    from fleet_server.adapters.key_files import UNLOCK_VARIABLE
     from fleet_server.wiring.workspace import init_workspace
     from fleet_server.workspace import Config
 

@@ -14,8 +14,9 @@ from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.contract.assignment import Assignment, SlotAssignment, target_path
 from edge_agent.contract.package import TargetCustom
 from edge_agent.core.verified import AcceptedTrust, VerifiedAssignment
-from fleet_server.adapters.approver_keys import OperatorKeys, load_key
+from fleet_server.adapters.approver_keys import OperatorKeys
 from fleet_server.adapters.director import Director
+from fleet_server.adapters.key_files import load_key
 from fleet_server.adapters.target_layout import COMPACT, stamp_targets
 from fleet_server.adapters.tuf_repository import TufRepository, create_repository
 from fleet_server.ports.trust import SignedTarget
