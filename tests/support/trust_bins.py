@@ -151,9 +151,11 @@ class SignedFleet:
     def _publish_bins(self, bit_length: int) -> dict[str, bytes]:
         approver = self.keys["approver"].public_key
         succinct = SuccinctRoles([approver.keyid], 1, bit_length, "packages")
+        spread: dict[str, dict[str, OnWithdrawn]] = {}
+        for path, policy in self.packages.items():
+            spread.setdefault(succinct.get_role_for_target(path), {})[path] = policy
         for role in succinct.get_roles():
-            mine = {p: k for p, k in self.packages.items() if self.bin_of(p) == role}
-            targets = self._targets_of(mine)
+            targets = self._targets_of(spread.get(role, {}))
             if role in self.bins and self._contents[role] == targets:
                 continue
             self._contents[role] = targets
