@@ -16,6 +16,7 @@ from edge_agent.contract.messages import (
     Status,
     TelemetryAck,
 )
+from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
 from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
 from edge_agent.contract.windows import Window, WindowFrame, decode_windows, encode_windows
 
@@ -48,6 +49,11 @@ MESSAGES: dict[str, Any] = {
         refusal={"code": "not-approved", "detail": "digits/9/camera.tar"},
         capabilities={"onnxruntime": "1.31.1"},
         outbox={"waiting": 2, "dropped": 0},
+    ),
+    "renew.json": RenewRequest(csr="-----BEGIN CERTIFICATE REQUEST-----\n", serial="3fa9"),
+    "cert.json": CertificateAnswer(serial="3fa9", certificate="-----BEGIN CERTIFICATE-----\n"),
+    "cert_refused.json": CertificateAnswer(
+        serial="3fa9", code="too-often", detail="5 certificates within a day", retry_after_s=3_600
     ),
     "telack.json": TelemetryAck(ranges=(AckRange(7, 0, 0, 41), AckRange(7, 1, 3, 3))),
     "chunk_request.json": ChunkRequest(
