@@ -411,6 +411,16 @@ def test_new_online_keys_end_a_fast_forward(kind: str, world: TrustWorld, tmp_pa
         accept({**all_files(repository), **new_root}, 4)
 
 
+def test_absurd_versions_on_the_server_itself_end_with_new_keys(world: TrustWorld) -> None:
+    repository = world.repository
+    repository._publish({}, {}, _at(repository._snapshot(), 900_000_000), 900_000_000)
+    rotate(world, "snapshot", "timestamp")
+    assert online_versions(world) == (1, 1)
+    snapshots = [path.name for path in world.tuf_dir.glob("*.snapshot.json")]
+    assert snapshots == ["1.snapshot.json"]
+    world.handle(all_files(repository), world.assign(V2, 1))
+
+
 def _at(snapshot: Snapshot, version: int) -> Snapshot:
     snapshot.version = version
     return snapshot
