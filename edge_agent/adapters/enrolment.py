@@ -290,7 +290,7 @@ def _connect(
 def _detail(status: int, answer: bytes) -> str:
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     detail = value.get("detail") if isinstance(value, dict) else None
     return str(detail)[:1_000] if detail else f"HTTP status {status}"

@@ -3,8 +3,8 @@
     python tests/fuzz/atheris_targets.py DECODER [SECONDS] [CORPUS]
 
 Without arguments it lists the decoders. What a decoder may not raise, a hang of ten seconds and
-more than 2 GiB of memory end the run with the input in a file ``crash-...``. Inputs that reached
-something new stay in CORPUS (``.fuzz/DECODER``), where the next run goes on.
+more than 2 GiB of memory end the run with the input in ``.fuzz/DECODER-crash-...``. Inputs that
+reached something new stay in CORPUS (``.fuzz/DECODER``), where the next run goes on.
 """
 
 import sys
@@ -45,7 +45,11 @@ def main(words: list[str]) -> int:
 
     flags = [f"-max_total_time={seconds}", f"-timeout={HANG_S}", f"-rss_limit_mb={RSS_MIB_MAX}"]
     largest = max([INPUT_BYTES_MAX, *(2 * len(seed) for seed in decoder.seeds())])
-    flags += [f"-max_len={largest}", "-print_final_stats=1"]
+    flags += [
+        f"-artifact_prefix={corpus.parent}/{name}-",
+        f"-max_len={largest}",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], try_once)
     atheris.Fuzz()
     return 0

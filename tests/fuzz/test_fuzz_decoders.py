@@ -1,6 +1,5 @@
 """No bytes make a decoder raise anything but its declared errors, hang or eat memory."""
 
-import base64
 import json
 import math
 import time
@@ -17,8 +16,10 @@ from tests.support.decoders import DECODERS
 from tests.support.mutations import mutated_bytes, mutated_json, spoiled_everywhere
 
 SLOW = {"tables": 15, "skops": 5, "golden": 40, "package": 60, "csr": 60, "granted-certificate": 60}
-JSON_EXAMPLES = 60
+JSON_EXAMPLES = 40
 SECONDS_MAX = 3.0
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+"""The library of certificates warns of some that it will refuse one day."""
 quick = settings(
     derandomize=True,
     deadline=None,
@@ -28,7 +29,7 @@ quick = settings(
 
 
 def examples(name: str) -> settings:
-    return settings(quick, max_examples=SLOW.get(name, 120))
+    return settings(quick, max_examples=SLOW.get(name, 80))
 
 
 def check(name: str, data: bytes) -> None:
@@ -70,20 +71,12 @@ def test_the_seeds_are_read(name: str) -> None:
     assert read >= 1
 
 
-PEM = ["csr", "granted-certificate"]
-
-
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # will be an error one day
-@pytest.mark.parametrize("name", PEM)
+@pytest.mark.parametrize("name", ["csr-der", "certificate-der"])
 def test_certificates_with_any_byte_changed_are_read_or_refused(name: str) -> None:
     seed = DECODERS[name].seeds()[0]
-    label = seed.splitlines()[0][11:-5].decode()
-    der = base64.b64decode(b"".join(seed.splitlines()[1:-1]))
-    for at in range(len(der)):
+    for at in range(len(seed)):
         for mask in (0x01, 0x40, 0xFF):
-            changed = der[:at] + bytes((der[at] ^ mask,)) + der[at + 1 :]
-            body = base64.encodebytes(changed).decode()
-            check(name, f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode())
+            check(name, seed[:at] + bytes((seed[at] ^ mask,)) + seed[at + 1 :])
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -128,7 +121,7 @@ ROUND_TRIPS = ["status", "reported", "telack", "chunk-request", "assignment", "r
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_what_was_read_is_written_and_read_again_the_same(name: str) -> None:
-    @settings(quick, max_examples=80)
+    @settings(quick, max_examples=50)
     @given(mutated_json(DECODERS[name].seeds()))
     def run(data: bytes) -> None:
         decoder = DECODERS[name]

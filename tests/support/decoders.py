@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 
-from edge_agent.adapters import tuf_verifier
+from edge_agent.adapters import enrolment, tuf_verifier
 from edge_agent.adapters.device_keys import find_certificate_problem, make_request
 from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.adapters.http_parser import HttpError, HttpLimits, RequestParser
@@ -301,6 +301,15 @@ def _judge_certificate(payload: bytes) -> str:
     return find_certificate_problem(payload, ca_pem, key, "cam-7")
 
 
+def _der(pem: bytes) -> bytes:
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+def _pem(label: str, der: bytes) -> bytes:
+    body = base64.encodebytes(der).decode()
+    return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode()
+
+
 def decode_tables(payload: bytes) -> object:
     """Read a table file as Parquet or CSV, as the bytes say."""
     from fleet_server.adapters.table_files import PyarrowTableReader
@@ -446,6 +455,23 @@ DECODERS: dict[str, Decoder] = {
         decode=lambda data: _authority().read_key(data),
         errors=(RefusedError,),
         seeds=lambda: [_csr()],
+    ),
+    "csr-der": Decoder(
+        decode=lambda data: _authority().read_key(_pem("CERTIFICATE REQUEST", data)),
+        errors=(RefusedError,),
+        seeds=lambda: [_der(_csr())],
+    ),
+    "certificate-der": Decoder(
+        decode=lambda data: _judge_certificate(_pem("CERTIFICATE", data)),
+        errors=(),
+        seeds=lambda: [_der(_issued()[0])],
+    ),
+    "join-problem": Decoder(
+        decode=lambda data: enrolment._detail(403, data),
+        errors=(),
+        seeds=lambda: [b'{"status":403,"detail":"the join string was used"}'],
+        is_json=True,
+        is_stored=False,
     ),
     "granted-certificate": Decoder(
         decode=_judge_certificate, errors=(), seeds=lambda: [_issued()[0]]

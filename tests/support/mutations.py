@@ -81,7 +81,7 @@ def mutated_bytes(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     return data
 
 
-PLACES_MAX = 40
+PLACES_MAX = 30
 
 
 def spoiled_everywhere(seed: bytes) -> Iterator[bytes]:
