@@ -6,6 +6,7 @@ certificate, and the renewal must come to its end afterwards.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -95,6 +96,14 @@ def enrolled(authority: CertificateAuthority, directory: Path) -> Identity:
     return keep_grant(ticket, grant, authority.ca_pem, key, directory)
 
 
+@pytest.fixture(scope="module")
+def joined(authority: CertificateAuthority, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A device that has joined, to be copied."""
+    directory = tmp_path_factory.mktemp("joined")
+    enrolled(authority, directory)
+    return directory
+
+
 def renew(authority: CertificateAuthority, directory: Path, used: list[Identity]) -> None:
     """What the agent does between two starts."""
     renewer = FileIdentityRenewer(
@@ -117,13 +126,14 @@ def check_whole(directory: Path) -> str:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("how", ["renewal", "joining anew"])
 def test_a_kill_at_any_call_leaves_one_whole_pair(
-    authority: CertificateAuthority, tmp_path: Path, how: str, after: bool
+    authority: CertificateAuthority, joined: Path, tmp_path: Path, how: str, after: bool
 ) -> None:
     at, was_killed, seen = 0, True, set()
+    first = read_facts(load_identity(joined)).serial
     while was_killed:
         at += 1
         directory = tmp_path / str(at)
-        first = read_facts(enrolled(authority, directory)).serial
+        shutil.copytree(joined, directory)
         was_killed, used = False, list[Identity]()
         with killing(Killer(at, after=after)):
             try:
