@@ -70,6 +70,14 @@ class OperatorFolder:
         path = self.key_path(role)
         return [self._open(one) for one in (path, staged_path(path)) if one.exists()]
 
+    def staged_keyids(self) -> dict[str, str]:
+        """Give the ids of successors that are staged here, by role."""
+        return {
+            role: self._open(path).public_key.keyid
+            for role, name in KEY_FILES.items()
+            if (path := staged_path(self.directory / name)).exists()
+        }
+
     def forget_signers(self) -> None:
         """Open the keys anew the next time: their files changed."""
         self._signers.clear()

@@ -9,7 +9,7 @@ between them is completed by doing it again.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ class PendingFile:
             with self._path.open("rb") as file:
                 data = file.read(PENDING_BYTES_MAX + 1)
             value = json.loads(data)
+            proposed_at = datetime.fromisoformat(value["proposed_at"]).astimezone(UTC)
             return Proposal(
                 act=str(value["act"])[:64],
                 subject=str(value["subject"])[:256],
                 reason=str(value["reason"])[:TEXT_CHARS_MAX],
-                proposed_at=datetime.fromisoformat(value["proposed_at"]),
+                proposed_at=proposed_at,
                 proposed_by=str(value["proposed_by"])[:256],
                 root=value["root"].encode(),
                 files={str(role): text.encode() for role, text in value["files"].items()},

@@ -27,10 +27,8 @@ from fleet_server.adapters.approver_keys import (
 from fleet_server.adapters.key_files import (
     drop_staged,
     install_staged,
-    load_key,
     parse_public_key,
     stage_key,
-    staged_path,
 )
 from fleet_server.adapters.online_keys import OnlineKeys
 from fleet_server.adapters.operator_folder import KEY_FILES, directors_of
@@ -247,16 +245,11 @@ class RootCeremony:
 
     def begin(self, proposal: Proposal) -> None:
         """Note the change before it has an effect, with the ids of keys that are staged here."""
-        staged = {
-            role: load_key(path, self._folder.ask).public_key.keyid
-            for role, name in KEY_FILES.items()
-            if (path := staged_path(self._folder.directory / name)).exists()
-        }
         note: dict[str, Any] = {
             "change": proposal.detail["request"],
             "root": _identify(proposal.root) if proposal.root else None,
             "targets": _identify(proposal.files[Targets.type]) if proposal.files else None,
-            "staged": staged,
+            "staged": self._folder.staged_keyids(),
         }
         self._folder.begin_change(note)
 

@@ -48,8 +48,9 @@ def rotate(
 ) -> None:
     """Replace a key; what the former one signed is refused from then on.
 
-    Needs the root key, for the approver and the director the approver's too. Snapshot, timestamp
-    and director: after a break-in at the server; devices whose counters a thief ran up recover.
+    Needs the root key, for the approver's the approver's too when it is there; for the director
+    the approver's alone. Snapshot, timestamp and director: after a break-in at the server; devices
+    whose counters a thief ran up recover.
 
     Example: edgefleet keys rotate approver
     """

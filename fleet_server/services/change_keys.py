@@ -86,8 +86,8 @@ class KeyDesk:
                 f" {waiting.proposed_at:%Y-%m-%d %H:%M}; sign it (--cosign) or drop it:"
                 " `edgefleet keys forget-pending`"
             )
-        draft = self.ceremony.draft(change)
         try:
+            draft = self.ceremony.draft(change)
             if show is not None:
                 show(self.ceremony.review(draft))
             proposal = self.ceremony.sign(draft)
@@ -166,7 +166,8 @@ class KeyDesk:
 
     def _conclude(self, proposal: Proposal) -> KeyOutcome:
         """Put a proposal in force when it is signed enough; may be repeated after a cut."""
-        name, standing = str(proposal.detail["request"]), self.pending.standing(proposal)
+        standing = self.pending.standing(proposal)
+        name = str(proposal.detail.get("request", f"{proposal.act} {proposal.subject}"))
         current = self.packages.current_targets()
         if standing.missing:
             self._audit("keys.propose", name, signed=standing.signed, keys=proposal)

@@ -96,6 +96,19 @@ def test_former_keys_of_people_are_kept_aside_and_said_of_servers_destroyed(room
     assert roles["snapshot"].retired == ()
 
 
+def test_the_successor_of_an_encrypted_key_is_encrypted(
+    room: KeyRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEFLEET_PASSPHRASE", "correct horse")
+    room.rotate("targets")  # the former one was plain
+    path = room.folder("ann") / "approver.pem"
+    assert b"ENCRYPTED" in path.read_bytes()
+    monkeypatch.delenv("EDGEFLEET_PASSPHRASE")
+    with pytest.raises(RefusedError, match="has a passphrase"):
+        room.rotate("targets")
+    assert not list(room.folder("ann").glob("*.next"))
+
+
 def test_an_approver_key_that_was_lost_is_replaced_by_the_root(room: KeyRoom) -> None:
     (room.folder("ann") / "approver.pem").unlink()
     room.rotate("targets")
