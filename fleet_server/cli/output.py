@@ -48,6 +48,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def make_plain(text: str) -> str:
+    """Take out what a terminal would obey: devices and strangers write some of what is shown.
+
+    >>> make_plain("moved" + chr(27) + "[2J")
+    'moved?[2J'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; cells may carry rich markup when they are ``Text``."""
     from rich import box
@@ -58,7 +67,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(c if isinstance(c, Text) else Text(str(c)) for c in row))
+        table.add_row(*(c if isinstance(c, Text) else Text(make_plain(str(c))) for c in row))
     data_console().print(table)
 
 

@@ -39,6 +39,7 @@ class RefusalNotes:
             method: As asked.
             path: As asked.
         """
+        asked = "".join(c if c.isprintable() else "?" for c in f"{method[:8]} {path}")
         left_out = self.rows.take()
         if left_out is None:
             return
@@ -50,6 +51,6 @@ class RefusalNotes:
                 at=self.clock.now(),
                 actor=actor or NOBODY,
                 act="api.refused",
-                subject=f"{method[:8]} {path[:PATH_CHARS_MAX]}",
+                subject=asked[:PATH_CHARS_MAX],
                 detail=detail,
             )

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI
 
-from fleet_server.api.access import NOBODY, OPEN, ROLE_KEY, access, check_access
+from fleet_server.api.access import OPEN, ROLE_KEY, access, check_access
 from fleet_server.api.app import create_app
 from fleet_server.core.roles import Role
+from fleet_server.services.note_refusals import NOBODY
 from tests.support.api import ApiBench, operations
 
 VIEWERS = """

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from edge_agent.contract.join import JoinTicket
-from fleet_server.api.access import NOBODY, ROLE_KEY
+from fleet_server.api.access import ROLE_KEY
 from fleet_server.api.limits import BODY_BYTES_MAX
 from fleet_server.core.roles import Role
+from fleet_server.services.note_refusals import NOBODY
 from fleet_server.wiring.rollouts import build_runner
 from tests.support.api import ApiBench, operations
 

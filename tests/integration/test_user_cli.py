@@ -1,6 +1,7 @@
 """``edgefleet user`` and ``edgefleet audit`` on a real workspace."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from argon2.profiles import CHEAPEST
 from typer.testing import CliRunner, Result
 
+from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import open_engine, write_session
 from fleet_server.adapters.passwords import Argon2Passwords
 from fleet_server.cli import app
@@ -95,6 +97,23 @@ def test_what_cannot_be_done_is_said_with_the_next_step(
     terminal: Terminal, command: list[str], password: str | None, code: int, says: str
 ) -> None:
     assert says in " ".join(terminal.run(*command, code=code, password=password).output.split())
+
+
+def test_what_a_stranger_wrote_does_not_command_the_terminal(terminal: Terminal) -> None:
+    engine = open_engine(Path(terminal.workspace.control_db))
+    with write_session(engine) as session:
+        append_audit(
+            session,
+            at=datetime(2026, 1, 1, tzinfo=UTC),
+            actor="nobody",
+            act="api.refused",
+            object="GET /\x1b[2J\x1b]0;owned\x07",
+        )
+    engine.dispose()
+    shown = terminal.run("audit", "ls", "--act", "api.refused").stdout
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "GET /?[2J" in shown
 
 
 def test_a_whole_log_is_remembered_and_a_shorter_one_refused(terminal: Terminal) -> None:
