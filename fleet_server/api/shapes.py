@@ -83,6 +83,7 @@ class DevicePublic(Shape):
     labels: dict[str, str]
     slots: list[SlotPublic]
     refusal: str
+    in_use_twice: str
     last_seen_at: datetime | None
 
 
@@ -136,6 +137,7 @@ def show_device(view: DeviceView) -> DevicePublic:
             for s in view.slots
         ],
         refusal=view.refusal,
+        in_use_twice=view.device.clone_evidence,
         last_seen_at=view.device.last_seen_at,
     )
 
