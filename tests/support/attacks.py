@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,8 @@ RECOVERED = "recovered"
 ALLOWED = "allowed"
 """By design; the report shows it."""
 OUTCOMES = (IGNORED, DELAYED, RECOVERED, ALLOWED)
+Act = Callable[[Any], str | None]
+"""Tries an attack in a world of its kind; see ``Attack.act``."""
 TOLD = "told to the person"
 """Seen by whoever runs the command: the sentence says what is wrong and what to do."""
 
@@ -138,7 +141,7 @@ class Attack:
     stop: str
     code: str
     seen: str
-    act: Callable[[AttackWorld], str | None]
+    act: Act
     ruins_server: bool = False
 
 
@@ -151,12 +154,10 @@ class AttackSuite:
 
     def __call__(
         self, code: str, *, seen: str = REPORT, ruins_server: bool = False
-    ) -> Callable[[Callable[[AttackWorld], str | None]], Callable[[AttackWorld], str | None]]:
+    ) -> Callable[[Act], Act]:
         """Register a function: its name is the attempt, its docstring what stops it."""
 
-        def register(
-            function: Callable[[AttackWorld], str | None],
-        ) -> Callable[[AttackWorld], str | None]:
+        def register(function: Act) -> Act:
             assert function.__doc__, function.__name__
             self.attacks.append(
                 Attack(
