@@ -184,7 +184,7 @@ def test_a_gateway_killed_in_between_ends_the_session_after_its_start(lab: Works
         build_device_desk(lab.fleet).revoke("cam-5", "")
         assert lab.device_row("cam-5").cut_wanted_at is not None
         lab.start_gateway()
-        lab.wait(lambda: lab.device_row("cam-5").cut_wanted_at is None)
+        lab.wait(lambda: lab.device_row("cam-5").cut_wanted_at is None, timeout_s=60)
         lab.wait(lambda: device.refused > 3)
         assert device.ended
     finally:
