@@ -32,6 +32,8 @@ def parse_object(payload: bytes, *, what: str, limit_bytes: int) -> dict[str, An
         text = payload.decode()
         value = _DECODER.decode(text)
         _check_storable(text, value)
+    except UnicodeError as error:
+        raise MalformedError(f"{what} is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
