@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from datetime import timedelta
 from threading import Event, Thread
 
@@ -138,6 +139,30 @@ def test_a_wait_of_a_name_survives_a_restart_and_ends(hall: Hall) -> None:
     hall.clock.advance(PER_NAME.lock_s_min)
     restarted.log_in()
     assert restarted.acts().count("login.locked") == 1
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "wrong password!"])
+def test_a_guess_overtaken_by_a_wait_learns_nothing(hall: Hall, password: str) -> None:
+    """Many guesses sent at once are all checked before the first failure is counted."""
+    passwords = hall.logins.passwords
+
+    class Overtaken:
+        def is_match(self, encoded: str | None, typed: str) -> bool:
+            with write_session(hall.engine) as session:
+                row = session.get_one(PersonRow, "ada")
+                row.locked_until = hall.clock.now() + timedelta(seconds=30)
+                session.add(row)
+            return passwords.is_match(encoded, typed)
+
+        def is_dated(self, encoded: str) -> bool:
+            return passwords.is_dated(encoded)
+
+        def hash(self, password: str) -> str:
+            return passwords.hash(password)
+
+    logins = replace(hall.logins, passwords=Overtaken())
+    with pytest.raises(ThrottledError):
+        logins.log_in("ada", password, address=HERE)
 
 
 def test_enabling_a_person_lifts_the_wait(hall: Hall) -> None:
