@@ -3,6 +3,7 @@
 A person with root on a device owns that device; these are the attempts that stop short of it.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.state_store import FORMER, FileStateStore
 from edge_agent.contract.codes import Code
 from edge_agent.contract.transfer import ChunkRequest, Part
-from edge_agent.errors import LockedError, SettingsError
+from edge_agent.errors import LockedError, SettingsError, StoppedModelError
 from edge_agent.ports import Identity
 from tests.support.agent import ChunkServer
 from tests.support.attack_payloads import COMPACT
@@ -198,6 +199,27 @@ def name_another_package_in_the_state_file(w: AttackWorld) -> None:
     state.write_bytes(state.read_bytes().replace(good, evil))
     w.device.blobs.path(evil.decode()).write_bytes(EVIL)
     w.restart()
+
+
+@attack(RECOVERED)
+def forge_a_whole_state_that_runs_another_package(w: AttackWorld) -> None:
+    """What runs is looked up in the metadata trusted before: unsigned, it is let go of at once."""
+    w.device.blobs.path(ChunkServer(EVIL).sha256).write_bytes(EVIL)
+    for name in ("state.json", FORMER):
+        path = w.device.directory / name
+        _, _, body = path.read_bytes().partition(b"\n")
+        for said, forged in ((V1, UNSIGNED), (sha_of(V1), sha_of(UNSIGNED))):
+            body = body.replace(said.encode(), forged.encode())
+        path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    w.device.restart()
+    with pytest.raises(StoppedModelError):
+        w.device.ask()
+    assert Code.WITHDRAWN in w.device.said_codes()
+    w.update(V1, 6)
+
+
+def sha_of(target: str) -> str:
+    return ChunkServer(package(target)).sha256
 
 
 @attack(RECOVERED)

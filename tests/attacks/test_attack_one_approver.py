@@ -2,11 +2,16 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, load_from_string
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Targets
@@ -14,9 +19,14 @@ from tuf.api.metadata import Root, Targets
 from edge_agent.contract.codes import Code
 from edge_agent.contract.package import GOLDEN, MEMBERS, MODEL, SCHEMA, unpack_members
 from edge_agent.contract.schema import Feature
+from fleet_server.adapters.approver_keys import sign_files
+from fleet_server.adapters.key_files import create_key
+from fleet_server.errors import RefusedError
+from fleet_server.wiring.trust import build_operator, build_pending
 from tests.support.attack_moves import add_unsigned, edit_root, need_two_approvers, run_approved
 from tests.support.attack_server import UNSIGNED, V2, package
-from tests.support.attacks import Attack, AttackSuite, AttackWorld, hold
+from tests.support.attacks import TOLD, Attack, AttackSuite, AttackWorld, hold
+from tests.support.key_room import KeyRoom
 from tests.support.serving import build_classifier, classifier_graph
 
 attack = AttackSuite("one approver's key, or their ear")
@@ -77,6 +87,78 @@ def make_a_friend_an_approver(w: AttackWorld) -> None:
     friend = CryptoSigner.generate_ed25519().public_key
     files = edit_root(w, w.server.key("approver"), lambda root: root.add_key(friend, "targets"))
     w.device.deliver(files, w.server.order(V2, 6))
+
+
+# What waits for the second signature ------------------------------------------------------------
+
+
+@contextmanager
+def two_approvers(w: AttackWorld) -> Iterator[KeyRoom]:
+    """Ann and bea must both sign; ann has proposed ``plant`` 99."""
+    with pytest.MonkeyPatch.context() as patch:
+        room = KeyRoom(w.device.directory.parent, w.server.clock, patch)
+        room.need_two()
+        assert room.approver().approve("plant", 99).waiting
+        yield room
+    room.fleet.engine.dispose()
+
+
+def refused_cosign(room: KeyRoom, name: str, sentence: str) -> str:
+    with room.as_person(name), pytest.raises(RefusedError, match=sentence):
+        room.approver(name).cosign("approved", "plant", 99)
+    assert UNSIGNED not in room.repository.approved()
+    return RefusedError.__name__
+
+
+@attack(Code.NOT_APPROVED)
+def run_what_one_of_two_has_signed(w: AttackWorld) -> None:
+    """What waits for a signature is in force nowhere."""
+    with two_approvers(w):
+        w.device.deliver(w.server.refresh(), w.server.order(UNSIGNED, 6))
+
+
+@attack("RefusedError", seen=TOLD)
+def sign_for_the_second_approver(w: AttackWorld) -> str:
+    """A key counts once, under whatever name its folder goes."""
+    with two_approvers(w) as room:
+        shutil.copytree(room.folder("ann"), room.directory / "cal")
+        refused_cosign(room, "ann", "has signed it already")
+        return refused_cosign(room, "cal", "has signed it already")
+
+
+@attack("RefusedError", seen=TOLD)
+def sign_with_a_key_that_does_not_count(w: AttackWorld) -> str:
+    """The root names the approvers' keys."""
+    with two_approvers(w) as room:
+        shutil.copytree(room.folder("bea"), room.directory / "cal")
+        (room.folder("cal") / "approver.pem").unlink()
+        create_key(room.folder("cal") / "approver.pem")
+        return refused_cosign(room, "cal", "is no approver of this fleet")
+
+
+@attack("RefusedError", seen=TOLD)
+def slip_another_package_into_what_waits(w: AttackWorld) -> str:
+    """Who signs second builds the files once more from what their own machine saw."""
+    with two_approvers(w) as room:
+        operator, pending = build_operator(room.fleet), build_pending(room.fleet)
+        proposal = pending.load()
+        assert proposal is not None
+        add = room.approver().prepare("plant", 99)
+        files = operator.edit(room.repository.current_targets(), add=add, withdraw=[V2])
+        signed = sign_files(files, [operator.folder.signer("targets")])
+        pending.save(replace(proposal, files=signed))
+        return refused_cosign(room, "bea", "does not hold exactly what it says")
+
+
+@attack("RefusedError", seen=TOLD)
+def change_what_is_done_when_it_is_withdrawn(w: AttackWorld) -> str:
+    """What devices do with a withdrawn package is signed, and rebuilt by who signs second."""
+    with two_approvers(w) as room:
+        pending = build_pending(room.fleet)
+        proposal = pending.load()
+        assert proposal is not None
+        pending.save(replace(proposal, detail={"slot": None, "on_withdrawn": "keep"}))
+        return refused_cosign(room, "bea", "does not hold exactly what it says")
 
 
 # Packages an approver was made to sign ----------------------------------------------------------

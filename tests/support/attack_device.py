@@ -5,6 +5,7 @@ Only the wire is played: ``deliver`` brings whatever whoever holds the broker wa
 Time moves when told, and the clock on the wall apart from the one that never goes back.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import Reported
 from edge_agent.contract.metadata import encode_bundle
-from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
+from edge_agent.contract.topics import META_TOPIC, Channel, device_topic, meta_topic
 from edge_agent.contract.transfer import ChunkRequest
 from edge_agent.ports import (
     BlobStore,
@@ -44,6 +45,7 @@ LIMITS = SelfTestLimits(latency_ms_p95_max=1e6, rss_bytes_max=10**10)
 SETTLE_S = 35
 """Beyond the grace in which a refusal that the other half would cure is not reported."""
 
+_BIN = re.compile(r"\d+\.(packages-[0-9a-f]+)\.json")
 Serve = Callable[[ChunkRequest], Iterable[bytes]]
 """Answers one request for chunks with payloads of ``down/xfer``."""
 
@@ -84,11 +86,15 @@ class Device:
         self.device_id, self.fleet, self.profile = device_id, fleet, profile
         self.serve = self.serve_honestly = serve
         self.boots = 0
+        self.bins: dict[str, bytes] = {}
+        """What the broker holds retained on the topics of hash bins."""
+        self._heard: dict[str, bytes] = {}
         self._former_reports: list[Reported] = []
 
     def start(self) -> None:
         """Start the agent on what is on disk and connect it."""
         self.boots += 1
+        self._heard = {}
         self.link, self.jobs = PlayedLink(), QueuedJobs()
         self.blobs = DirectoryBlobStore(self.directory / "blobs")
         self.outbox = Outbox(None)
@@ -164,8 +170,16 @@ class Device:
     def deliver(
         self, files: Mapping[str, bytes], envelope: bytes, *, for_s: float = SETTLE_S
     ) -> None:
-        """Deliver both halves and let the device deal with them."""
-        self.say_metadata(files)
+        """Deliver both halves, the bins as they are asked for, and let the device deal with it."""
+        common, bins = {}, {}
+        for name, data in files.items():
+            found = _BIN.fullmatch(name)
+            if found is None:
+                common[name] = data
+            else:
+                bins[meta_topic(found[1])] = encode_bundle({name: data})
+        self.bins = bins
+        self.say_metadata(common)
         self.say(Channel.DESIRED, envelope)
         self.run(for_s)
 
@@ -175,6 +189,7 @@ class Device:
         """Do everything that needs no time."""
         while True:
             self._serve_chunks()
+            self._hear_bins()
             if not self.jobs.waiting:
                 return
             _, job = self.jobs.waiting.popleft()
@@ -221,6 +236,13 @@ class Device:
     def forget_reports(self) -> None:
         """Begin anew to remember what was reported."""
         self._former_reports, self.link.sent = [], []
+
+    def _hear_bins(self) -> None:
+        for topic in sorted(self.link.watched):
+            payload = self.bins.get(topic)
+            if payload is not None and self._heard.get(topic) != payload:
+                self._heard[topic] = payload
+                self.say_on(topic, payload)
 
     def _serve_chunks(self) -> None:
         while asked := [m for m in self.link.sent if m[0] is Channel.CHUNK_REQUEST]:

@@ -37,6 +37,7 @@ from fleet_server.workspace import Config
 from tests.support.agent import ChunkServer
 from tests.support.attack_clock import WallClock
 from tests.support.serving import build_classifier
+from tests.support.target_bins import all_files
 from tests.support.trust import TrustServer
 from tests.support.trust_fleet import register
 
@@ -102,6 +103,11 @@ class AttackedServer(TrustServer):
                 blob = blobs[row.profile]
                 row.schema_sha256 = ChunkServer(unpack_members(blob)[SCHEMA]).sha256
                 row.chunks_sha256 = ChunkServer(blob).chunks
+
+    def refresh(self) -> dict[str, bytes]:
+        """Sign anew what is due; return every file a device may need, hash bins included."""
+        self.repository.refresh_online()
+        return all_files(self.repository)
 
     def order(
         self,
