@@ -270,6 +270,23 @@ class TelemetryUplink(Protocol):
         """Return ``waiting`` and ``dropped`` windows for the report."""
 
 
+class LabelSink(Protocol):
+    """Takes what turned out to be true of an answer. May be called from any thread."""
+
+    def add(self, prediction_id: str, label: str | float) -> None:
+        """Keep one late label, or count it as dropped when there is no room; never blocks long.
+
+        Args:
+            prediction_id: As the answer gave it, for an answer of one row; ``ID.n`` names row n,
+                from 0, of an answer of several.
+            label: Name of a class, or a regression's value (finite).
+
+        Raises:
+            InputError: No answer of this device has that id, or the label is not one its model
+                knows; says which.
+        """
+
+
 class Link(Protocol):
     """Publishes on this device's channels; may be called from any thread."""
 
