@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check bench fix lock clean
+.PHONY: setup demo test check bench fuzz fix lock clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,13 @@ check: setup
 bench: setup
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=one of: $$(ls benchmarks | sed -n 's/^bench_\(.*\)\.py/\1/p' | tr '\n' ' ')"; exit 2; }
 	@$(BIN)/python -m benchmarks.bench_$(NAME) $(ARGS)
+
+# Fuzz one decoder of network bytes for SECONDS; findings stay in .fuzz/. Not part of the tests.
+fuzz: setup
+	@test -n "$(DECODER)" || { echo "usage: make fuzz DECODER=one of the following, SECONDS=600:"; $(BIN)/python tests/fuzz/atheris_targets.py; exit 2; }
+	@test -x .fuzz/venv/bin/python || $(PYTHON) -m venv .fuzz/venv
+	@.fuzz/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt -r requirements/fuzz.txt
+	@.fuzz/venv/bin/python tests/fuzz/atheris_targets.py $(DECODER) $(or $(SECONDS),60)
 
 fix: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
