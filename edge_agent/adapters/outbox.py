@@ -7,7 +7,8 @@ row. Bounded in bytes: the oldest windows make room and are counted, durably.
 Left out: merging old windows instead of dropping them; closing windows
 (``telemetry_recorder.py``); sending (``telemetry_uplink.py``).
 Invariants: what ``append`` returned from is there after a kill; a window is given out until it is
-acknowledged or dropped; order is the order of appending.
+acknowledged or dropped; order is the order of appending. Two processes may use one file: the one
+that answers requests appends, the one that talks to the server sends.
 """
 
 import logging
@@ -45,6 +46,7 @@ INSERT OR IGNORE INTO window
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _COUNT_DROPPED = "UPDATE counter SET value = value + ? WHERE name = 'dropped'"
+_DROPPED = "SELECT value FROM counter WHERE name = 'dropped'"
 _OLDEST = """
 SELECT boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters
 FROM window ORDER BY id LIMIT ?
@@ -54,12 +56,15 @@ FROM window ORDER BY id LIMIT ?
 class Outbox:
     """A bounded queue of windows in one SQLite file; safe to call from any thread."""
 
-    def __init__(self, path: Path | None, *, bytes_max: int = OUTBOX_BYTES_MAX) -> None:
+    def __init__(
+        self, path: Path | None, *, bytes_max: int = OUTBOX_BYTES_MAX, is_joining: bool = False
+    ) -> None:
         """Open or create.
 
         Args:
             path: File; None keeps the windows in memory (simulated devices).
             bytes_max: Encoded size of all windows together.
+            is_joining: Another process has opened the file, checked and perhaps replaced it.
 
         Raises:
             OutboxError: The file can be neither opened nor replaced.
@@ -67,17 +72,18 @@ class Outbox:
         self._path, self._bytes_max = path, bytes_max
         self._lock = threading.Lock()
         self._appended = 0
-        self._db = self._open()
+        self._version: int | None = None
+        self._db = self._open(is_joining=is_joining)
         with self._translated():
             (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
-            (dropped,) = self._db.execute(
-                "SELECT value FROM counter WHERE name = 'dropped'"
-            ).fetchone()
+            (dropped,) = self._db.execute(_DROPPED).fetchone()
         self._waiting, self._dropped = int(waiting), int(dropped)
 
     @property
     def appended(self) -> int:
-        """Batches appended since opening: changes whenever there is something new to send."""
+        """Changes whenever there is something new to send, whichever process appended it."""
+        with self._lock:
+            self._notice_others()
         return self._appended
 
     def append(self, windows: Sequence[tuple[int, Window]]) -> None:
@@ -140,6 +146,8 @@ class Outbox:
 
     def counts(self) -> Mapping[str, int]:
         """Return ``waiting`` and ``dropped`` windows; the latter over the life of the file."""
+        with self._lock:
+            self._notice_others()
         return {"waiting": self._waiting, "dropped": self._dropped}
 
     def close(self) -> None:
@@ -160,11 +168,28 @@ class Outbox:
             self._db.execute(_COUNT_DROPPED, (dropped,))
         return dropped
 
-    def _open(self) -> sqlite3.Connection:
+    def _notice_others(self) -> None:
+        """Count anew when another process has written; what cannot be read counts as before."""
+        if self._path is None:
+            return
         try:
-            return _connect(self._path)
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+            if version == self._version:
+                return
+            (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
+            (dropped,) = self._db.execute(_DROPPED).fetchone()
+        except sqlite3.Error as error:
+            _LOG.debug("outbox %s: %s", self._path, error)
+            return
+        self._version, self._waiting, self._dropped = version, int(waiting), int(dropped)
+        self._appended += 1
+
+    def _open(self, *, is_joining: bool) -> sqlite3.Connection:
+        try:
+            return _connect(self._path, is_checked=is_joining)
         except sqlite3.DatabaseError as error:
-            if self._path is None or isinstance(error, sqlite3.OperationalError):
+            is_mine = not is_joining and not isinstance(error, sqlite3.OperationalError)
+            if self._path is None or not is_mine:
                 raise OutboxError(f"outbox {self._path} cannot be opened: {error}") from error
             # A torn file must not keep the device from serving: set it aside and begin anew.
             aside = self._path.with_suffix(".damaged")
@@ -178,7 +203,7 @@ class Outbox:
             self._path.replace(aside)
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            return _connect(self._path)
+            return _connect(self._path, is_checked=False)
         except (OSError, sqlite3.Error) as error:
             raise OutboxError(f"outbox {self._path} cannot be replaced: {error}") from error
 
@@ -190,7 +215,7 @@ class Outbox:
             raise OutboxError(f"outbox {self._path or 'in memory'}: {error}") from error
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
+def _connect(path: Path | None, *, is_checked: bool) -> sqlite3.Connection:
     db = sqlite3.connect(
         ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
     )
@@ -198,9 +223,10 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+        if not is_checked:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
         db.executescript(_SCHEMA)
     except sqlite3.Error:
         db.close()

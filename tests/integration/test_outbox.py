@@ -167,3 +167,31 @@ def test_every_window_is_waiting_or_acknowledged_or_counted_as_dropped(
         assert sum(encoded_size(w) for _, w in waiting) <= bytes_max
         assert [w.sequence for _, w in waiting] == sorted(w.sequence for _, w in waiting)
     outbox.close()
+
+
+def test_two_processes_share_one_file_and_see_each_others_work(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    sender = Outbox(path)
+    seen = sender.appended
+    program = (
+        "import sys; from pathlib import Path; from edge_agent.adapters.outbox import Outbox;"
+        "from edge_agent.contract.windows import Window;"
+        "w = Window(0, 0, 1, 2, b'r' * 8, b'a' * 8, 3, b'x');"
+        "o = Outbox(Path(sys.argv[1]), is_joining=True); o.append([(7, w)]); o.count_dropped(2)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
+    assert sender.appended != seen
+    assert sender.counts() == {"waiting": 1, "dropped": 2}
+    assert sequences(sender) == [0]
+    assert sender.acknowledge([AckRange(7, 0, 0, 0)]) == 1
+    assert sender.counts() == {"waiting": 0, "dropped": 2}
+    assert sender.appended == sender.appended
+    sender.close()
+
+
+def test_who_joins_a_damaged_file_does_not_replace_it(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    path.write_bytes(b"no database at all" * 300)
+    with pytest.raises(OutboxError, match="cannot be opened"):
+        Outbox(path, is_joining=True)
+    assert path.read_bytes().startswith(b"no database")
