@@ -17,6 +17,14 @@ APPROVED_ROLE = "approved"
 """Delegation of ``targets`` that spreads the packages over hash bins."""
 _BIN_NAME = re.compile(r"\d{1,9}\.(packages-[0-9a-f]{1,4})\.json\Z")
 _ROLES = r"root|targets|snapshot|timestamp|approved|packages-[0-9a-f]{1,4}"
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_MEMBER = rb"\s*+" + _TEXT + rb"\s*+:\s*+" + _TEXT + rb"\s*+"
+_FORM = re.compile(
+    rb"\s*+\{(?:" + _MEMBER + rb"(?:,|(?=\}))){0,%d}+\s*+\}\s*+" % FILES_MAX, re.DOTALL
+)
+"""An object of texts. Looked at before it is parsed: lists and objects take a parser thirty bytes
+for each byte, and eight kilobytes inflate to eight megabytes of them."""
+_FORM_FROM_BYTES = 262_144
 _NAME = re.compile(rf"(?:\d{{1,9}}\.)?(?:{_ROLES})\.json\Z")
 
 
@@ -58,6 +66,8 @@ def decode_bundle(
         raise TooLargeError("metadata bundle", inflated_bytes_max + 1, inflated_bytes_max)
     if not inflate.eof or inflate.unused_data:
         raise MalformedError("metadata bundle is cut short, or has something behind its end")
+    if len(plain) > _FORM_FROM_BYTES and _FORM.fullmatch(plain) is None:
+        raise MalformedError(f"metadata bundle must be an object of at most {FILES_MAX} files")
     try:
         files = json.loads(plain.decode())
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -236,6 +238,17 @@ def deliver_raw(w: AttackWorld, payload: bytes) -> None:
 def send_a_decompression_bomb_as_metadata(w: AttackWorld) -> None:
     """Inflating stops at 8 MiB."""
     deliver_raw(w, zeros_bomb(100_000_000))
+
+
+@attack(Code.TUF_FORMAT)
+def send_metadata_that_a_parser_would_swell_up(w: AttackWorld) -> None:
+    """Its form is looked at before it is parsed: 8 kB of empty lists would take 240 MB."""
+    tracemalloc.start()
+    try:
+        deliver_raw(w, zlib.compress(b'{"a":[' + b"[]," * 2_700_000 + b"[]]}", 9))
+        assert tracemalloc.get_traced_memory()[1] < 64_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @attack(Code.TUF_FORMAT)
