@@ -1,12 +1,18 @@
 """One agent a directory: a lock the kernel lets go of when the process ends, however it ends."""
 
+import contextlib
 import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from edge_agent.adapters.files import make_directory, read_file
+from edge_agent.adapters.files import (
+    make_directory,
+    note_in_lock_file,
+    open_lock_file,
+    read_file,
+)
 from edge_agent.errors import LockedError
 
 FILE = "agent.lock"
@@ -25,10 +31,10 @@ class DirectoryLock:
 
         Raises:
             LockedError: Another process holds it.
-            StorageError: The directory cannot be made.
+            StorageError: The directory or the file cannot be made.
         """
         make_directory(self._directory)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_lock_file(self._path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -42,8 +48,8 @@ class DirectoryLock:
         """Write who holds the lock, for people and for ``edge-agent status``."""
         if self._handle is not None:
             data = json.dumps({"pid": os.getpid(), **facts}).encode()
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, data, 0)
+            with contextlib.suppress(OSError):  # a full disk: the lock itself holds
+                note_in_lock_file(self._handle, data)
 
     def release(self) -> None:
         """Let go of the lock; without effect when it is not held."""

@@ -1,14 +1,19 @@
-"""Every file effect of the agent that must survive a power cut goes through here.
+"""Every file effect of the agent goes through here; a test reads the source and holds it to that.
 
-Power-cut tests replace nothing but this module's system calls. A name that exists is a whole
-file: bytes are written beside it, synced, renamed over it, and the directory is synced.
+Power-cut tests replace nothing but this module's ``os``: every call that changes the disk is one
+of ``os``, none of ``pathlib``. A name that exists is a whole file: bytes are written beside it,
+synced, renamed over it, and the directory is synced. What need not survive says so.
+
+Left out: SQLite's own files (``outbox.py``) and python-tuf's folder (``tuf_metadata.py``).
 """
 
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edge_agent.contract.codes import Code
 from edge_agent.errors import StorageError
@@ -28,11 +33,22 @@ def told_as_storage_error(path: Path, doing: str) -> Iterator[None]:
 
 
 def make_directory(path: Path, *, mode: int = 0o700) -> None:
-    """Make a directory and its parents; raises StorageError."""
-    if path.is_dir():
-        return
+    """Make a directory and its parents, each durable in the one above; raises StorageError.
+
+    One that is there is synced as well: whoever made it may have been killed before that.
+    """
     with told_as_storage_error(path, "making"):
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        _make_below(path, mode)
+
+
+def _make_below(path: Path, mode: int) -> None:
+    if not path.parent.is_dir():
+        _make_below(path.parent, mode)
+    with contextlib.suppress(FileExistsError):
+        if not path.is_dir():
+            os.mkdir(path, mode)  # noqa: PTH102 - the seam of the power-cut tests is os
+    # A parent that may not be read is somebody else's, and was there before us.
+    with contextlib.suppress(PermissionError):
         sync_directory(path.parent)
 
 
@@ -92,6 +108,13 @@ def remove_file(path: Path) -> None:
         os.unlink(path)  # noqa: PTH108 - the seam of the power-cut tests is os
 
 
+def remove_durable(path: Path) -> None:
+    """Remove a file so that no power cut brings it back; raises StorageError."""
+    remove_file(path)
+    with told_as_storage_error(path, "removing"):
+        sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -110,3 +133,26 @@ def keep_former(path: Path, former: Path) -> None:
         remove_file(temporary)
         os.link(path, temporary)
         os.replace(temporary, former)  # noqa: PTH105 - the seam of the power-cut tests is os
+
+
+def open_lock_file(path: Path) -> int:
+    """Open, or make, a file to be locked; return its handle. Not durable; raises StorageError."""
+    with told_as_storage_error(path, "opening"):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def note_in_lock_file(handle: int, data: bytes) -> None:
+    """Replace what a lock file says; a courtesy to readers, neither atomic nor durable."""
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    write_all(handle, data)
+
+
+def open_scratch() -> IO[bytes]:
+    """Open a file without a name for a child's output; it is gone when it is closed."""
+    return tempfile.TemporaryFile()
+
+
+def tell_kernel(path: Path, text: str) -> None:
+    """Write a setting of this process below ``/proc``; raises OSError."""
+    path.write_text(text)

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge_agent.adapters.files import move_durable, remove_durable
 from edge_agent.contract.messages import AckRange
 from edge_agent.contract.windows import Window, encoded_size
-from edge_agent.errors import OutboxError
+from edge_agent.errors import OutboxError, StorageError
 
 OUTBOX_BYTES_MAX = 8_388_608
 _WAL_BYTES_KEPT = 1_048_576
@@ -200,11 +201,12 @@ class Outbox:
         if self._path is None:
             raise OutboxError("an outbox in memory cannot be replaced")
         try:
-            self._path.replace(aside)
+            # First what SQLite would read into the new file, should the power go in between.
             for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+                remove_durable(self._path.with_name(self._path.name + suffix))
+            move_durable(self._path, aside)
             return _connect(self._path, is_checked=False)
-        except (OSError, sqlite3.Error) as error:
+        except (StorageError, sqlite3.Error) as error:
             raise OutboxError(f"outbox {self._path} cannot be replaced: {error}") from error
 
     @contextmanager

@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from edge_agent.adapters.files import tell_kernel
 from edge_agent.contract.codes import Code
 from edge_agent.contract.fields import Fields, parse_object
 from edge_agent.ports import SelfTestLimits, SelfTestResult
@@ -77,7 +78,7 @@ def _limit_myself(limits: SelfTestLimits) -> None:
     # Not handled on purpose: the default action ends even a process stuck in native code.
     signal.alarm(math.ceil(limits.timeout_s) + LATE_S)
     with contextlib.suppress(OSError):  # not Linux, or not allowed: a courtesy, not a guard
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        tell_kernel(Path("/proc/self/oom_score_adj"), "1000")
 
 
 def _lower(kind: int, limit: int) -> None:
