@@ -3,6 +3,7 @@
 The session is made from bytes, and external data is looked for where no file can be, so a graph
 is its own weights or is refused; custom-op libraries are never registered, so their operators
 are unknown. Threads are explicit and do not spin: the default burns a core between two requests.
+The library itself is loaded with the first model, because it may be what kills the process.
 
 Left out: execution providers other than the CPU's.
 Invariants: bytes were hashed here; the graph's inputs and outputs are the schema's; one golden
@@ -13,12 +14,12 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from edge_agent.adapters.batch_gain import measure_batch_gain
 from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
@@ -26,6 +27,9 @@ from edge_agent.contract.errors import ContractError
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import PackageError
 from edge_agent.statistics.reference import ClassOutputReference, Reference, reference_hash
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _TYPE_OF_ROLE = {
     Role.LABEL: "tensor(int64)",
@@ -99,13 +103,15 @@ def open_package(blob: bytes, sha256: str) -> OpenedPackage:
 class LoadedModel:
     """A session ready to answer; ``infer`` may be called from any thread."""
 
-    def __init__(self, opened: OpenedPackage, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, opened: OpenedPackage, session: "onnxruntime.InferenceSession") -> None:
         self.sha256 = opened.sha256
         self.schema = opened.schema
         self.reference = opened.reference
         self.reference_hash = opened.reference_hash
         self.width = opened.schema.width
         self.warm_up_ms = 0.0
+        self.batch_gain = 1.0
+        """See ``batch_gain.measure_batch_gain``."""
         self.output_names = [output.name for output in opened.schema.outputs]
         # InferenceSession.run validates its arguments anew at every call, a tenth of a small
         # model's time; they were checked once when the model was loaded. Where a runtime hides
@@ -126,6 +132,8 @@ class LoadedModel:
         Raises:
             PackageError: ``SELFTEST_LOAD``, or ``SELFTEST_MEMORY`` when memory ran out.
         """
+        import onnxruntime
+
         try:
             session = onnxruntime.InferenceSession(
                 opened.model, _session_options(options), providers=["CPUExecutionProvider"]
@@ -141,6 +149,11 @@ class LoadedModel:
             raise _load_error(error) from error
         model.warm_up_ms = (time.perf_counter() - began) * 1e3
         _check_shapes(opened.schema, outputs)
+        model.batch_gain = measure_batch_gain(
+            lambda rows: model.session_run(model.output_names, {INPUT_NAME: rows}, None),
+            opened.golden.features,
+            model.warm_up_ms,
+        )
         return model
 
     def infer(self, features: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -161,7 +174,9 @@ class LoadedModel:
         return dict(zip(names, values, strict=True))
 
 
-def _session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
+def _session_options(options: RuntimeOptions) -> "onnxruntime.SessionOptions":
+    import onnxruntime
+
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = max(1, options.intra_op_threads)
     session_options.inter_op_num_threads = 1
@@ -213,7 +228,7 @@ def _check_agreement(schema: ModelSchema, reference: Reference) -> None:
         )
 
 
-def _check_signature(schema: ModelSchema, session: onnxruntime.InferenceSession) -> None:
+def _check_signature(schema: ModelSchema, session: "onnxruntime.InferenceSession") -> None:
     """Compare the graph's declared inputs and outputs with the schema."""
     inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
     if (
