@@ -153,6 +153,14 @@ def lose_confirmed(banks: Banks) -> Banks:
     return replace(left, confirmed=fallback) if package and package.is_proven else left
 
 
+def return_to_former(banks: Banks) -> Banks:
+    """Make the bank that was confirmed before the confirmed one; both keep what they hold."""
+    former = banks.at(banks.confirmed.other) if banks.confirmed is not None else None
+    if banks.confirmed is None or former is None or not former.is_proven:
+        raise ValueError("no bank was confirmed before")
+    return replace(banks, confirmed=banks.confirmed.other)
+
+
 def _find_free(banks: Banks, running: str | None) -> Bank:
     free = [bank for bank in Bank if bank is not banks.confirmed]
     for bank in free:

@@ -158,6 +158,13 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorRollback:
+    """A person on the device asks for the package that was confirmed before."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time passed; only due things happen."""
 
@@ -183,5 +190,6 @@ Event = (
     | Answering
     | ActivationFailed
     | Observed
+    | OperatorRollback
     | Ticked
 )

@@ -43,6 +43,7 @@ from edge_agent.core.events import (
     LinkDown,
     LinkUp,
     Observed,
+    OperatorRollback,
     Reapproved,
     SelfTested,
     Stopped,
@@ -66,6 +67,12 @@ from edge_agent.core.moves import (
     release_of,
     retry_or_fail,
     roll_back,
+)
+from edge_agent.core.operator_rollback import (
+    is_left_for_nothing,
+    is_update_waiting,
+    operator_rollback,
+    return_to_left,
 )
 from edge_agent.core.probation import ProbationVerdict, judge_probation
 from edge_agent.core.release import Package, find_bad
@@ -244,8 +251,16 @@ def _answering_in_rollback(slot: Slot, event: Answering) -> Outcome:
     confirmed = slot.banks.confirmed_package
     if event.sha256 != (confirmed.sha256 if confirmed else None):
         return slot, []
+    if is_update_waiting(slot):
+        return begin(slot, event.now)
     phase = Phase.CONFIRMED if slot.code is None and confirmed else Phase.FAILED
     return replace(slot, phase=phase, due_at=None), [Collect()]
+
+
+def _rollback_failed(slot: Slot, event: ActivationFailed) -> Outcome:
+    if is_left_for_nothing(slot, event):
+        return return_to_left(slot, event)
+    return _activation_failed(slot, event)
 
 
 def _rollback_late(slot: Slot, event: Ticked) -> Outcome:
@@ -323,6 +338,7 @@ TABLE: Mapping[tuple[Phase, type], Handler] = {
     (Phase.PROBATION, ActivationFailed): _candidate_failed,
     (Phase.PROBATION, Observed): _observed,
     (Phase.ROLLING_BACK, Answering): _answering_in_rollback,
+    (Phase.ROLLING_BACK, ActivationFailed): _rollback_failed,
     (Phase.FAILED, LinkUp): _new_round,
 }
 """What each phase does with the events that concern it."""
@@ -333,6 +349,7 @@ ANYWHERE: Mapping[type, Handler] = {
     Assigned: _assigned,
     Withdrawn: withdrawn,
     Reapproved: reapproved,
+    OperatorRollback: operator_rollback,
     Answering: _answering,
     ActivationFailed: _activation_failed,
     Ticked: _ticked,

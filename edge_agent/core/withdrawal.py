@@ -23,6 +23,7 @@ from edge_agent.core.moves import (
     release_of,
     roll_back,
 )
+from edge_agent.core.operator_rollback import is_update_waiting
 from edge_agent.core.release import Package, PackageKey
 from edge_agent.core.slot import IN_PROGRESS, Slot
 
@@ -47,6 +48,9 @@ def withdrawn(slot: Slot, event: Withdrawn) -> Outcome:
             effects.append(CancelFetch())
         slot, more = fail(slot, Code.WITHDRAWN, _say(release_of(slot).target, "not installed"))
         effects += more
+    elif is_update_waiting(slot) and release_of(slot).key in gone:
+        detail = _say(release_of(slot).target, "not installed")
+        slot = replace(slot, code=Code.WITHDRAWN, detail=detail)
     if stopped is not None:
         slot, more = _stop_confirmed(slot, stopped, event.now)
         return slot, [*effects, *more]

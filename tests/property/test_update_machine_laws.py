@@ -29,6 +29,7 @@ from edge_agent.core.events import (
     LinkDown,
     LinkUp,
     Observed,
+    OperatorRollback,
     Reapproved,
     SelfTested,
     Stopped,
@@ -37,6 +38,7 @@ from edge_agent.core.events import (
     VerifyFailed,
     Withdrawn,
 )
+from edge_agent.core.operator_rollback import find_rollback_problem
 from edge_agent.core.probation import ProbationStats
 from edge_agent.core.release import Package, Release
 from edge_agent.core.slot import Slot, durable_part, find_needed_digests, report_slot
@@ -61,6 +63,7 @@ class World(RuleBasedStateMachine):
         self.withdrawn: set[str] = set()
         """Paths the approvers do not sign now; the odd packages are signed to be kept."""
         self.was_confirmed = False
+        self.is_operator_asking = False
 
     def tell(self, event: Event) -> None:
         before = self.slot
@@ -82,7 +85,9 @@ class World(RuleBasedStateMachine):
             is_stopped = old.target in self.withdrawn and old.on_withdrawn is OnWithdrawn.STOP
             assert is_stopped or old.sha256 in self.damaged, "a confirmed package was lost"
         if old is not None and new is not None and old.sha256 != new.sha256:
-            assert before.phase is SlotState.PROBATION or old.sha256 in self.damaged
+            is_asked = self.is_operator_asking or before.code is Code.OPERATOR_ROLLBACK
+            is_ended = before.phase is SlotState.PROBATION or old.sha256 in self.damaged
+            assert is_ended or is_asked, "a confirmed package was left unasked"
 
     def _check_may_answer(self, package: Package) -> None:
         if package.target in self.withdrawn:
@@ -158,6 +163,18 @@ class World(RuleBasedStateMachine):
                 assert package == confirmed, "a bank keeps what was withdrawn"
                 assert package.is_withdrawn
                 assert package.on_withdrawn is OnWithdrawn.KEEP
+
+    @rule()
+    def operator_goes_back(self) -> None:
+        is_possible = not find_rollback_problem(self.slot)
+        before, self.is_operator_asking = self.slot, True
+        self.tell(OperatorRollback(self.now))
+        self.is_operator_asking = False
+        if not is_possible:
+            assert self.slot == before
+            return
+        assert self.slot.phase is SlotState.ROLLING_BACK
+        assert self.slot.asked in self.sound
 
     @rule(seconds=st.sampled_from([1.0, 59.0, 61.0, 1_000.0]), jitter=st.floats(0, 0.99))
     def time_passes(self, seconds: float, jitter: float) -> None:
