@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
-from edge_agent.adapters.self_test import check_package
+from edge_agent.adapters.package_check import check_package
 from edge_agent.adapters.tuf_metadata import TufClient
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.contract.codes import Code

@@ -1,18 +1,27 @@
 """Find out what this device really is: runtime and its limits, processor, libc, memory, disk.
 
-What cannot be found out is left out; the server compares only what a device said.
+What cannot be found out is left out; the server compares only what a device said. The agent looks
+through ``ChildProbe``: loading a runtime this processor cannot run kills who does it.
 """
 
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
+from edge_agent.adapters.child_process import run_child, say_status
 from edge_agent.adapters.tiny_model import tiny_model
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.fields import parse_object
+
+CHILD = (sys.executable, "-m", "edge_agent.adapters.capability_child")
+TIMEOUT_S = 60.0
+ANSWER_BYTES_MAX = 65_536
+FAULT_CHARS_MAX = 512
 
 IR_FIRST, OPSET_FIRST, OPSET_ML_FIRST = 3, 7, 1
 STEPS_MAX = 64
@@ -26,7 +35,7 @@ _QUIET = 4
 
 
 class DeviceProbe:
-    """CapabilityProbe of the device this process runs on."""
+    """CapabilityProbe of the device this process runs on; loads the runtime into it."""
 
     def __init__(self, directory: Path) -> None:
         """Probe the disk that holds ``directory``."""
@@ -34,12 +43,61 @@ class DeviceProbe:
 
     def probe(self) -> Mapping[str, Any]:
         """Return the fields of ``capabilities`` in a report."""
-        libc, libc_version = platform.libc_ver()
-        found: dict[str, Any] = {
-            "arch": platform.machine(),
-            "libc": f"{libc} {libc_version}".strip(),
-            "python": platform.python_version(),
-            "system": f"{platform.system()} {platform.release()}",
+        return find_machine_facts(self._directory) | find_runtime_facts()
+
+
+class ChildProbe:
+    """CapabilityProbe that loads the runtime in a child: one that kills is told, not caught."""
+
+    def __init__(self, directory: Path, *, child: Sequence[str] = CHILD) -> None:
+        """Probe the disk that holds ``directory``; ``child`` prints the facts of the runtime."""
+        self._directory, self._child = directory, child
+
+    def probe(self) -> Mapping[str, Any]:
+        """Return the fields of ``capabilities``; ``runtime_fault`` says why some are missing."""
+        return find_machine_facts(self._directory) | self._ask_child()
+
+    def _ask_child(self) -> dict[str, Any]:
+        try:
+            end = run_child(self._child, timeout_s=TIMEOUT_S, output_bytes_max=ANSWER_BYTES_MAX)
+        except OSError as error:
+            return _without_runtime(f"the look at it could not be started: {error}")
+        if end.status is None:
+            return _without_runtime(f"it did not come up within {TIMEOUT_S:.0f} s")
+        if end.status != 0:
+            why = f": {end.last_words}" if end.status > 0 else ""
+            return _without_runtime(f"the process that loaded it {say_status(end.status)}{why}")
+        try:
+            return parse_object(end.output, what="runtime facts", limit_bytes=ANSWER_BYTES_MAX)
+        except ContractError as error:
+            return _without_runtime(f"what it said makes no sense: {error}")
+
+
+def find_machine_facts(directory: Path) -> dict[str, Any]:
+    """Tell what the machine is, without the runtime."""
+    libc, libc_version = platform.libc_ver()
+    found: dict[str, Any] = {
+        "arch": platform.machine(),
+        "libc": f"{libc} {libc_version}".strip(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "ram_bytes": find_ram_bytes(),
+        "cpu_flags": sorted(FLAGS & _read_cpu_flags(Path("/proc/cpuinfo"))),
+    }
+    try:
+        found["disk_free_bytes"] = shutil.disk_usage(directory).free
+    except OSError:
+        found["disk_free_bytes"] = None
+    return _known(found)
+
+
+def find_runtime_facts() -> dict[str, Any]:
+    """Load the runtime and find its limits."""
+    import onnxruntime
+
+    return _known(
+        {
             "onnxruntime": onnxruntime.__version__,
             "providers": list(onnxruntime.get_available_providers()),
             "ir_max": _find_last(IR_FIRST, lambda n: tiny_model(ir=n, opset=OPSET_FIRST)),
@@ -47,15 +105,8 @@ class DeviceProbe:
             "opset_ml_max": _find_last(
                 OPSET_ML_FIRST, lambda n: tiny_model(ir=IR_FIRST, opset=OPSET_FIRST, opset_ml=n)
             ),
-            "cores": len(os.sched_getaffinity(0)),
-            "ram_bytes": find_ram_bytes(),
-            "cpu_flags": sorted(FLAGS & _read_cpu_flags(Path("/proc/cpuinfo"))),
         }
-        try:
-            found["disk_free_bytes"] = shutil.disk_usage(self._directory).free
-        except OSError:
-            found["disk_free_bytes"] = None
-        return {name: value for name, value in found.items() if value not in (None, "", [])}
+    )
 
 
 def find_ram_bytes() -> int | None:
@@ -78,7 +129,22 @@ def _find_last(first: int, make: Callable[[int], bytes]) -> int | None:
     return last
 
 
+def _known(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _without_runtime(fault: str) -> dict[str, Any]:
+    """Say which release is installed, though it does not run."""
+    try:
+        release = metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        release = ""
+    return _known({"onnxruntime": release, "runtime_fault": fault[:FAULT_CHARS_MAX]})
+
+
 def _loads(model: bytes) -> bool:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.adapters.files import tell_kernel
+from edge_agent.adapters.self_test import encode_result
 from edge_agent.contract.codes import Code
 from edge_agent.contract.fields import Fields, parse_object
 from edge_agent.ports import SelfTestLimits, SelfTestResult
@@ -39,8 +40,6 @@ def main() -> int:
     path = Path(fields.text("path", chars_max=4_096))
     sha256, threads = fields.text("sha256"), fields.integer("threads", low=1, high=1_024)
     _limit_myself(limits)
-    from edge_agent.adapters.self_test import encode_result  # loads the runtime: limits first
-
     result = _test(path, sha256, limits, threads)
     sys.stdout.buffer.write(encode_result(result) + b"\n")
     sys.stdout.flush()
@@ -48,7 +47,7 @@ def main() -> int:
 
 
 def _test(path: Path, sha256: str, limits: SelfTestLimits, threads: int) -> SelfTestResult:
-    from edge_agent.adapters.self_test import check_package
+    from edge_agent.adapters.package_check import check_package  # loads numpy: limits first
 
     try:
         result = check_package(path.read_bytes(), sha256, limits, threads)

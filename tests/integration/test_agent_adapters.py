@@ -1,5 +1,6 @@
 """Small adapters of the agent, each against the real thing: lock, lanes, identity, probe, files."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edge_agent.adapters import files, identity_store
-from edge_agent.adapters.capability_probe import DeviceProbe, find_ram_bytes
+from edge_agent.adapters.capability_probe import ChildProbe, DeviceProbe, find_ram_bytes
 from edge_agent.adapters.directory_lock import DirectoryLock, is_locked, read_holder
 from edge_agent.adapters.job_lanes import ThreadLanes
 from edge_agent.adapters.state_store import FileStateStore
@@ -157,3 +158,35 @@ def test_a_state_survives_its_store(tmp_path: Path) -> None:
     assert FileStateStore(tmp_path).load() == {"number": 2}
     (tmp_path / "state.json").write_bytes(b"torn")
     assert FileStateStore(tmp_path).load() == {"number": 1}
+
+
+def test_the_probe_in_a_child_finds_the_same_and_loads_nothing_here(tmp_path: Path) -> None:
+    program = (
+        "import json, pathlib, sys; from edge_agent.adapters.capability_probe import ChildProbe;"
+        "found = ChildProbe(pathlib.Path(sys.argv[1])).probe();"
+        "print(json.dumps([sorted(found), 'onnxruntime' in sys.modules, 'numpy' in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, check=True, timeout=60
+    )
+    names, *loaded = json.loads(done.stdout)
+    assert loaded == [False, False]
+    assert names == sorted(DeviceProbe(tmp_path).probe())
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "died of SIGILL"),
+        ("raise ImportError('no wheel')", "status 1: ImportError: no wheel"),
+        ("print('[]')", "makes no sense"),
+    ],
+)
+def test_a_runtime_that_kills_is_told_and_the_machine_is_still_described(
+    tmp_path: Path, body: str, words: str
+) -> None:
+    found = ChildProbe(tmp_path, child=(sys.executable, "-c", body)).probe()
+    assert words in found["runtime_fault"]
+    assert found["onnxruntime"].count(".") == 2
+    assert "opset_max" not in found
+    assert found["arch"]

@@ -16,7 +16,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
-from edge_agent.adapters.self_test import check_package, decode_result, encode_result, run_self_test
+from edge_agent.adapters.package_check import check_package
+from edge_agent.adapters.self_test import decode_result, encode_result, run_self_test
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
 from edge_agent.errors import PackageError

@@ -27,7 +27,7 @@ from converters.inspection import describe_file
 from converters.source_files import check_archive, load_estimator
 from device_profiles.catalog import load_profile
 from edge_agent.adapters.golden_vectors import GoldenVectors
-from edge_agent.adapters.self_test import check_package
+from edge_agent.adapters.package_check import check_package
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
 from edge_agent.errors import PackageError

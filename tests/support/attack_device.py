@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.outbox import Outbox
-from edge_agent.adapters.self_test import check_package
+from edge_agent.adapters.package_check import check_package
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier

@@ -1,0 +1,28 @@
+"""The child of the capability probe: prints what the runtime is, or dies of it."""
+
+import contextlib
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from edge_agent.adapters.capability_probe import TIMEOUT_S, find_runtime_facts
+from edge_agent.adapters.files import tell_kernel
+
+LATE_S = 5
+
+
+def main() -> int:
+    """Print the facts as one line of JSON."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not handled on purpose: the default action ends even a process stuck in native code.
+    signal.alarm(int(TIMEOUT_S) + LATE_S)
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: a courtesy, not a guard
+        tell_kernel(Path("/proc/self/oom_score_adj"), "1000")
+    sys.stdout.write(json.dumps(find_runtime_facts()) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
