@@ -6,7 +6,7 @@ Left out: finding and reading the files (``catalog``), judging fitness (``compat
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +41,15 @@ class Precision(StrEnum):
     FP16 = "fp16"
     INT8_DYNAMIC = "int8_dynamic"
     INT8_STATIC = "int8_static"
+
+
+class Serving(StrEnum):
+    """Where an agent lets models answer."""
+
+    WORKER = "worker"
+    """In a process of its own: what a model does to it does not end the agent."""
+    IN_PROCESS = "in_process"
+    """In the agent's process: less memory, and a crash ends the agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +103,7 @@ class DeviceProfile:
         intra_op_threads: Threads of one prediction.
         allow_spinning: Whether idle threads may burn processor time for latency.
         arena: Whether onnxruntime may keep a memory arena.
+        serving: Whether models answer in a process of their own.
         telemetry: What may be recorded and sent.
         labels: Given to every device of this kind.
     """
@@ -118,6 +128,7 @@ class DeviceProfile:
     intra_op_threads: int = 1
     allow_spinning: bool = False
     arena: bool = True
+    serving: Serving = Serving.WORKER
     telemetry: TelemetryLimits = field(default_factory=TelemetryLimits)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -168,8 +179,21 @@ class DeviceProfile:
             limits = _table(values["telemetry"], source, "telemetry")
             _refuse_unknown(TelemetryLimits, limits, source, prefix="telemetry.")
             values["telemetry"] = TelemetryLimits(**limits)
+        if "serving" in values:
+            (values["serving"],) = _members(Serving, [values["serving"]], source, "serving")
         values["labels"] = MappingProxyType(_table(values.get("labels", {}), source, "labels"))
         return cls(**values)
+
+    def to_table(self) -> dict[str, Any]:
+        """Give what ``from_table`` reads: plain values, for TOML or JSON."""
+        table = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("arch", "precisions"):
+            table[name] = [str(member) for member in table[name]]
+        table["providers"] = list(self.providers)
+        table["serving"] = str(self.serving)
+        table["telemetry"] = asdict(self.telemetry)
+        table["labels"] = dict(self.labels)
+        return table
 
     def _check_texts(self) -> None:
         if not _is_text(self.description, DESCRIPTION_CHARS_MAX):
@@ -209,6 +233,8 @@ class DeviceProfile:
             raise self._wrong("precisions", "must hold fp32, the one the others are compared with")
         if not self.providers or not all(map(_NAME.fullmatch, self.providers)):
             raise self._wrong("providers", "needs names such as CPUExecutionProvider")
+        if not isinstance(self.serving, Serving):
+            raise self._wrong("serving", f"must be one of {', '.join(Serving)}")
         for name in ("allow_spinning", "arena"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, f"must be true or false, got {getattr(self, name)!r}")
@@ -233,6 +259,7 @@ _OPTIONAL = frozenset(
         "intra_op_threads",
         "allow_spinning",
         "arena",
+        "serving",
         "telemetry",
         "labels",
     }

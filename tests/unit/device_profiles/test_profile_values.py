@@ -1,9 +1,10 @@
+import json
 from typing import Any
 
 import pytest
 
 from device_profiles.errors import ProfileFormatError
-from device_profiles.profile import DeviceProfile, Precision
+from device_profiles.profile import DeviceProfile, Precision, Serving
 
 
 def table(**changes: Any) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def test_a_table_becomes_a_profile_with_the_defaults_of_a_device() -> None:
     assert profile.precisions == (Precision.FP32, Precision.INT8_STATIC)
     assert profile.providers == ("CPUExecutionProvider",)
     assert (profile.intra_op_threads, profile.allow_spinning) == (1, False)
+    assert profile.serving is Serving.WORKER
     assert profile.telemetry.window_s == 10
     assert profile.telemetry.window_rows_max > 0
 
@@ -62,6 +64,8 @@ def test_a_table_becomes_a_profile_with_the_defaults_of_a_device() -> None:
         ({"precisions": ["fp32", "int4"]}, "precisions", "known:"),
         ({"providers": []}, "providers", "CPUExecutionProvider"),
         ({"allow_spinning": "no"}, "allow_spinning", "true or false"),
+        ({"serving": "thread"}, "serving", "worker, in_process"),
+        ({"serving": 1}, "serving", "list of texts"),
         ({"rss_bytes_max": 536_870_913}, "rss_bytes_max", "more than ram_bytes"),
         ({"package_bytes_max": 1_073_741_825}, "package_bytes_max", "more than disk_bytes"),
         ({"intra_op_threads": 3}, "intra_op_threads", "more than cores"),
@@ -94,6 +98,15 @@ def test_the_limits_of_values_are_allowed() -> None:
         source="probe.toml",
     )
     assert profile.intra_op_threads == 2
+
+
+def test_a_profile_comes_back_from_plain_values() -> None:
+    profile = DeviceProfile.from_table(
+        table(serving="in_process", labels={"site": "x"}, telemetry={"window_s": 10}),
+        source="probe.toml",
+    )
+    told = json.loads(json.dumps(profile.to_table()))
+    assert DeviceProfile.from_table(told, source="probe.toml") == profile
 
 
 def test_every_missing_key_is_named_at_once() -> None:
