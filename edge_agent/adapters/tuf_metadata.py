@@ -12,6 +12,7 @@ Not thread-safe, and one process for a directory: the agent's lock sees to both.
 
 import errno
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import (
     Metadata,
     Root,
-    Signed,
     Snapshot,
     SuccinctRoles,
     TargetFile,
@@ -33,7 +33,7 @@ from tuf.api.metadata import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edge_agent.contract.codes import Code
-from edge_agent.contract.metadata import APPROVED_ROLE, is_bin_file
+from edge_agent.contract.metadata import APPROVED_ROLE, ROLE_FIELD, is_bin_file
 from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import Refusal
 
@@ -125,6 +125,8 @@ class TufClient:
         """
         self._directory, self._root = directory, bootstrap_root
         self.trusted: TrustedMetadata | None = None
+        self._waiting: MetadataSession | None = None
+        """Has verified all but a bin on its way; what it loaded need not be loaded twice."""
 
     def open(self, files: Mapping[str, bytes], now_at: datetime) -> "MetadataSession":
         """Verify the files, unless the same ones passed and no date has run out since.
@@ -134,15 +136,22 @@ class TufClient:
         """
         core = {name: data for name, data in files.items() if not is_bin_file(name)}
         digest = digest_files(core)
-        last = self.trusted
-        is_same = last is not None and last.files_sha256 == digest
-        session = MetadataSession(self._directory, self._root, files, now_at)
-        if last is None or not is_same or now_at >= last.valid_until_at:
+        last, waiting = self.trusted, self._waiting
+        self._waiting = None
+        session = MetadataSession(self, self._directory, self._root, files, now_at)
+        if last is None or last.files_sha256 != digest or now_at >= last.valid_until_at:
             # Other files move what is trusted: what passed before must not pass unchecked.
             self.trusted = None
             last = session.verify(digest)
+        elif waiting is not None and waiting.trusted is last:
+            session = waiting
+            session.go_on(files, now_at)
         self.trusted = session.trusted = last
         return session
+
+    def keep_waiting(self, session: "MetadataSession") -> None:
+        """Keep a session whose bin has not arrived, until the next call of ``open``."""
+        self._waiting = session
 
     def stored_files(self) -> Mapping[str, bytes]:
         """Return the timestamp that is trusted already; the rest is read where it lies."""
@@ -158,26 +167,41 @@ class MetadataSession:
     trusted: TrustedMetadata
 
     def __init__(
-        self, directory: Path, root: bytes, files: Mapping[str, bytes], now_at: datetime
+        self,
+        client: TufClient,
+        directory: Path,
+        root: bytes,
+        files: Mapping[str, bytes],
+        now_at: datetime,
     ) -> None:
-        self._directory, self._root, self._now_at = directory, root, now_at
+        self._client, self._directory, self._root, self._now_at = client, directory, root, now_at
         self._files = ReceivedFiles(files)
         self._updater: Updater | None = None
+
+    def go_on(self, files: Mapping[str, bytes], now_at: datetime) -> None:
+        """Look at the same metadata with the bins that have arrived since."""
+        self._files.received, self._now_at = files, now_at
+        if self._updater is not None:
+            set_reference_time(self._updater, now_at)
 
     def verify(self, digest: bytes) -> TrustedMetadata:
         """Verify the top-level roles; raises Refusal."""
         with self._told_as_refusal():
             self._run()
             # Verified and written just now; python-tuf gives no other public way to read it.
-            root = Metadata[Root].from_bytes(self._read(Root.type)).signed
-            timestamp = Metadata[Timestamp].from_bytes(self._read(Timestamp.type)).signed
-            snapshot = Metadata[Snapshot].from_bytes(self._read(Snapshot.type)).signed
+            versions, dates = {}, []
+            for role in (Root.type, Timestamp.type, Snapshot.type):
+                # A snapshot of hash bins is long: two of its fields are all that is wanted.
+                signed = json.loads(self._read(role))["signed"]
+                versions[role] = signed["version"]
+                dates.append(datetime.fromisoformat(signed["expires"]))
             targets = Metadata[Targets].from_bytes(self._read(Targets.type)).signed
-        roles: tuple[Signed, ...] = (root, timestamp, snapshot, targets)
+        self._check_name(Targets.type, targets)
+        versions[Targets.type] = targets.version
         trusted = TrustedMetadata(
             files_sha256=digest,
-            valid_until_at=min(role.expires for role in roles),
-            versions={role.type: role.version for role in roles},
+            valid_until_at=min(targets.expires, *dates),
+            versions=versions,
             issued_at=_issued_at(targets),
             delegator=Targets(
                 version=targets.version, expires=targets.expires, delegations=targets.delegations
@@ -216,6 +240,7 @@ class MetadataSession:
         until_at = trusted.valid_until_at
         if (role := trusted.bin_of(path)) is not None:
             signed = Metadata[Targets].from_bytes(self._read(role)).signed
+            self._check_name(role, signed)
             _check_version(trusted, role, signed.version)
             until_at = min(until_at, signed.expires)
         return Found(target=target, valid_until_at=until_at)
@@ -225,10 +250,21 @@ class MetadataSession:
         if not trusted.has_bins or trusted.bins is not None:
             return
         approved = Metadata[Targets].from_bytes(self._read(APPROVED_ROLE)).signed
+        self._check_name(APPROVED_ROLE, approved)
         _check_version(trusted, APPROVED_ROLE, approved.version)
         trusted.bins = approved.delegations.succinct_roles if approved.delegations else None
         trusted.versions[APPROVED_ROLE] = approved.version
         trusted.valid_until_at = min(trusted.valid_until_at, approved.expires)
+
+    def _check_name(self, role: str, signed: Targets) -> None:
+        """Refuse one role's file in the place of another, which the same keys have signed."""
+        name = signed.unrecognized_fields.get(ROLE_FIELD)
+        if name == role or (name is None and role == Targets.type):
+            return
+        # python-tuf has kept it as good; the right one of the same version must find room.
+        (self._directory / f"{role}.json").unlink()
+        self._updater = None
+        raise Refusal(Code.TUF_FORMAT, f"{role} was signed as {name!r:.40}")
 
     def _run(self) -> Updater:
         """Run the TUF client workflow over the files."""
@@ -257,6 +293,8 @@ class MetadataSession:
             raise Refusal(code, f"{self._directory}: {error.strerror or error}") from error
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
             code = next(code for kind, code in _CODES if isinstance(error, kind))
+            if code is Code.TUF_MISSING and self._updater is not None:
+                self._client.keep_waiting(self)
             words = str(error)[:400]
             if code is Code.TUF_EXPIRED:
                 words += f"; it is taken to be {self._now_at:%Y-%m-%d %H:%M} UTC"
@@ -276,16 +314,17 @@ class ReceivedFiles(FetcherInterface):
     """Hands python-tuf the files of messages; what is not there is "not found".
 
     Attributes:
+        received: By name.
         asked: Name of the last file that was asked for.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._received = files
+        self.received = files
         self.asked = ""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         self.asked = name = url.rsplit("/", 1)[-1]
-        data = self._received.get(name)
+        data = self.received.get(name)
         if data is None:
             # 404 also means "there is no newer root" to the Updater.
             raise tuf_errors.DownloadHTTPError(f"{name} has not arrived", 404)

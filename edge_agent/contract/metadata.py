@@ -15,6 +15,9 @@ BUNDLE_INFLATED_BYTES_MAX = 8_388_608
 FILES_MAX = 320
 APPROVED_ROLE = "approved"
 """Delegation of ``targets`` that spreads the packages over hash bins."""
+ROLE_FIELD = "x-role"
+"""In files that approvers sign where hash bins are: the role's own name. All bins are signed by
+the same keys, so that without it one could stand in the place of another."""
 _BIN_NAME = re.compile(r"\d{1,9}\.(packages-[0-9a-f]{1,4})\.json\Z")
 _ROLES = r"root|targets|snapshot|timestamp|approved|packages-[0-9a-f]{1,4}"
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'

@@ -32,7 +32,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.errors import ContractError, MalformedError
-from edge_agent.contract.metadata import APPROVED_ROLE
+from edge_agent.contract.metadata import APPROVED_ROLE, ROLE_FIELD
 from edge_agent.contract.package import TargetCustom
 from edge_agent.contract.transfer import check_sha256
 from fleet_server.errors import RefusedError
@@ -126,7 +126,8 @@ class _Edit:
         approvers = root.roles[Targets.type]
         self.succinct = SuccinctRoles([], approvers.threshold, bin_bits, BIN_PREFIX)
         for role in (APPROVED_ROLE, *self.succinct.get_roles()):
-            self._taken[role] = Metadata(Targets(version=1))
+            named = {ROLE_FIELD: role}
+            self._taken[role] = Metadata(Targets(version=1, unrecognized_fields=named))
         for path, target in self.targets.targets.items():
             self._taken[self._bin_of(path)].signed.targets[path] = target
         self.targets.targets = {}
@@ -156,6 +157,7 @@ class _Edit:
                 role: metadata.signed.version for role, metadata in self._taken.items()
             }
             bins = [versions[role] for role in self.succinct.get_roles()]
+            self.targets.unrecognized_fields[ROLE_FIELD] = Targets.type
             self.targets.unrecognized_fields[VERSIONS_FIELD] = {
                 APPROVED_ROLE: versions[APPROVED_ROLE],
                 BIN_PREFIX: bins,
@@ -250,6 +252,7 @@ def read_file(
         ContractError: What devices would refuse, or never find.
     """
     found: dict[str, SignedTarget] = {}
+    check_name(role, targets)
     for path, target in targets.targets.items():
         home = Targets.type if succinct is None else succinct.get_role_for_target(path)
         if role != home:
@@ -302,7 +305,15 @@ def verify_files(root: Root, files: Mapping[str, bytes]) -> Targets:
 def _verified(delegator: Root | Targets, role: str, data: bytes) -> Targets:
     metadata = Metadata[Targets].from_bytes(data)
     delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    check_name(role, metadata.signed)
     return metadata.signed
+
+
+def check_name(role: str, targets: Targets) -> None:
+    """Refuse one role's file in the place of another; raises MalformedError."""
+    name = targets.unrecognized_fields.get(ROLE_FIELD)
+    if name != role and not (name is None and role == Targets.type):
+        raise MalformedError(f"{role} was signed as {name!r:.40}")
 
 
 # Parts ------------------------------------------------------------------------------------------

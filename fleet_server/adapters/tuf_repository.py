@@ -105,6 +105,8 @@ class TufRepository:
         self._approved = ApprovedPackages(self._folder)
         self._checked: tuple[int, bytes] | None = None
         """Root version and timestamp of which it is known that the one names the other's key."""
+        self._bin_sha256: dict[tuple[str, int], str] = {}
+        """Of the bins in force, by role and version."""
 
     def exists(self) -> bool:
         """Tell whether metadata was ever published here."""
@@ -172,10 +174,19 @@ class TufRepository:
         """Return the hash bins that the snapshot in a bundle names; none while targets are flat."""
         (data,) = (data for name, data in bundle.items() if name.endswith(".snapshot.json"))
         meta = Metadata[Snapshot].from_bytes(data).signed.meta
-        return [
-            BinFile(role=role, version=file.version, sha256=(file.hashes or {})["sha256"])
-            for name, file in sorted(meta.items())
+        named = {
+            (role, file.version)
+            for name, file in meta.items()
             if (role := name.removesuffix(".json")) not in COMMON_ROLES
+        }
+        self._bin_sha256 = {
+            key: self._bin_sha256.get(key)
+            or hashlib.sha256(self._folder.read_role(*key)).hexdigest()
+            for key in sorted(named)
+        }
+        return [
+            BinFile(role=role, version=version, sha256=sha256)
+            for (role, version), sha256 in self._bin_sha256.items()
         ]
 
     def read_bin(self, bin_file: BinFile) -> bytes:
@@ -320,7 +331,14 @@ class TufRepository:
         names = {role: f"{version}.{role}.json" for role, version in versions.items()}
         self._folder.write_all({names[role]: data for role, data in files.items()})
         for role, data in files.items():
-            snapshot.meta[f"{role}.json"] = MetaFile.from_data(versions[role], data, ["sha256"])
+            # A bin by version alone: the approvers sign that version in ``targets``, and five
+            # hundred hashes would be most of what a device parses and verifies in an update.
+            is_common = role in COMMON_ROLES
+            snapshot.meta[f"{role}.json"] = (
+                MetaFile.from_data(versions[role], data, ["sha256"])
+                if is_common
+                else MetaFile(versions[role])
+            )
         signed = self._sign_snapshot(snapshot)
         self._sign_timestamp(snapshot.version, signed, timestamp_version)
         self._prune(snapshot)

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, SuccinctRoles, Targets
+from tuf.api.metadata import Metadata, Root, SuccinctRoles, Targets
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.topics import meta_topic
+from fleet_server.adapters.target_layout import resign_all
 from tests.support.attack_moves import target_of
 from tests.support.attack_payloads import COMPACT, bundle_of, zeros_bomb
 from tests.support.attack_server import UNSIGNED, V1, V2, V3, package
 from tests.support.attacks import IGNORED, Attack, AttackSuite, AttackWorld, hold
-from tests.support.target_bins import BIN_BITS, approve_in_bins
+from tests.support.target_bins import BIN_BITS, approve_in_bins, sign_with_approver
 
 attack = AttackSuite("the broker or the online keys of a fleet in hash bins")
 OTHERS = tuple(f"digits/{number}/camera.tar" for number in range(1, 9))
@@ -74,31 +75,43 @@ def withhold_the_bin_of_a_package(w: AttackWorld) -> None:
     w.device.deliver(files, w.server.order(V3, 7))
 
 
-@attack(Code.TUF_HASH)
+@attack(Code.TUF_ROLLBACK)
 def play_an_old_bin_under_a_new_snapshot(w: AttackWorld) -> None:
-    """The snapshot says version and hash of every bin."""
+    """The snapshot, and targets, say the version of every bin."""
     files, name, old = touched(w)
     w.device.deliver(files | {name: old}, w.server.order(V3, 7))
 
 
-@attack(Code.TUF_SIZE)
+@attack(Code.TUF_ROLLBACK)
 def hand_out_another_bin_in_its_place(w: AttackWorld) -> None:
-    """The snapshot says length and hash of each bin."""
+    """The snapshot, and targets, say the version of every bin."""
     files, name, _ = touched(w)
     other = next(n for n in files if "packages-" in n and n != name)
     w.device.deliver(files | {name: files[other]}, w.server.order(V3, 7))
 
 
-@attack(Code.TUF_SIZE)
+@attack(Code.TUF_FORMAT)
+def hand_out_another_bin_of_the_same_version(w: AttackWorld) -> None:
+    """The approvers sign a bin's name in it; what it does not hold is not taken for withdrawn."""
+    role = role_for(V3)
+    sign_all(w)
+    files = w.server.refresh()
+    name = next(n for n in files if f".{role}." in n)
+    version = name.partition(".")[0]
+    other = next(n for n in files if n.startswith(f"{version}.packages-") and n != name)
+    w.device.deliver(files | {name: files[other]}, w.server.order(V3, 7))
+
+
+@attack(Code.TUF_SIGNATURE)
 def forge_a_bin(w: AttackWorld) -> None:
-    """The snapshot says length and hash; the delegation says whose signature counts."""
+    """The delegation says whose signature counts."""
     files, name, _ = touched(w)
     w.device.deliver(files | {name: with_unsigned(files[name])}, w.server.order(V3, 7))
 
 
-@attack(Code.TUF_HASH)
+@attack(Code.TUF_SIGNATURE)
 def hand_out_a_bin_of_another_fleet(w: AttackWorld) -> None:
-    """Another fleet's approvers are not this one's, nor is their bin the one in the snapshot."""
+    """Another fleet's approvers are not this one's."""
     files, name, _ = touched(w)
     foreign = Metadata[Targets].from_bytes(files[name])
     foreign.sign(CryptoSigner.generate_ed25519())
@@ -149,9 +162,17 @@ def assign_a_package_withdrawn_from_its_bin(w: AttackWorld) -> None:
     w.device.deliver(w.server.refresh(), w.server.order(V2, 7))
 
 
-def publish_bin(w: AttackWorld, data: bytes) -> None:
-    """Publish a file of the bin of ``plant`` 3 with the online keys."""
-    role, repository = role_for(V3), w.server.repository
+def sign_all(w: AttackWorld) -> None:
+    """Sign every file anew, so that all bins are of one version."""
+    repository = w.server.repository
+    root = Metadata[Root].from_bytes(repository.root()).signed
+    edited = resign_all(repository.current_targets(), root, w.server.clock.now())
+    repository.store_targets(sign_with_approver(w.server, edited))
+
+
+def publish_bin(w: AttackWorld, data: bytes, role: str = "") -> None:
+    """Publish a file of the bin of ``plant`` 3, or of another, with the online keys."""
+    role, repository = role or role_for(V3), w.server.repository
     version = Metadata[Targets].from_bytes(data).signed.version
     timestamp_version = repository._timestamp().version
     repository._publish({role: data}, {role: version}, repository._snapshot(), timestamp_version)
@@ -163,6 +184,19 @@ def add_a_package_to_a_bin_with_the_online_keys(w: AttackWorld) -> None:
     files, name, _ = touched(w)
     publish_bin(w, with_unsigned(files[name], w.server.key("snapshot")))
     w.device.deliver(w.server.refresh(), w.server.order(V3, 7))
+
+
+@attack(Code.TUF_FORMAT, ruins_server=True)
+def swap_bins_with_the_online_keys(w: AttackWorld) -> None:
+    """A bin that bears another's name is refused, and no running package taken for withdrawn."""
+    sign_all(w)
+    files = w.server.refresh()
+    role = role_for(V1)
+    name = next(n for n in files if f".{role}." in n)
+    version = name.partition(".")[0]
+    other = next(n for n in files if n.startswith(f"{version}.packages-") and n != name)
+    publish_bin(w, files[other], role)
+    w.device.deliver(w.server.refresh(), w.server.order(V1, 7))
 
 
 @attack(Code.TUF_ROLLBACK, ruins_server=True)

@@ -165,6 +165,7 @@ class SignedFleet:
             version=version,
             expires=self.clock.now() + timedelta(days=365),
             delegations=Delegations({approver.keyid: approver}, None, succinct),
+            unrecognized_fields={"x-role": "approved"},
         )
         return {f"{version}.approved.json": self._sign(Metadata(approved), "approver")}
 
@@ -173,6 +174,7 @@ class SignedFleet:
             version=self._next(role),
             expires=self.clock.now() + timedelta(days=365),
             targets=dict(targets),
+            unrecognized_fields={"x-role": role},
         )
 
     def _targets_of(self, packages: Mapping[str, OnWithdrawn]) -> dict[str, TargetFile]:
