@@ -128,6 +128,8 @@ class ApprovalDesk:
         signed = self.packages.approved()
         missing = [target for target in targets if signed.get(target.path) != target]
         if not missing:
+            # Believed only once this person's machine has verified who signed what is stored.
+            self.approver.edit(self.packages.current_targets(), add=(), withdraw=())
             return self._record(model, version, APPROVED, reason, targets, 0)
         detail = {"slot": slot, "on_withdrawn": str(on_withdrawn)}
         proposal = self._sign_new(

@@ -238,6 +238,13 @@ def have_the_approver_sign_on_top_of_forged_targets(w: AttackWorld) -> str:
 
 
 @attack("RefusedError", seen=TOLD, ruins_server=True)
+def have_forged_targets_taken_for_an_approval(w: AttackWorld) -> str:
+    """That a package is signed already is believed only of targets the approvers signed."""
+    add_unsigned(w.server, w.server.key("director"))
+    return told(lambda: w.server.approver.approve("plant", 2), RefusedError, "not signed by")
+
+
+@attack("RefusedError", seen=TOLD, ruins_server=True)
 def have_the_approver_sign_an_older_state_again(w: AttackWorld) -> str:
     """The operator's folder remembers the newest version it signed."""
     number = w.server.approve()
