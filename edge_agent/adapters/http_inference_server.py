@@ -1,78 +1,38 @@
 """Serve requests over HTTP/1.1 from one thread with its own event loop.
 
-Written by hand because the agent's footprint is a feature: the parser and this file replace a web
-framework. Small models are answered in the loop itself, a thread hop would cost more than they
-do; what is heavy goes to a small pool. Every connection has a deadline for what it is waiting
-for, so a slow or silent client costs one file descriptor for a bounded time.
+Written by hand because the agent's footprint is a feature: the parser, the connection and this
+file replace a web framework. Every connection has a deadline for what it is waiting for, so a
+slow or silent client costs one file descriptor for a bounded time.
 
-Left out: TLS and authentication; it binds to loopback unless told otherwise.
-Invariants: answers of a connection come in the order of its requests; at most
-``connections_max`` connections; a connection that sends faster than it is answered, or does not
-read its answers, is not read from.
+Left out: what a request means (``inference_routes.py``), who may ask (``http_access.py``).
+Invariants: it does not start where other machines could ask unknown; at most
+``connections_max`` connections, and twice as many in a TLS handshake.
 """
 
 import asyncio
 import logging
+import socket
+import ssl
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Protocol
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 
-from edge_agent.adapters.http_parser import (
-    HttpError,
-    HttpLimits,
-    Phase,
-    Request,
-    RequestParser,
-    Response,
-)
-from edge_agent.adapters.inference_routes import error_response
+from edge_agent.adapters.http_access import HttpAccess
+from edge_agent.adapters.http_connection import Application, Connection, ServerLimits, Service
+from edge_agent.adapters.http_workers import HeavyWork
 from edge_agent.errors import AgentError
 
-REQUESTS_IN_A_ROW = 16
-"""Pipelined requests answered before other connections have their turn."""
-HEAVY_THREADS = 2
 SWEEP_S = 0.5
-LINGER_S = 2.0
-"""After an error the client may still be sending: read on a little, or it never sees the answer."""
 STOP_S = 5.0
+HANDSHAKE_S = 5.0
+ACCEPT_AGAIN_S = 0.2
+"""After the system has refused another connection, for want of file descriptors mostly."""
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What clients may cost.
-
-    Attributes:
-        http: Of one request.
-        connections_max: At once; one more is answered 503 and closed.
-        idle_s: Between requests.
-        head_s: From the first byte of a request to the end of its headers.
-        body_s: From there to the end of its body.
-        write_s: Without the client reading its answer.
-    """
-
-    http: HttpLimits = field(default_factory=HttpLimits)
-    connections_max: int = 64
-    idle_s: float = 75.0
-    head_s: float = 10.0
-    body_s: float = 30.0
-    write_s: float = 30.0
 
 
 class ListenError(AgentError):
     """The address cannot be bound; says which one and what to do."""
-
-
-class Application(Protocol):
-    """What answers requests."""
-
-    def is_heavy(self, request: Request) -> bool:
-        """Tell whether answering would hold up other connections."""
-
-    def answer(self, request: Request) -> Response:
-        """Answer; never raises; may be called from several threads."""
 
 
 class HttpInferenceServer:
@@ -85,22 +45,34 @@ class HttpInferenceServer:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: ServerLimits | None = None,
+        access: HttpAccess | None = None,
     ) -> None:
         """Prepare to serve.
 
         Args:
             application: Answers requests.
-            host: Address to bind; loopback unless the operator opens it.
+            host: Address to bind; loopback, or ``access`` must tell who may ask.
             port: TCP port; 0 takes a free one.
             limits: What clients may cost.
+            access: Who may ask; without it everybody on this machine.
+
+        Raises:
+            SettingsError: Other machines could ask, and nothing tells who may.
         """
-        self._application, self._host, self._port = application, host, port
-        self._limits = limits or ServerLimits()
+        self._access = access or HttpAccess()
+        self._access.check_host(host)
+        self._host, self._port, self._limits = host, port, limits or ServerLimits()
+        self._work = HeavyWork(application)
+        self._service = Service(
+            application=application,
+            limits=self._limits,
+            work=self._work,
+            check_head=self._access.check_head,
+        )
+        self._connections = self._service.connections
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
-        self._connections: set[_Connection] = set()
-        self._pool = ThreadPoolExecutor(HEAVY_THREADS, thread_name_prefix="infer")
 
     def start(self) -> int:
         """Bind and serve in a thread; return the port.
@@ -116,7 +88,7 @@ class HttpInferenceServer:
         try:
             return bound.result()
         except (OSError, OverflowError) as error:
-            self._pool.shutdown()
+            self._work.stop()
             raise ListenError(
                 f"cannot listen on {self._host} port {self._port}: {error};"
                 " choose another port or stop what uses it"
@@ -132,24 +104,20 @@ class HttpInferenceServer:
         except RuntimeError:  # the loop has ended already
             _LOG.debug("the HTTP server had already ended")
         thread.join(STOP_S + 1)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._work.stop()
 
     async def _serve(self, bound: "Future[int]") -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        tls = self._access.tls
         try:
-            server = await self._loop.create_server(
-                lambda: _Connection(self._application, self._limits, self._pool, self._connections),
-                self._host,
-                self._port,
-                backlog=self._limits.connections_max,
-            )
+            listener = await (self._listen() if tls is None else self._listen_tls(tls))
         except (OSError, OverflowError) as error:
             bound.set_exception(error)
             return
-        bound.set_result(server.sockets[0].getsockname()[1])
+        bound.set_result(listener.port)
         sweep = self._loop.create_task(self._sweep())
         await self._stopping.wait()
-        server.close()
+        listener.close()
         ends_at = self._loop.time() + STOP_S
         for connection in tuple(self._connections):
             connection.finish()
@@ -158,6 +126,65 @@ class HttpInferenceServer:
         for connection in tuple(self._connections):
             connection.abort()
         sweep.cancel()
+
+    async def _listen(self) -> "_Listener":
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self._service),
+            self._host,
+            self._port,
+            backlog=self._limits.connections_max,
+        )
+        return _Listener(server.sockets[0].getsockname()[1], server.close)
+
+    async def _listen_tls(self, tls: ssl.SSLContext) -> "_Listener":
+        listener = socket.create_server(
+            (self._host, self._port),
+            family=socket.AF_INET6 if ":" in self._host else socket.AF_INET,
+            backlog=self._limits.connections_max,
+        )
+        listener.settimeout(0)
+        accepting = asyncio.get_running_loop().create_task(self._accept_tls(listener, tls))
+
+        def close() -> None:
+            accepting.cancel()
+            listener.close()
+
+        return _Listener(listener.getsockname()[1], close)
+
+    async def _accept_tls(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        """Accept clients; asyncio's own loop would let any number be in their handshakes."""
+        loop = asyncio.get_running_loop()
+        places = asyncio.Semaphore(2 * self._limits.connections_max)
+        handshakes: set[asyncio.Task[None]] = set()
+        while True:
+            await places.acquire()
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                _LOG.warning("no further client can be taken: %s", error)
+                places.release()
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            task = loop.create_task(self._shake_hands(client, tls))
+            handshakes.add(task)
+            task.add_done_callback(handshakes.discard)
+            task.add_done_callback(lambda _: places.release())
+
+    async def _shake_hands(self, client: socket.socket, tls: ssl.SSLContext) -> None:
+        client.settimeout(0)
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Connection(self._service),
+                client,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=HANDSHAKE_S,
+            )
+        except OSError as error:  # ssl.SSLError is one
+            _LOG.info("a client is not let in: %s", error)
+            client.close()
 
     async def _sweep(self) -> None:
         """End connections whose deadline has passed; sleeps long when there are none."""
@@ -169,190 +196,7 @@ class HttpInferenceServer:
                 connection.check_deadline(now)
 
 
-class _Connection(asyncio.Protocol):
-    """One client: bytes in, answers out, in order."""
-
-    def __init__(
-        self,
-        application: Application,
-        limits: ServerLimits,
-        pool: ThreadPoolExecutor,
-        connections: "set[_Connection]",
-    ) -> None:
-        self._application, self._limits = application, limits
-        self._pool, self._connections = pool, connections
-        self._parser = RequestParser(limits.http)
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._phase = Phase.IDLE
-        self._deadline = 0.0
-        self._is_busy = False  # a request is in the pool
-        self._is_clogged = False  # the client does not read
-        self._is_yielding = False  # more requests are buffered, others have their turn
-        self._is_ended = False  # the client has sent all it will
-        self._is_last = False  # the next answer closes
-        self._is_lingering = False  # answered and closed for writing
-
-    # Called by asyncio --------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server makes these
-        self._transport = transport
-        self._connections.add(self)
-        self._expect(Phase.IDLE)
-        if len(self._connections) > 2 * self._limits.connections_max:
-            self.abort()  # too many even to be told
-        elif len(self._connections) > self._limits.connections_max:
-            self._refuse(
-                HttpError(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"{self._limits.connections_max} connections are open, try again later",
-                    {"Retry-After": "1"},
-                )
-            )
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        self._connections.discard(self)
-        self._transport = None
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_lingering:
-            return
-        self._parser.feed(data)
-        self._advance()
-
-    def eof_received(self) -> bool:
-        # Half-closed: what came whole is still answered (False lets asyncio close when idle).
-        self._is_ended = True
-        return self._is_busy or self._is_yielding or self._is_clogged
-
-    def pause_writing(self) -> None:
-        self._is_clogged = True
-        self._deadline = self._loop.time() + self._limits.write_s
-        self._set_reading(is_on=False)
-
-    def resume_writing(self) -> None:
-        self._is_clogged = False
-        self._expect(self._parser.phase)
-        self._advance()
-
-    # Called by the server -----------------------------------------------------------------------
-
-    def check_deadline(self, now: float) -> None:
-        """End the connection if what it waits for is late."""
-        if now < self._deadline or self._is_busy or self._transport is None:
-            return
-        if self._is_lingering or self._is_clogged:
-            self.abort()
-        elif self._phase is Phase.IDLE:
-            self._close()
-        else:
-            what = "headers" if self._phase is Phase.HEAD else "body"
-            self._refuse(HttpError(HTTPStatus.REQUEST_TIMEOUT, f"the {what} came too slowly"))
-
-    def finish(self) -> None:
-        """Close now when idle, else after the answer being made."""
-        self._is_last = True
-        if not self._is_busy:
-            self._close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    # Inside -------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        """Answer what has come whole, as far as this turn allows."""
-        for _ in range(REQUESTS_IN_A_ROW):
-            if self._is_busy or self._is_clogged or self._is_lingering or self._transport is None:
-                return
-            try:
-                request = self._parser.next_request()
-            except HttpError as error:
-                self._refuse(error)
-                return
-            if request is None:
-                self._wait_for_more()
-                return
-            if self._application.is_heavy(request):
-                self._answer_in_pool(request)
-            else:
-                self._send(self._application.answer(request), is_last=not request.is_persistent)
-        if not self._is_yielding:
-            self._is_yielding = True
-            self._set_reading(is_on=False)
-            self._loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        self._is_yielding = False
-        self._advance()
-
-    def _wait_for_more(self) -> None:
-        if self._is_ended:
-            self._close()
-            return
-        if self._parser.take_continue() and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        phase = self._parser.phase
-        if phase is not self._phase or phase is Phase.IDLE:
-            self._expect(phase)
-        self._set_reading(is_on=True)
-
-    def _answer_in_pool(self, request: Request) -> None:
-        self._is_busy = True
-        self._set_reading(is_on=False)
-        future = self._loop.run_in_executor(self._pool, self._application.answer, request)
-        future.add_done_callback(lambda done: self._on_answered(request, done))
-
-    def _on_answered(self, request: Request, done: "asyncio.Future[Response]") -> None:
-        self._is_busy = False
-        if done.cancelled() or self._transport is None:
-            return
-        self._send(done.result(), is_last=not request.is_persistent)
-        self._expect(self._parser.phase)
-        self._advance()
-
-    def _send(self, response: Response, *, is_last: bool) -> None:
-        if self._transport is None:
-            return
-        is_last = is_last or self._is_last
-        self._transport.write(response.encode(is_last=is_last))
-        self._phase = Phase.IDLE
-        if is_last:
-            self._close()
-
-    def _close(self) -> None:
-        """Close once what was written has been read, at most ``write_s`` from now."""
-        if self._transport is not None:
-            self._is_lingering = True
-            self._deadline = self._loop.time() + self._limits.write_s
-            self._transport.close()
-
-    def _refuse(self, error: HttpError) -> None:
-        """Answer, then read on without looking until the client has seen it."""
-        if self._transport is None or self._is_lingering:
-            return
-        self._is_lingering = True
-        self._deadline = self._loop.time() + LINGER_S
-        self._transport.write(error_response(error).encode(is_last=True))
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._set_reading(is_on=True)
-
-    def _expect(self, phase: Phase) -> None:
-        """Set the deadline of what is waited for."""
-        limits = self._limits
-        seconds = {Phase.IDLE: limits.idle_s, Phase.HEAD: limits.head_s, Phase.BODY: limits.body_s}
-        self._phase = phase
-        self._deadline = self._loop.time() + seconds[phase]
-
-    def _set_reading(self, *, is_on: bool) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing() or transport.is_reading() == is_on:
-            return
-        if is_on:
-            transport.resume_reading()
-        else:
-            transport.pause_reading()
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    port: int
+    close: Callable[[], None]

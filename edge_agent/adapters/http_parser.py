@@ -7,7 +7,7 @@ Invariant: after an error the connection's framing is unknown, so it must be clo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http import HTTPStatus
@@ -70,19 +70,36 @@ class Request:
     is_persistent: bool
 
 
+CheckHead = Callable[[str, str, Mapping[bytes, bytes]], None]
+"""Method, path and headers of a request before its body is read; raises HttpError."""
+JSON_TYPE = "application/json"
+_NO_HEADERS: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One whole answer; bodies are JSON or empty."""
+    """One whole answer.
+
+    Attributes:
+        content_type: Of the body, when there is one.
+        endpoint: What kind of request this answers; "" when none was recognised.
+        slot: Which slot answered; "" when none did.
+        rows: How many rows were answered.
+    """
 
     status: HTTPStatus = HTTPStatus.OK
     body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    content_type: str = JSON_TYPE
+    endpoint: str = ""
+    slot: str = ""
+    rows: int = 0
 
     def encode(self, *, is_last: bool = False) -> bytes:
         """Encode; ``is_last`` says that the connection closes behind it."""
         head = [f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"]
         if self.body:
-            head.append("Content-Type: application/json\r\n")
+            head.append(f"Content-Type: {self.content_type}\r\n")
         head.append(f"Content-Length: {len(self.body)}\r\n")
         head.extend(f"{name}: {value}\r\n" for name, value in self.headers.items())
         if is_last:
@@ -112,8 +129,14 @@ class _Head:
 class RequestParser:
     """Bytes in, requests out, in order; holds at most one unfinished request and what follows."""
 
-    def __init__(self, limits: HttpLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: HttpLimits, check_head: CheckHead | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            limits: What one request may cost.
+            check_head: Refuses a request before its body is waited for.
+        """
+        self._limits, self._check_head = limits, check_head
         self._buffer = bytearray()
         self._searched = 0
         self._head: _Head | None = None
@@ -192,6 +215,8 @@ class RequestParser:
         expect = headers.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             raise HttpError(HTTPStatus.EXPECTATION_FAILED, "only Expect: 100-continue is known")
+        if self._check_head is not None:
+            self._check_head(method, path, headers)
         wants_continue = expect is not None and is_persistent
         tokens = headers.get(b"connection", b"").lower()
         is_persistent = is_persistent and b"close" not in tokens

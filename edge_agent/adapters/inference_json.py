@@ -1,11 +1,10 @@
-"""Open Inference Protocol v2 tensors as JSON, in and out.
+"""Open Inference Protocol v2: infer requests in, answers out, tensors as JSON or as raw bytes.
 
 Everything a caller can send wrongly is an ``InputError`` that names the field, what it holds and
-what is wanted. Left out: the binary tensor extension (refused by name, since common clients use
-it unless told otherwise) and inputs of several tensors.
+what is wanted. Left out: inputs of several tensors (the schema packs all features into one), and
+extensions other than the binary one; those that would change an answer are refused by name.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.inference_binary import (
+    BINARY_HEADER,
+    raw_numbers,
+    raw_texts,
+    read_raw,
+    split_body,
+)
 from edge_agent.adapters.inference_service import (
     ROWS_PER_REQUEST_MAX,
     Prediction,
     ServedModel,
+)
+from edge_agent.adapters.request_json import (
+    encode_json,
+    read_flag,
+    read_numbers,
+    read_object,
+    read_parameters,
 )
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import InferenceError, InputError
@@ -24,28 +37,16 @@ from edge_agent.errors import InferenceError, InputError
 ID_CHARS_MAX = 256
 CLASS_OUTPUT = "class"
 """Beside the graph's own outputs: the names of the predicted classes."""
-BINARY_HINT = (
-    "binary tensors are not served; send and ask for JSON"
-    " (tritonclient: binary_data=False on inputs and on requested outputs)"
-)
-_NUMBERS = frozenset({int, float, bool})
-_NESTED_MAX = 8
+ANSWER_NUMBERS_MAX = 2_097_152
+"""Of one answer, all outputs together: rows times classes, mostly."""
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KIND_OF_DATATYPE = {
-    **dict.fromkeys(("FP16", "FP32", "FP64"), "f"),
+    **dict.fromkeys(("FP16", "FP32", "FP64", "BF16"), "f"),
     **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), "i"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64"), "u"),
     "BOOL": "b",
 }
 _DATATYPE_OF_ROLE = {Role.LABEL: "INT64", Role.PROBABILITIES: "FP32", Role.VALUE: "FP32"}
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +56,27 @@ class InferRequest:
     Attributes:
         request_id: Echoed in the answer; None when not given.
         features: float32 [rows, width], finite.
-        outputs: Names asked for, in that order; None means all.
+        outputs: Names to answer, in that order.
+        raw_outputs: Those of them to answer as raw bytes.
     """
 
     request_id: str | None
     features: NDArray[np.float32]
-    outputs: Sequence[str] | None
+    outputs: Sequence[str]
+    raw_outputs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferAnswer:
+    """An encoded answer.
+
+    Attributes:
+        body: JSON, and behind it what was asked for as raw bytes.
+        json_bytes: Length of the JSON when something is behind it, else None.
+    """
+
+    body: bytes
+    json_bytes: int | None = None
 
 
 class ModelCodec:
@@ -74,64 +90,94 @@ class ModelCodec:
         self._columns, self._width = schema.columns, schema.width
         self._target = served.target
         self._classes = [encode_json(name) for name in schema.classes]
+        self._raw_classes = [name.encode() for name in schema.classes]
         self._names = [output.name for output in schema.outputs]
         if schema.task is Task.CLASSIFICATION:
             self._names.append(CLASS_OUTPUT)
+        self._widths = dict.fromkeys(self._names, 1)
+        if Role.PROBABILITIES in self._widths:
+            self._widths[Role.PROBABILITIES] = len(schema.classes)
         self._datatypes = {o.name: _DATATYPE_OF_ROLE[o.role] for o in schema.outputs}
+        self._datatypes[CLASS_OUTPUT] = "BYTES"
         self._head = (
             f'{{"model_name":{encode_json(served.model_name)}'
             f',"model_version":{encode_json(served.version)}'
         )
-        self._parameters = (
+        self.read_parameters = (
             f',"slot":{encode_json(served.slot)},"target":{encode_json(served.target)}'
         )
 
-    def decode(self, body: bytes) -> InferRequest:
+    def decode(self, body: bytes, json_bytes: bytes | None = None) -> InferRequest:
         """Read the body of an infer request.
+
+        Args:
+            body: JSON, or JSON and raw tensors.
+            json_bytes: Header ``Inference-Header-Content-Length`` as it came; None without it.
 
         Raises:
             InputError: What is wrong with which field.
         """
-        try:
-            request = _decode(body.decode())
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the body is not JSON: {error}") from error
-        if not isinstance(request, dict):
-            raise InputError(f"the body must be a JSON object, got {_name_type(request)}")
+        text, raw = split_body(body, json_bytes)
+        request = read_object(text)
         request_id = request.get("id")
         if request_id is not None and (
             not isinstance(request_id, str) or len(request_id) > ID_CHARS_MAX
         ):
             raise InputError(f"id must be a string of at most {ID_CHARS_MAX} characters")
-        if _parameters(request, "the request").get("binary_data_output"):
-            raise InputError(f"parameter binary_data_output: {BINARY_HINT}")
+        is_raw = read_flag(
+            read_parameters(request, "the request"), "binary_data_output", "the request"
+        )
         inputs = request.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
             raise InputError(f"inputs must be a list of one tensor named {INPUT_NAME!r}")
+        names, raw_names = _decode_wanted(request.get("outputs"), self._names, is_raw=is_raw)
+        features = self._decode_features(inputs[0], raw)
+        check_answer_size(len(features), sum(self._widths[name] for name in names))
         return InferRequest(
-            request_id=request_id,
-            features=self._decode_features(inputs[0]),
-            outputs=_decode_wanted(request.get("outputs"), self._names),
+            request_id=request_id, features=features, outputs=names, raw_outputs=raw_names
         )
 
-    def encode(
-        self, prediction: Prediction, request_id: str | None, wanted: Sequence[str] | None
-    ) -> bytes:
+    def encode(self, prediction: Prediction, asked: InferRequest) -> InferAnswer:
         """Encode an answer.
 
         Raises:
-            InferenceError: An output is NaN or infinite, which JSON cannot say.
+            InferenceError: An output to be told as JSON is NaN or infinite, which JSON cannot say.
         """
         parts = [self._head]
-        if request_id is not None:
-            parts.append(f',"id":{encode_json(request_id)}')
+        if asked.request_id is not None:
+            parts.append(f',"id":{encode_json(asked.request_id)}')
         parts.append(f',"parameters":{{"prediction_id":"{prediction.prediction_id}"')
-        parts.append(self._parameters)
+        parts.append(self.read_parameters)
         parts.append('},"outputs":[')
-        outputs = [self._encode_output(name, prediction.outputs) for name in wanted or self._names]
-        parts.append(",".join(outputs))
+        outputs = prediction.outputs
+        if not asked.raw_outputs:
+            parts.append(",".join([self._encode_output(name, outputs) for name in asked.outputs]))
+            parts.append("]}")
+            return InferAnswer(body="".join(parts).encode())
+        blocks = []
+        for n, name in enumerate(asked.outputs):
+            if name in asked.raw_outputs:
+                shape, block = self._raw_output(name, outputs)
+                blocks.append(block)
+                text = (
+                    f'{{"name":"{name}","datatype":"{self._datatypes[name]}","shape":{shape}'
+                    f',"parameters":{{"binary_data_size":{len(block)}}}}}'
+                )
+            else:
+                text = self._encode_output(name, outputs)
+            parts.append(f",{text}" if n else text)
         parts.append("]}")
-        return "".join(parts).encode()
+        head = "".join(parts).encode()
+        return InferAnswer(body=b"".join([head, *blocks]), json_bytes=len(head))
+
+    def _raw_output(
+        self, name: str, outputs: Mapping[str, NDArray[Any]]
+    ) -> tuple[list[int], bytes]:
+        if name == CLASS_OUTPUT:
+            labels, known = outputs[Role.LABEL].tolist(), len(self._raw_classes)
+            texts = [self._raw_classes[n] if 0 <= n < known else b"" for n in labels]
+            return [len(labels)], raw_texts(texts)
+        return list(outputs[name].shape), raw_numbers(outputs[name])
 
     def _encode_output(self, name: str, outputs: Mapping[str, NDArray[Any]]) -> str:
         if name == CLASS_OUTPUT:
@@ -151,21 +197,25 @@ class ModelCodec:
             f',"shape":{list(array.shape)},"data":{data}}}'
         )
 
-    def _decode_features(self, tensor: Mapping[str, Any]) -> NDArray[np.float32]:
+    def _decode_features(
+        self, tensor: Mapping[str, Any], raw: memoryview | None
+    ) -> NDArray[np.float32]:
         name = tensor.get("name")
         if name != INPUT_NAME:
             raise InputError(f"inputs[0].name must be {INPUT_NAME!r}, got {name!r:.80}")
-        if "binary_data_size" in _parameters(tensor, "inputs[0]"):
-            raise InputError(f"parameter binary_data_size: {BINARY_HINT}")
         datatype = tensor.get("datatype")
         kind = _KIND_OF_DATATYPE.get(datatype) if isinstance(datatype, str) else None
-        if kind is None:
+        if kind is None or not isinstance(datatype, str):
             raise InputError(
                 f"inputs[0].datatype must be one of {', '.join(_KIND_OF_DATATYPE)},"
                 f" got {datatype!r:.80}"
             )
         rows = _check_shape(tensor.get("shape"), self._width)
-        array = _read_numbers(tensor.get("data"), kind)
+        array: NDArray[Any]
+        if _is_raw(tensor, raw):
+            array = read_raw(raw or memoryview(b""), datatype, rows * self._width)
+        else:
+            array = read_numbers(tensor.get("data"), kind)
         if array.size != rows * self._width:
             raise InputError(
                 f"inputs[0].data has {array.size} numbers, shape [{rows}, {self._width}]"
@@ -182,7 +232,18 @@ class ModelCodec:
         row, column = np.unravel_index(int(np.abs(array).argmax()), array.shape)
         raise InputError(
             f"row {row}: {self._columns[column]} is {array[row, column]:g},"
-            f" beyond float32 ({_FLOAT32_MAX:.3g})"
+            f" {'no number' if np.isnan(array[row, column]) else 'beyond float32'}"
+            f" (largest is {_FLOAT32_MAX:.3g})"
+        )
+
+
+def check_answer_size(rows: int, numbers_a_row: int) -> None:
+    """Refuse a request whose answer would be too long; raises InputError."""
+    if rows * numbers_a_row > ANSWER_NUMBERS_MAX:
+        raise InputError(
+            f"{rows} rows of {numbers_a_row} numbers make an answer beyond"
+            f" {ANSWER_NUMBERS_MAX} numbers; send at most {ANSWER_NUMBERS_MAX // numbers_a_row}"
+            " rows, or ask for fewer outputs"
         )
 
 
@@ -217,69 +278,49 @@ def _check_shape(shape: Any, width: int) -> int:
     return rows
 
 
-def _read_numbers(data: Any, kind: str) -> NDArray[Any]:
-    if not isinstance(data, list):
-        raise InputError(f"inputs[0].data must be a list of numbers, got {_name_type(data)}")
-    if not _holds_plain(data):
-        raise _not_numbers(data)
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"inputs[0].data is not an array of numbers: {error}") from error
-    if array.dtype.kind not in "iufb" or (array.dtype.kind == "b") != (kind == "b"):
-        raise _not_numbers(data)
-    if kind in "iu" and array.dtype.kind == "f" and (array != np.floor(array)).any():
-        raise InputError("inputs[0].data has fractions, its datatype is an integer's")
-    if kind == "u" and array.size and array.min() < 0:
-        raise InputError("inputs[0].data has negative numbers, its datatype is unsigned")
-    return array
-
-
-def _not_numbers(data: list[Any]) -> InputError:
-    return InputError(
-        "inputs[0].data must hold only numbers, or only booleans for BOOL"
-        f" (found text, null, an object or an integer beyond 64 bits near {str(data[:3])[:60]})"
-    )
-
-
-def _holds_plain(data: list[Any], depth: int = 0) -> bool:
-    """Tell whether a list holds numbers or booleans only, in lists no deeper than tensors go.
-
-    numpy would give every place the width of the longest text: 8 MB of body, terabytes of memory.
-    """
-    kinds = set(map(type, data))
-    if kinds <= _NUMBERS:
-        return True
-    if kinds != {list} or depth == _NESTED_MAX:
+def _is_raw(tensor: Mapping[str, Any], raw: memoryview | None) -> bool:
+    """Tell whether the tensor's numbers follow the JSON; checks that they are all that does."""
+    size = read_parameters(tensor, "inputs[0]").get("binary_data_size")
+    if size is None:
+        if raw:
+            raise InputError(
+                f"{len(raw)} bytes follow the JSON, inputs[0] declares no binary_data_size"
+            )
         return False
-    return all(_holds_plain(inner, depth + 1) for inner in data)
+    if "data" in tensor:
+        raise InputError("inputs[0] has data and parameter binary_data_size, it must be one")
+    if raw is None:
+        raise InputError(f"inputs[0] has parameter binary_data_size without header {BINARY_HEADER}")
+    if isinstance(size, bool) or not isinstance(size, int) or size != len(raw):
+        raise InputError(
+            f"inputs[0] has parameter binary_data_size {size!r:.40}, {len(raw)} bytes follow"
+            " the JSON"
+        )
+    return True
 
 
-def _decode_wanted(outputs: Any, known: Sequence[str]) -> list[str] | None:
+def _decode_wanted(
+    outputs: Any, known: Sequence[str], *, is_raw: bool
+) -> tuple[Sequence[str], frozenset[str]]:
+    """Give the names to answer and those of them to answer raw."""
     if outputs is None:
-        return None
+        return known, frozenset(known) if is_raw else frozenset()
     if not isinstance(outputs, list) or not 1 <= len(outputs) <= len(known):
         raise InputError(f"outputs must be a list of 1 to {len(known)} of {', '.join(known)}")
     names: list[str] = []
+    raw_names: set[str] = set()
     for n, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(name, str) or name not in known or name in names:
             raise InputError(
                 f"outputs[{n}].name must be one of {', '.join(known)}, once; got {name!r:.80}"
             )
-        if _parameters(output, f"outputs[{n}]").get("binary_data"):
-            raise InputError(f"parameter binary_data of {name}: {BINARY_HINT}")
+        parameters = read_parameters(output, f"outputs[{n}]")
+        if "classification" in parameters:
+            raise InputError(
+                "parameter classification is not served; output class tells the name of the class"
+            )
+        if read_flag(parameters, "binary_data", name, default=is_raw):
+            raw_names.add(name)
         names.append(name)
-    return names
-
-
-def _parameters(value: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    parameters = value.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise InputError(f"parameters of {what} must be an object, got {_name_type(parameters)}")
-    return parameters
-
-
-def _name_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    return names, frozenset(raw_names)

@@ -7,20 +7,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge_agent import __version__
+from edge_agent.adapters.http_connection import Application, ServerLimits
 from edge_agent.adapters.http_inference_server import (
     HttpInferenceServer,
     ListenError,
-    ServerLimits,
 )
 from edge_agent.adapters.http_parser import HttpLimits, Request, Response
 from edge_agent.adapters.inference_routes import HEAVY_BODY_BYTES, InferenceRoutes
-from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.contract.schema import Feature
 from tests.support.serving import (
     CLASSES,
@@ -30,6 +29,7 @@ from tests.support.serving import (
     build_regressor,
     make_service,
 )
+from tests.support.serving_http import Client, World, infer_bytes, serving, tensor
 
 BUILT = build_classifier(
     features=(
@@ -41,99 +41,17 @@ LIMITS = ServerLimits(http=HttpLimits(body_bytes_max=1_048_576), connections_max
 HASTY = ServerLimits(idle_s=0.6, head_s=0.6, body_s=0.6, write_s=0.8)
 
 
-class Client:
-    """One keep-alive connection that speaks raw HTTP."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.file = self.socket.makefile("rb")
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def read(self) -> tuple[int, dict[str, str], bytes]:
-        status = int(self.file.readline().split()[1])
-        headers = {}
-        while line := self.file.readline().strip():
-            name, _, value = line.decode().partition(": ")
-            headers[name] = value
-        return status, headers, self.file.read(int(headers.get("Content-Length", "0")))
-
-    def ends(self) -> bool:
-        return self.file.read(1) == b""
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
-
-
-class World:
-    def __init__(self, service: InferenceService, port: int) -> None:
-        self.service, self.port = service, port
-
-    @contextlib.contextmanager
-    def client(self) -> Iterator[Client]:
-        client = Client(self.port)
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def ask(
-        self,
-        path: str,
-        body: Any = None,
-        *,
-        method: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> tuple[int, Any]:
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            method = method or ("GET" if body is None else "POST")
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
-
-@contextlib.contextmanager
-def serving(limits: ServerLimits) -> Iterator[World]:
-    service = make_service()
-    activate(service, BUILT)
-    server = HttpInferenceServer(InferenceRoutes(service), limits=limits)
-    try:
-        yield World(service, server.start())
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with serving(LIMITS) as world:
+    with serving(BUILT, LIMITS) as world:
         yield world
 
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[World]:
     """A server with little patience."""
-    with serving(HASTY) as world:
+    with serving(BUILT, HASTY) as world:
         yield world
-
-
-def tensor(data: Any, **changes: Any) -> dict[str, Any]:
-    data = data.tolist() if isinstance(data, np.ndarray) else data
-    shape = [len(data), 4]
-    return {"name": "features", "datatype": "FP32", "shape": shape, "data": data, **changes}
-
-
-def infer_bytes(rows: np.ndarray) -> bytes:
-    body = json.dumps({"inputs": [tensor(rows)]}).encode()
-    return (
-        b"POST /v2/models/main/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    ) + body
 
 
 # The protocol -------------------------------------------------------------------------------------
@@ -142,7 +60,10 @@ def infer_bytes(rows: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("path", "answer"),
     [
-        ("/v2", {"name": "edge-agent", "version": "0.1.0", "extensions": []}),
+        (
+            "/v2",
+            {"name": "edge-agent", "version": __version__, "extensions": ["binary_tensor_data"]},
+        ),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models/main/ready", {"name": "plant", "ready": True}),
@@ -278,9 +199,9 @@ def inputs(**changes: Any) -> dict[str, Any]:
         ({"inputs": [GOOD], "id": 7}, "id must be a string"),
         ({"inputs": [GOOD], "id": "x" * 257}, "at most 256"),
         ({"inputs": [GOOD], "parameters": []}, "parameters of the request must be an object"),
-        ({"inputs": [GOOD], "parameters": {"binary_data_output": True}}, "binary_data=False"),
+        ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "must be a boolean, got 1"),
         (inputs(name="x"), "inputs[0].name must be 'features', got 'x'"),
-        (inputs(parameters={"binary_data_size": 16}), "binary tensors are not served"),
+        (inputs(parameters={"binary_data_size": 16}), "it must be one"),
         (inputs(parameters=7), "must be an object, got a number"),
         (inputs(datatype="BYTES"), "datatype must be one of FP16"),
         (inputs(datatype=None), "got None"),
@@ -315,8 +236,15 @@ def inputs(**changes: Any) -> dict[str, Any]:
         ({"inputs": [GOOD], "outputs": [{"name": "label"}] * 2}, "outputs[1].name"),
         ({"inputs": [GOOD], "outputs": [7]}, "got None"),
         (
-            {"inputs": [GOOD], "outputs": [{"name": "label", "parameters": {"binary_data": True}}]},
-            "parameter binary_data of label: binary tensors are not served",
+            {"inputs": [GOOD], "outputs": [{"name": "label", "parameters": {"binary_data": 7}}]},
+            "parameter binary_data of label must be a boolean",
+        ),
+        (
+            {
+                "inputs": [GOOD],
+                "outputs": [{"name": "label", "parameters": {"classification": 2}}],
+            },
+            "parameter classification is not served",
         ),
     ],
 )
@@ -339,7 +267,13 @@ def test_a_bad_request_is_told_what_is_wrong(world: World, body: Any, words: str
         ("GET", "/v2/models/main/infer", {}, 405, "use POST"),
         ("POST", "/v2/models/main", {}, 405, "use GET"),
         ("DELETE", "/v2", {}, 405, "use GET"),
-        ("POST", "/v2/models/main/infer", {"Inference-Header-Content-Length": "9"}, 400, "binary"),
+        (
+            "POST",
+            "/v2/models/main/infer",
+            {"Inference-Header-Content-Length": "9"},
+            400,
+            "not JSON",
+        ),
         ("POST", "/v2/models/main/infer", {"Content-Encoding": "gzip"}, 415, "compressed"),
         ("POST", "/v2/models/main/infer", {"Transfer-Encoding": "chunked"}, 501, "chunked"),
         ("POST", "/v2/models/main/infer", {"Content-Length": "9999999"}, 413, "limit is 1048576"),
@@ -556,7 +490,7 @@ def test_a_taken_port_is_named() -> None:
         first.stop()
 
 
-class SlowApplication:
+class SlowApplication(Application):
     """Answers in the pool after it is let go."""
 
     def __init__(self) -> None:

@@ -1,0 +1,128 @@
+"""Requests for rows, read for one served model, and the answers to them.
+
+Reading and answering are apart, so that several requests can be answered in one run. Left out:
+paths and methods (``inference_routes.py``).
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.adapters.http_parser import HttpError, Request, Response
+from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KEY
+from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
+from edge_agent.adapters.inference_service import Prediction, ServedModel
+from edge_agent.adapters.named_fields import FieldReader, describe_fields, encode_predictions
+from edge_agent.adapters.request_json import read_object
+from edge_agent.errors import InputError
+
+PLATFORM = "onnx_onnxv1"
+RAW_TYPE = "application/octet-stream"
+
+
+class Question(NamedTuple):
+    """A request whose rows are read and checked.
+
+    Attributes:
+        served: Who is to answer.
+        features: As ``ServedModel.predict`` takes them.
+        respond: Makes the response of the answer; raises InferenceError for what cannot be told.
+    """
+
+    served: ServedModel
+    features: NDArray[np.float32]
+    respond: Callable[[Prediction], Response]
+
+
+class ModelReader:
+    """Reads requests for one served model; made once for each, used from any thread."""
+
+    def __init__(self, served: ServedModel) -> None:
+        # Not the model itself: the readers are kept by model, and would keep each other alive.
+        self._codec = ModelCodec(served)
+        self._fields = FieldReader(served.schema)
+        self._numbers_a_row = max(1, len(served.schema.classes))
+
+    def read_tensors(self, request: Request, served: ServedModel) -> Question:
+        """Read an infer request; raises InputError, HttpError."""
+        check_encoding(request)
+        codec = self._codec
+        asked = codec.decode(request.body, request.headers.get(BINARY_HEADER_KEY))
+        served.check_ranges(asked.features)
+        slot, rows = served.slot, len(asked.features)
+
+        def respond(prediction: Prediction) -> Response:
+            answer = codec.encode(prediction, asked)
+            if answer.json_bytes is None:
+                return Response(body=answer.body, endpoint="infer", slot=slot, rows=rows)
+            return Response(
+                body=answer.body,
+                headers={BINARY_HEADER: str(answer.json_bytes)},
+                content_type=RAW_TYPE,
+                endpoint="infer",
+                slot=slot,
+                rows=rows,
+            )
+
+        return Question(served, asked.features, respond)
+
+    def read_named(self, request: Request, served: ServedModel) -> Question:
+        """Read a request of rows by field name; raises InputError, HttpError."""
+        check_encoding(request)
+        asked = read_object(request.body)
+        extra = next((name for name in asked if name != "rows"), None)
+        if extra is not None:
+            raise InputError(f"the body has field {extra[:80]!r}, it takes rows alone")
+        features = self._fields.read(asked.get("rows"))
+        check_answer_size(len(features), self._numbers_a_row)
+        served.check_ranges(features)
+        slot, rows = served.slot, len(features)
+
+        def respond(prediction: Prediction) -> Response:
+            body = encode_predictions(prediction)
+            return Response(body=body, endpoint="predict", slot=slot, rows=rows)
+
+        return Question(served, features, respond)
+
+
+def check_encoding(request: Request) -> None:
+    """Refuse compressed bodies; raises HttpError."""
+    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise HttpError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not served; send plain"
+        )
+
+
+def identify(served: ServedModel) -> dict[str, Any]:
+    """Say what answers in a slot."""
+    return {
+        "slot": served.slot,
+        "name": served.model_name,
+        "version": served.version,
+        "target": served.target,
+        "sha256": served.sha256,
+    }
+
+
+def describe_named(served: ServedModel) -> dict[str, Any]:
+    """Say what a row by field name holds, and what is answered."""
+    return {
+        **identify(served),
+        "task": served.schema.task,
+        "fields": describe_fields(served.schema),
+        "classes": served.schema.classes,
+    }
+
+
+def describe_tensors(served: ServedModel) -> dict[str, Any]:
+    """Give the metadata of the Open Inference Protocol."""
+    return {
+        "name": served.model_name,
+        "versions": [served.version],
+        "platform": PLATFORM,
+        **describe_model(served.schema),
+        "parameters": {"slot": served.slot, "target": served.target, "sha256": served.sha256},
+    }

@@ -1,0 +1,213 @@
+"""Rows given by field name into the packed tensor, and its answers by name.
+
+For people and programs that know the fields of the schema and not their order. Every mistake is
+told with row, field, value and what is allowed. Left out: missing values; a model is trained
+without any (``docs/spec.md``), so ``null`` is refused like a text.
+Invariant: a row has exactly the schema's fields.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.adapters.inference_service import ROWS_PER_REQUEST_MAX, Prediction
+from edge_agent.adapters.request_json import encode_json, name_type
+from edge_agent.contract.schema import Feature, ModelSchema, Role, Task
+from edge_agent.errors import InferenceError, InputError
+
+NAMES_SHOWN_MAX = 8
+_NUMBERS = frozenset({int, float})
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class FieldReader:
+    """Reads rows of one schema."""
+
+    def __init__(self, schema: ModelSchema) -> None:
+        self._features = {feature.name: feature for feature in schema.features}
+        self._names = list(self._features)
+        self._width, self._columns = schema.width, schema.columns
+        self._is_plain = all(f.dtype != "int64" and not f.shape for f in schema.features)
+
+    def read(self, rows: Any) -> NDArray[np.float32]:
+        """Pack rows.
+
+        Args:
+            rows: A list of 1 to ROWS_PER_REQUEST_MAX objects, each from field name to a number,
+                or to a list of numbers where the schema declares a shape.
+
+        Returns:
+            float32 [rows, width], finite; ``ServedModel.check_ranges`` checks the ranges.
+
+        Raises:
+            InputError: Names the first wrong row, its field, its value and what is allowed.
+        """
+        if not isinstance(rows, list) or not 1 <= len(rows) <= ROWS_PER_REQUEST_MAX:
+            given = f"{len(rows)} rows" if isinstance(rows, list) else name_type(rows)
+            raise InputError(
+                f"rows must be a list of 1 to {ROWS_PER_REQUEST_MAX} objects, got {given}"
+            )
+        packed = np.empty((len(rows), self._width), np.float64)
+        for n, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise InputError(f"row {n} must be an object by field name, got {name_type(row)}")
+            if row.keys() != self._features.keys():
+                self._refuse_names(n, row)
+            try:
+                packed[n] = self._read_row(n, row)
+            except OverflowError as error:
+                raise InputError(f"row {n}: {error}; fields take {_FLOAT32_MAX:.3g}") from error
+        if not np.abs(packed).max() <= _FLOAT32_MAX:
+            row_n, column = np.unravel_index(int(np.abs(packed).argmax()), packed.shape)
+            raise InputError(
+                f"row {row_n}: field {self._columns[column]} is {packed[row_n, column]:g},"
+                f" the largest number is {_FLOAT32_MAX:.3g}"
+            )
+        return packed.astype(np.float32)
+
+    def _read_row(self, n: int, row: Mapping[str, Any]) -> list[float]:
+        values: list[Any] = [row[name] for name in self._names]
+        if self._is_plain and _NUMBERS.issuperset(map(type, values)):
+            return values
+        cells: list[float] = []
+        for feature, value in zip(self._features.values(), values, strict=True):
+            cells += _read_field(n, feature, value)
+        return cells
+
+    def _refuse_names(self, n: int, row: Mapping[str, Any]) -> None:
+        for name in self._names:
+            if name not in row:
+                raise InputError(
+                    f"row {n}: field {name} is missing, it takes {_allowed(self._features[name])}"
+                )
+        extra = next(name for name in row if name not in self._features)
+        near = difflib.get_close_matches(extra[:128], self._names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        shown = ", ".join(self._names[:NAMES_SHOWN_MAX])
+        more = len(self._names) - NAMES_SHOWN_MAX
+        rest = f" and {more} more" if more > 0 else ""
+        raise InputError(
+            f"row {n}: field {extra[:80]!r} is not one of the model's ({shown}{rest}){meant}"
+        )
+
+
+def describe_fields(schema: ModelSchema) -> list[dict[str, Any]]:
+    """Give what each field takes, for ``GET /v1/models/NAME``."""
+    return [
+        {
+            "name": f.name,
+            "dtype": f.dtype,
+            "shape": list(f.shape),
+            "low": f.low,
+            "high": f.high,
+            "unit": f.unit,
+        }
+        for f in schema.features
+    ]
+
+
+def encode_predictions(prediction: Prediction) -> bytes:
+    """Encode the answers of named rows, one object a row.
+
+    Raises:
+        InferenceError: An output is NaN or infinite, which JSON cannot say.
+    """
+    served, outputs = prediction.served, prediction.outputs
+    rows = len(prediction.values[0])
+    ids = row_ids(prediction.prediction_id, rows)
+    answers: list[dict[str, Any]]
+    if served.schema.task is Task.CLASSIFICATION:
+        names = served.schema.classes
+        labels = outputs[Role.LABEL].tolist()
+        answers = [
+            {
+                "prediction_id": name,
+                "class": names[label] if 0 <= label < len(names) else None,
+                "label": label,
+                "probabilities": dict(zip(names, shares, strict=True)),
+            }
+            for name, label, shares in zip(
+                ids, labels, outputs[Role.PROBABILITIES].tolist(), strict=True
+            )
+        ]
+    else:
+        values = outputs[Role.VALUE].tolist()
+        answers = [
+            {"prediction_id": name, "value": value} for name, value in zip(ids, values, strict=True)
+        ]
+    head = {
+        "model_name": served.model_name,
+        "model_version": served.version,
+        "slot": served.slot,
+        "target": served.target,
+        "prediction_id": prediction.prediction_id,
+        "predictions": answers,
+    }
+    try:
+        return encode_json(head).encode()
+    except ValueError as error:
+        raise InferenceError(
+            f"{served.target} answered NaN or infinity, which JSON cannot say"
+        ) from error
+
+
+def row_ids(prediction_id: str, rows: int) -> Sequence[str]:
+    """Name each row of an answer, for a label that becomes known later.
+
+    >>> row_ids("5-0-a", 1), row_ids("5-0-a", 2)
+    (['5-0-a'], ['5-0-a.0', '5-0-a.1'])
+    """
+    if rows == 1:
+        return [prediction_id]
+    return [f"{prediction_id}.{n}" for n in range(rows)]
+
+
+def _read_field(n: int, feature: Feature, value: Any) -> list[float]:
+    """Read one field, row-major, whether its list is flat or nested as its shape."""
+    cells = _flatten(value, len(feature.shape)) if isinstance(value, list) else [value]
+    is_kind = isinstance(value, list) == bool(feature.shape)
+    if not is_kind or not _NUMBERS.issuperset(map(type, cells)):
+        wrong = next((c for c in cells if type(c) not in _NUMBERS), value)
+        shown = name_type(value) if isinstance(wrong, list | dict) else encode_json(wrong)[:60]
+        raise InputError(f"row {n}: field {feature.name} is {shown}, it takes {_allowed(feature)}")
+    if len(cells) != feature.width:
+        raise InputError(
+            f"row {n}: field {feature.name} has {len(cells)} numbers, it takes {_allowed(feature)}"
+        )
+    if feature.dtype == "int64":
+        for cell in cells:
+            if cell != cell // 1:
+                raise InputError(
+                    f"row {n}: field {feature.name} is {cell:g}, it takes {_allowed(feature)}"
+                )
+    return cells
+
+
+def _flatten(value: list[Any], depth: int) -> list[Any]:
+    """Take the numbers out of lists no deeper than the shape."""
+    if depth > 1 and value and all(isinstance(inner, list) for inner in value):
+        return [cell for inner in value for cell in _flatten(inner, depth - 1)]
+    return value
+
+
+def _allowed(feature: Feature) -> str:
+    """Say what a field takes.
+
+    >>> _allowed(Feature(name="heat", low=-40, high=125, unit="degC"))
+    'a number from -40 to 125 degC'
+    >>> _allowed(Feature(name="door", dtype="int64", shape=(2, 3), low=0))
+    'a list of 6 whole numbers (shape 2 x 3) from 0'
+    """
+    kind = "whole number" if feature.dtype == "int64" else "number"
+    if feature.shape:
+        shape = " x ".join(map(str, feature.shape))
+        what = f"a list of {feature.width} {kind}s (shape {shape})"
+    else:
+        what = f"a {kind}"
+    low = "" if feature.low is None else f" from {feature.low:g}"
+    high = "" if feature.high is None else f"{' to' if low else ' up to'} {feature.high:g}"
+    unit = f" {feature.unit}" if feature.unit else ""
+    return f"{what}{low}{high}{unit}"
