@@ -28,6 +28,7 @@ def listen(host: str, port: int) -> tuple[socket.socket, ...]:
     """
     sockets: list[socket.socket] = []
     try:
+        port.to_bytes(2)  # getaddrinfo takes a larger one for another
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
         for family, address in addresses if port else addresses[:1]:
