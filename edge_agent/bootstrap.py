@@ -19,12 +19,14 @@ from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.capability_probe import DeviceProbe
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.directory_lock import DirectoryLock
+from edge_agent.adapters.http_access import load_access
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.identity_renewer import FileIdentityRenewer
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.job_lanes import ThreadLanes
+from edge_agent.adapters.label_buffer import LabelBuffer
 from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
@@ -86,7 +88,18 @@ class AgentProcess:
         )
         self._lanes = ThreadLanes(self._inbox.put)
         self._server = HttpInferenceServer(
-            InferenceRoutes(self.service), host=settings.http_host, port=settings.http_port
+            InferenceRoutes(
+                self.service, labels=LabelBuffer(boot), outbox_counts=self._outbox.counts
+            ),
+            host=settings.http_host,
+            port=settings.http_port,
+            access=load_access(
+                directory,
+                token_file=settings.http_token_file,
+                certificate_file=settings.http_certificate_file,
+                key_file=settings.http_key_file,
+                client_ca_file=settings.http_client_ca_file,
+            ),
         )
         self.agent = Agent(
             AgentOptions(

@@ -27,6 +27,13 @@ class AgentSettings:
     Attributes:
         http_host: Address that local applications ask for predictions.
         http_port: TCP port of the same; 0 takes a free one (``edge-agent status`` tells which).
+        http_token_file: File with the token that a request must bear, made with
+            ``openssl rand -hex 32``; empty for none. When http_host lets other machines ask,
+            this or http_client_ca_file must be set. Files are looked for in the agent's directory.
+        http_certificate_file: Certificate of the agent for HTTPS, PEM; empty for HTTP.
+        http_key_file: Its private key, PEM, unencrypted.
+        http_client_ca_file: Authority whose client certificates are let in, PEM; empty to ask
+            for none.
         window_s: Longest telemetry window, 1 s to a day; None takes the profile's.
         grace_s: How long a refusal that a missing half would cure stays unreported, 0 to 600.
         profiles_dir: Directory of the user's own profile files; empty for ``profiles`` beside
@@ -36,6 +43,10 @@ class AgentSettings:
 
     http_host: str = "127.0.0.1"
     http_port: int = 8090
+    http_token_file: str = ""
+    http_certificate_file: str = ""
+    http_key_file: str = ""
+    http_client_ca_file: str = ""
     window_s: float | None = None
     grace_s: float = 30.0
     profiles_dir: str = ""
