@@ -14,14 +14,13 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from edge_agent.adapters.http_access import HttpAccess
 from edge_agent.adapters.http_connection import Application, Connection, ServerLimits, Service
 from edge_agent.adapters.http_workers import HeavyWork
-from edge_agent.errors import AgentError
+from edge_agent.adapters.listening import ListenError, listen
 
 SWEEP_S = 0.5
 STOP_S = 5.0
@@ -29,10 +28,6 @@ HANDSHAKE_S = 5.0
 ACCEPT_AGAIN_S = 0.2
 """After the system has refused another connection, for want of file descriptors mostly."""
 _LOG = logging.getLogger(__name__)
-
-
-class ListenError(AgentError):
-    """The address cannot be bound; says which one and what to do."""
 
 
 class HttpInferenceServer:
@@ -46,6 +41,7 @@ class HttpInferenceServer:
         port: int = 0,
         limits: ServerLimits | None = None,
         access: HttpAccess | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         """Prepare to serve.
 
@@ -55,6 +51,7 @@ class HttpInferenceServer:
             port: TCP port; 0 takes a free one.
             limits: What clients may cost.
             access: Who may ask; without it everybody on this machine.
+            sockets: Listen already on that host; ``stop`` closes them.
 
         Raises:
             SettingsError: Other machines could ask, and nothing tells who may.
@@ -62,6 +59,7 @@ class HttpInferenceServer:
         self._access = access or HttpAccess()
         self._access.check_host(host)
         self._host, self._port, self._limits = host, port, limits or ServerLimits()
+        self._sockets = tuple(sockets)
         self._work = HeavyWork(application)
         self._service = Service(
             application=application,
@@ -80,19 +78,18 @@ class HttpInferenceServer:
         Raises:
             ListenError: The address is in use or not ours.
         """
-        bound: Future[int] = Future()
+        try:
+            sockets = self._sockets or listen(self._host, self._port)
+        except ListenError:
+            self._work.stop()
+            raise
+        port, begun = int(sockets[0].getsockname()[1]), Future[None]()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(bound)), name="http", daemon=True
+            target=lambda: asyncio.run(self._serve(sockets, begun)), name="http", daemon=True
         )
         self._thread.start()
-        try:
-            return bound.result()
-        except (OSError, OverflowError) as error:
-            self._work.stop()
-            raise ListenError(
-                f"cannot listen on {self._host} port {self._port}: {error};"
-                " choose another port or stop what uses it"
-            ) from error
+        begun.result()
+        return port
 
     def stop(self) -> None:
         """Take no more requests, finish those begun (at most STOP_S), end the thread."""
@@ -106,18 +103,18 @@ class HttpInferenceServer:
         thread.join(STOP_S + 1)
         self._work.stop()
 
-    async def _serve(self, bound: "Future[int]") -> None:
+    async def _serve(self, sockets: Sequence[socket.socket], begun: "Future[None]") -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         tls = self._access.tls
-        try:
-            listener = await (self._listen() if tls is None else self._listen_tls(tls))
-        except (OSError, OverflowError) as error:
-            bound.set_exception(error)
-            return
-        bound.set_result(listener.port)
+        closers = [
+            await self._listen(each) if tls is None else self._listen_tls(each, tls)
+            for each in sockets
+        ]
+        begun.set_result(None)
         sweep = self._loop.create_task(self._sweep())
         await self._stopping.wait()
-        listener.close()
+        for close in closers:
+            close()
         ends_at = self._loop.time() + STOP_S
         for connection in tuple(self._connections):
             connection.finish()
@@ -127,22 +124,12 @@ class HttpInferenceServer:
             connection.abort()
         sweep.cancel()
 
-    async def _listen(self) -> "_Listener":
+    async def _listen(self, listener: socket.socket) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Connection(self._service),
-            self._host,
-            self._port,
-            backlog=self._limits.connections_max,
-        )
-        return _Listener(server.sockets[0].getsockname()[1], server.close)
+        server = await loop.create_server(lambda: Connection(self._service), sock=listener)
+        return server.close
 
-    async def _listen_tls(self, tls: ssl.SSLContext) -> "_Listener":
-        listener = socket.create_server(
-            (self._host, self._port),
-            family=socket.AF_INET6 if ":" in self._host else socket.AF_INET,
-            backlog=self._limits.connections_max,
-        )
+    def _listen_tls(self, listener: socket.socket, tls: ssl.SSLContext) -> Callable[[], None]:
         listener.settimeout(0)
         accepting = asyncio.get_running_loop().create_task(self._accept_tls(listener, tls))
 
@@ -150,7 +137,7 @@ class HttpInferenceServer:
             accepting.cancel()
             listener.close()
 
-        return _Listener(listener.getsockname()[1], close)
+        return close
 
     async def _accept_tls(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
         """Accept clients; asyncio's own loop would let any number be in their handshakes."""
@@ -194,9 +181,3 @@ class HttpInferenceServer:
             now = loop.time()
             for connection in tuple(self._connections):
                 connection.check_deadline(now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    port: int
-    close: Callable[[], None]
