@@ -197,6 +197,9 @@ class Agent:
         self._ports.jobs.submit(Lane.TEST, self._make_job.find_capabilities())
         self._boot(now)
         self._settle()
+        if self.state.slots:
+            # A power cut may have brought back names that were removed, or come before that.
+            self._ports.jobs.submit(Lane.DISK, self._make_job.collect(self._effects.find_needed))
 
     def handle(self, item: object) -> None:
         """Take one input: of the link, or the result of a job."""

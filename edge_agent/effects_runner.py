@@ -60,9 +60,12 @@ class EffectsRunner:
             case StartProbation():
                 self.inference.reset_stats(slot)
             case Collect():
-                jobs.submit(Lane.DISK, make.collect(self._find_needed))
+                jobs.submit(Lane.DISK, make.collect(self.find_needed))
 
-    def _find_needed(self) -> frozenset[str]:
-        """Called from a worker thread: reads one reference to an immutable state."""
+    def find_needed(self) -> frozenset[str]:
+        """Return every sha256 whose bytes must stay.
+
+        Called from a worker thread: reads one reference to an immutable state.
+        """
         needed: frozenset[str] = frozenset()
         return needed.union(*(find_needed_digests(slot) for slot in self.slots().values()))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edge_agent.adapters.files import (
     TEMPORARY_SUFFIX,
+    list_directory,
     make_directory,
     read_file,
     remove_file,
@@ -63,7 +64,7 @@ class DirectoryBlobStore:
         """Remove every blob not in ``keep``, and half-written ones; return how many went."""
         gone = [
             path
-            for path in self._directory.iterdir()
+            for path in list_directory(self._directory)
             if path.name not in keep or path.name.endswith(TEMPORARY_SUFFIX)
         ]
         for path in gone:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.files import (
+    list_directory,
     make_directory,
     move_durable,
     read_file,
@@ -97,9 +98,14 @@ class DirectoryChunkStore:
         self._forget(sha256)
 
     def drop(self, keep: frozenset[str]) -> None:
-        """Forget every part whose sha256 is not in ``keep``; raises StorageError."""
-        for path in self._directory.iterdir():
-            if path.name.partition(".")[0] not in keep:
+        """Forget every part whose sha256 is not in ``keep``, or that is whole already.
+
+        Raises:
+            StorageError: The disk refused; what is left is found again.
+        """
+        for path in list_directory(self._directory):
+            sha256 = path.name.partition(".")[0]
+            if sha256 not in keep or self._blobs.has(sha256):
                 remove_file(path)
 
     def _forget(self, sha256: str) -> None:

@@ -19,6 +19,7 @@ from edge_agent.contract.codes import Code
 from edge_agent.errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -66,10 +67,31 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def move_durable(source: Path, target: Path) -> None:
-    """Rename a synced file within one file system and sync the directory it comes to."""
+    """Rename a synced file within one file system, durably; raises StorageError.
+
+    Between directories it has both names until the new one is durable: a power cut may keep either
+    end of a rename, and must not keep neither.
+    """
     with told_as_storage_error(target, "renaming to"):
-        os.replace(source, target)  # noqa: PTH105 - the seam of the power-cut tests is os
-        sync_directory(target.parent)
+        if source.parent != target.parent and _link(source, target):
+            sync_directory(target.parent)
+            os.unlink(source)  # noqa: PTH108 - the seam of the power-cut tests is os
+        else:
+            os.replace(source, target)  # noqa: PTH105 - the seam of the power-cut tests is os
+            sync_directory(target.parent)
+
+
+def _link(path: Path, other: Path) -> bool:
+    """Give a file another name; False when that is taken or the file system has no such thing."""
+    try:
+        os.link(path, other)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
 
 
 def write_at(path: Path, pieces: list[tuple[int, bytes]], *, size_bytes: int) -> None:
@@ -102,6 +124,12 @@ def read_file(path: Path) -> bytes | None:
             return None
 
 
+def list_directory(path: Path) -> list[Path]:
+    """Return what a directory holds; raises StorageError."""
+    with told_as_storage_error(path, "listing"):
+        return list(path.iterdir())
+
+
 def remove_file(path: Path) -> None:
     """Remove a file if it is there; raises StorageError."""
     with told_as_storage_error(path, "removing"), contextlib.suppress(FileNotFoundError):
@@ -131,8 +159,10 @@ def keep_former(path: Path, former: Path) -> None:
     temporary = former.with_name(former.name + TEMPORARY_SUFFIX)
     with told_as_storage_error(former, "keeping"):
         remove_file(temporary)
-        os.link(path, temporary)
-        os.replace(temporary, former)  # noqa: PTH105 - the seam of the power-cut tests is os
+        if _link(path, temporary):
+            os.replace(temporary, former)  # noqa: PTH105 - the seam of the power-cut tests is os
+        else:
+            write_durable(former, path.read_bytes())
 
 
 def open_lock_file(path: Path) -> int:
