@@ -31,6 +31,7 @@ class Code(StrEnum):
     WRONG_SLOT = "wrong-slot"
     NOT_APPROVED = "not-approved"
     WITHDRAWN = "withdrawn"
+    WRONG_AUTHORITY = "wrong-authority"
     TUF_EXPIRED = "tuf-expired"
     TUF_ROLLBACK = "tuf-rollback"
     TUF_SIGNATURE = "tuf-signature"
@@ -59,6 +60,9 @@ class Code(StrEnum):
     PROBATION_LATENCY = "probation-latency"
     PROBATION_OUTPUT = "probation-output"
     PROBATION_BOOTS = "probation-boots"
+    PROBATION_CRASH = "probation-crash"
+    PROBATION_HANG = "probation-hang"
+    PROBATION_MEMORY = "probation-memory"
     OPERATOR_ROLLBACK = "operator-rollback"
 
 
@@ -81,6 +85,9 @@ _BROKEN_HERE = frozenset(
         Code.PROBATION_LATENCY,
         Code.PROBATION_OUTPUT,
         Code.PROBATION_BOOTS,
+        Code.PROBATION_CRASH,
+        Code.PROBATION_HANG,
+        Code.PROBATION_MEMORY,
         Code.OPERATOR_ROLLBACK,
     }
 )

@@ -143,6 +143,21 @@ class ActivationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingLost:
+    """The process that answered is gone; nothing answers until it is there again.
+
+    Attributes:
+        code: ``PROBATION_CRASH``, ``PROBATION_HANG`` or ``PROBATION_MEMORY``.
+        detail: What ended it.
+        now: Monotonic seconds.
+    """
+
+    code: Code
+    detail: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What the candidate has answered so far.
 
@@ -189,6 +204,7 @@ Event = (
     | SelfTested
     | Answering
     | ActivationFailed
+    | ServingLost
     | Observed
     | OperatorRollback
     | Ticked

@@ -46,6 +46,7 @@ from edge_agent.core.events import (
     OperatorRollback,
     Reapproved,
     SelfTested,
+    ServingLost,
     Stopped,
     Ticked,
     Verified,
@@ -246,6 +247,11 @@ def _candidate_failed(slot: Slot, event: ActivationFailed) -> Outcome:
     return roll_back(slot, code, event.detail, event.now)
 
 
+def _serving_lost_in_probation(slot: Slot, event: ServingLost) -> Outcome:
+    """The candidate may be what ended it: the confirmed package must answer at once."""
+    return roll_back(replace(slot, running=None), event.code, event.detail, event.now)
+
+
 def _answering_in_rollback(slot: Slot, event: Answering) -> Outcome:
     slot, _ = _answering(slot, event)
     confirmed = slot.banks.confirmed_package
@@ -271,6 +277,10 @@ def _rollback_late(slot: Slot, event: Ticked) -> Outcome:
 def _answering(slot: Slot, event: Answering) -> Outcome:
     running = Package(target=event.target, sha256=event.sha256) if event.sha256 else None
     return replace(slot, running=running), []
+
+
+def _serving_lost(slot: Slot, _: ServingLost) -> Outcome:
+    return replace(slot, running=None), []
 
 
 def _activation_failed(slot: Slot, event: ActivationFailed) -> Outcome:
@@ -336,6 +346,7 @@ TABLE: Mapping[tuple[Phase, type], Handler] = {
     (Phase.SELF_TESTING, SelfTested): _self_tested,
     (Phase.PROBATION, Answering): _answering_in_probation,
     (Phase.PROBATION, ActivationFailed): _candidate_failed,
+    (Phase.PROBATION, ServingLost): _serving_lost_in_probation,
     (Phase.PROBATION, Observed): _observed,
     (Phase.ROLLING_BACK, Answering): _answering_in_rollback,
     (Phase.ROLLING_BACK, ActivationFailed): _rollback_failed,
@@ -352,6 +363,7 @@ ANYWHERE: Mapping[type, Handler] = {
     OperatorRollback: operator_rollback,
     Answering: _answering,
     ActivationFailed: _activation_failed,
+    ServingLost: _serving_lost,
     Ticked: _ticked,
     LinkUp: _ignored,
     LinkDown: _ignored,

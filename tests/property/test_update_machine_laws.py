@@ -32,6 +32,7 @@ from edge_agent.core.events import (
     OperatorRollback,
     Reapproved,
     SelfTested,
+    ServingLost,
     Stopped,
     Ticked,
     Verified,
@@ -243,6 +244,15 @@ class World(RuleBasedStateMachine):
     @rule(stats=st.sampled_from(STATS))
     def observe(self, stats: ProbationStats) -> None:
         self.tell(Observed(stats, 10.0, self.now))
+
+    @rule(code=st.sampled_from([Code.PROBATION_CRASH, Code.PROBATION_MEMORY]))
+    def what_serves_is_lost(self, code: Code) -> None:
+        was_in_probation = self.slot.phase is SlotState.PROBATION
+        self.tell(ServingLost(code, "", self.now))
+        assert self.slot.running is None
+        if was_in_probation:
+            assert self.slot.phase is SlotState.ROLLING_BACK
+            assert self.slot.code is code
 
     @rule(is_clean=st.booleans())
     def power_cut(self, is_clean: bool) -> None:

@@ -34,6 +34,7 @@ from edge_agent.core.events import (
     LinkUp,
     Observed,
     SelfTested,
+    ServingLost,
     Stopped,
     Ticked,
     Verified,
@@ -442,3 +443,22 @@ def test_the_report_tells_running_confirmed_and_wanted_apart() -> None:
     assert report.running.sha256 == report.desired.sha256 == TWO.sha256
     assert report.confirmed.sha256 == ONE.sha256
     assert (report.bank, report.rollout, report.state) == ("b", 4, Phase.PROBATION)
+
+
+def test_a_candidate_whose_process_dies_is_rolled_back_and_remembered() -> None:
+    story = Story().confirm(ONE)
+    story.to_probation(TWO)
+    story.tell(ServingLost(Code.PROBATION_CRASH, "it died of SIGSEGV", story.now))
+    assert (story.slot.phase, story.slot.code) == (Phase.ROLLING_BACK, Code.PROBATION_CRASH)
+    assert story.slot.running is None
+    assert story.slot.asked == ONE.sha256
+    assert [bad.sha256 for bad in story.slot.bad] == [TWO.sha256]
+
+
+def test_a_confirmed_package_whose_process_dies_stays_and_runs_again_when_it_is_back() -> None:
+    story = Story().confirm(ONE)
+    before = story.slot
+    story.tell(ServingLost(Code.PROBATION_MEMORY, "900 MiB", story.now))
+    assert (story.slot.phase, story.slot.running) == (Phase.CONFIRMED, None)
+    story.tell(Answering(ONE.target, ONE.sha256, story.now))
+    assert story.slot == before
