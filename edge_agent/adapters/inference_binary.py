@@ -69,7 +69,7 @@ def read_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
         raise InputError("inputs[0] holds a BOOL that is neither 0 nor 1")
     if datatype == _BF16:  # the upper half of a float32
         return (array.astype("<u4") << np.uint32(16)).view("<f4")
-    return array
+    return array.astype("<f4") if datatype == "FP16" else array
 
 
 def raw_numbers(array: NDArray[Any]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.batch_gain import GAIN_MIN
 from edge_agent.adapters.http_parser import HttpError, Request, Response
 from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KEY
 from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
@@ -114,6 +115,7 @@ def describe_named(served: ServedModel) -> dict[str, Any]:
         "task": served.schema.task,
         "fields": describe_fields(served.schema),
         "classes": served.schema.classes,
+        "batching": {"is_on": served.batch_gain >= GAIN_MIN, "gain": round(served.batch_gain, 2)},
     }
 
 
