@@ -48,6 +48,7 @@ class Identity:
         directory: Where the PEM files lie.
         pair: Name of the key and certificate in use; a renewal writes the other of two names.
         is_plain: It joined a server without TLS on this machine (``adapters/plain_text.py``).
+        ca: Name of the file of authorities in use; joining anew may write the other of two.
     """
 
     device_id: str
@@ -60,11 +61,12 @@ class Identity:
     directory: Path
     pair: str = "device"
     is_plain: bool = False
+    ca: str = "ca.pem"
 
     @property
     def ca_path(self) -> Path:
         """Certificate authority that signed server and devices, PEM."""
-        return self.directory / "ca.pem"
+        return self.directory / self.ca
 
     @property
     def certificate_path(self) -> Path:

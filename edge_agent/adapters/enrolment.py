@@ -28,13 +28,15 @@ from edge_agent.adapters.device_keys import (
     make_key,
     make_request,
 )
-from edge_agent.adapters.files import make_directory, remove_file, write_durable
+from edge_agent.adapters.files import make_directory, remove_durable, remove_file, write_durable
 from edge_agent.adapters.identity_store import (
+    CAS,
     PAIRS,
     PROBLEM_FILE,
     identity_directory,
     is_enrolled,
     load_identity,
+    other_ca,
     other_pair,
     save_identity,
 )
@@ -118,6 +120,7 @@ def keep_grant(
         StorageError: The directory cannot be written.
     """
     _check_grant(ticket, grant, ca_pem, key)
+    pair, ca = _find_free_names(directory)
     identity = Identity(
         device_id=grant.device_id,
         profile=grant.profile,
@@ -127,8 +130,9 @@ def keep_grant(
         api_port=ticket.api_port,
         root=grant.root.encode(),
         directory=identity_directory(directory),
-        pair=_find_free_pair(directory),
+        pair=pair,
         is_plain=ticket.is_plain,
+        ca=ca,
     )
     save_identity(
         identity,
@@ -140,18 +144,21 @@ def keep_grant(
     return identity
 
 
-def _find_free_pair(directory: Path) -> str:
-    """Name the pair that may be written while an identity that is there stays whole."""
+def _find_free_names(directory: Path) -> tuple[str, str]:
+    """Name the files that may be written while an identity that is there stays whole."""
     try:
-        return other_pair(load_identity(directory).pair)
+        former = load_identity(directory)
     except (NotEnrolledError, SettingsError):
-        return PAIRS[0]
+        return PAIRS[0], CAS[0]
+    return other_pair(former.pair), other_ca(former.ca)
 
 
 def _forget_former(identity: Identity) -> None:
-    """Remove the pair that was replaced, and what was noted about its renewal."""
-    former = replace(identity, pair=other_pair(identity.pair))
-    for path in (former.key_path, former.certificate_path, identity.directory / PROBLEM_FILE):
+    """Remove the files that were replaced, and what was noted about their renewal."""
+    former = replace(identity, pair=other_pair(identity.pair), ca=other_ca(identity.ca))
+    # The certificate goes last: while it is there, the pair is known to be one of before.
+    remove_durable(former.key_path)
+    for path in (former.certificate_path, former.ca_path, identity.directory / PROBLEM_FILE):
         remove_file(path)
 
 

@@ -20,7 +20,7 @@ from edge_agent.adapters.device_keys import (
     make_key,
     make_request,
 )
-from edge_agent.adapters.files import read_file, remove_file, write_durable
+from edge_agent.adapters.files import read_file, remove_durable, remove_file, write_durable
 from edge_agent.adapters.identity_store import other_pair, save_facts, save_problem
 from edge_agent.contract.codes import Code
 from edge_agent.core.renewal_plan import CertificateFacts
@@ -105,7 +105,7 @@ class FileIdentityRenewer:
 
 def _remove_pair(spare: Identity) -> None:
     """The certificate goes last: while it is there, the pair is known to be one of before."""
-    remove_file(spare.key_path)
+    remove_durable(spare.key_path)
     remove_file(spare.certificate_path)
 
 

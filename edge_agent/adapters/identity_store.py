@@ -1,8 +1,9 @@
 """The device's identity on disk: ``identity/identity.json`` beside its PEM files.
 
 Enrolment writes it last, so a directory with an ``identity.json`` holds a whole identity. It names
-the pair of key and certificate that counts; the other name is free for the next pair, so replacing
-an identity or renewing it touches nothing in use before ``identity.json`` itself is replaced.
+the pair of key and certificate, and the file of authorities, that count; the other names are free
+for the next, so replacing an identity or renewing it touches nothing in use before
+``identity.json`` itself is replaced.
 """
 
 import base64
@@ -22,6 +23,7 @@ from edge_agent.ports import Identity
 IDENTITY_BYTES_MAX = 1_048_576
 FILE = "identity.json"
 PAIRS = ("device", "device-b")
+CAS = ("ca.pem", "ca-b.pem")
 PROBLEM_FILE = "renewal.json"
 PROBLEM_BYTES_MAX = 4_096
 
@@ -62,6 +64,7 @@ def save_facts(identity: Identity) -> None:
                 "api_port": identity.api_port,
                 "root": base64.b64encode(identity.root).decode(),
                 **({"pair": identity.pair} if identity.pair != PAIRS[0] else {}),
+                **({"ca": identity.ca} if identity.ca != CAS[0] else {}),
                 **({"plain": True} if identity.is_plain else {}),
             }
         ),
@@ -75,6 +78,22 @@ def other_pair(pair: str) -> str:
     'device-b'
     """
     return PAIRS[1] if pair == PAIRS[0] else PAIRS[0]
+
+
+def other_ca(ca: str) -> str:
+    """Return the name that is free while ``ca`` is in use.
+
+    >>> other_ca("ca.pem")
+    'ca-b.pem'
+    """
+    return CAS[1] if ca == CAS[0] else CAS[0]
+
+
+def check_ca(ca: str) -> str:
+    """Return the name of a file of authorities unchanged; raises MalformedError."""
+    if ca not in CAS:
+        raise MalformedError(f"identity: ca must be one of {', '.join(CAS)}, got {ca!r}")
+    return ca
 
 
 def check_pair(pair: str) -> str:
@@ -132,6 +151,7 @@ def load_identity(directory: Path) -> Identity:
             directory=home,
             pair=check_pair(fields.text("pair", PAIRS[0], chars_max=32)),
             is_plain=fields.flag("plain", default=False),
+            ca=check_ca(fields.text("ca", CAS[0], chars_max=32)),
         )
     except (ContractError, binascii.Error) as error:
         raise SettingsError(

@@ -150,8 +150,9 @@ def test_a_kill_at_any_call_leaves_one_whole_pair(
         renew(authority, directory, used)
         assert check_whole(directory) not in (first, serial)
         names = {path.name for path in load_identity(directory).directory.iterdir()}
-        pair = load_identity(directory).pair
-        expected = {"ca.pem", "identity.json", f"{pair}.pem", f"{pair}.key"}
+        identity = load_identity(directory)
+        pair = identity.pair
+        expected = {identity.ca, "identity.json", f"{pair}.pem", f"{pair}.key"}
         assert {n for n in names if not n.endswith(".tmp")} == expected
     assert seen == {True, False}
     assert at > 10
