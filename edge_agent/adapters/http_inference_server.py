@@ -25,6 +25,8 @@ from edge_agent.adapters.listening import ListenError, listen
 SWEEP_S = 0.5
 STOP_S = 5.0
 HANDSHAKE_S = 5.0
+GOODBYE_S = 1.0
+"""For a TLS client to close its side, after the agent closed its own."""
 ACCEPT_AGAIN_S = 0.2
 """After the system has refused another connection, for want of file descriptors mostly."""
 _LOG = logging.getLogger(__name__)
@@ -167,7 +169,7 @@ class HttpInferenceServer:
                 client,
                 ssl=tls,
                 ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=GOODBYE_S,
             )
         except OSError as error:  # ssl.SSLError is one
             _LOG.info("a client is not let in: %s", error)
