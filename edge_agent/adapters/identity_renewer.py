@@ -21,7 +21,7 @@ from edge_agent.adapters.device_keys import (
     make_request,
 )
 from edge_agent.adapters.files import read_file, remove_durable, remove_file, write_durable
-from edge_agent.adapters.identity_store import other_pair, save_facts, save_problem
+from edge_agent.adapters.identity_store import other_ca, other_pair, save_facts, save_problem
 from edge_agent.contract.codes import Code
 from edge_agent.core.renewal_plan import CertificateFacts
 from edge_agent.errors import EnrolmentError, StorageError
@@ -94,9 +94,13 @@ class FileIdentityRenewer:
         return replace(self._identity, pair=other_pair(self._identity.pair))
 
     def _clear_leftover(self) -> None:
-        """Remove a spare pair that has a certificate: it was replaced, or never came to count."""
+        """Remove a spare pair that has a certificate: it was replaced, or never came to count.
+
+        Authorities that joining another fleet left behind go with it.
+        """
         spare = self._spare()
         try:
+            remove_file(replace(spare, ca=other_ca(spare.ca)).ca_path)
             if spare.certificate_path.exists():
                 _remove_pair(spare)
         except StorageError as error:
