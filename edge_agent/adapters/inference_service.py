@@ -312,8 +312,8 @@ class InferenceService:
         try:
             self._outbox.append([(self._boot, window) for window in windows])
             windows = []
-            if lost:
-                self._outbox.count_dropped(lost)
+            if lost.windows:
+                self._outbox.count_dropped(lost.windows, lost.rows)
         except OutboxError as error:
             self._waiting.put_back(lost, windows)
             if not self._is_disk_refusing:
@@ -349,36 +349,41 @@ class _Stream:
         self.swaps = itertools.count()
 
 
+class _Lost(NamedTuple):
+    windows: int = 0
+    rows: int = 0
+
+
 class _WaitingWindows:
     """Closed windows on their way to the disk; bounded, what does not fit is counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._windows: deque[Window] = deque()
-        self._lost = 0
+        self._lost = _Lost()
 
     def add(self, window: Window) -> None:
         with self._lock:
             self._windows.append(window)
             self._trim()
 
-    def take(self) -> tuple[int, list[Window]]:
+    def take(self) -> tuple[_Lost, list[Window]]:
         with self._lock:
             lost, windows = self._lost, list(self._windows)
-            self._lost = 0
+            self._lost = _Lost()
             self._windows.clear()
         return lost, windows
 
-    def put_back(self, lost: int, windows: list[Window]) -> None:
+    def put_back(self, lost: _Lost, windows: list[Window]) -> None:
         with self._lock:
-            self._lost += lost
+            self._lost = _Lost(self._lost.windows + lost.windows, self._lost.rows + lost.rows)
             self._windows.extendleft(reversed(windows))
             self._trim()
 
     def _trim(self) -> None:
         while len(self._windows) > WINDOWS_WAITING_MAX:
-            self._windows.popleft()
-            self._lost += 1
+            rows = self._windows.popleft().rows
+            self._lost = _Lost(self._lost.windows + 1, self._lost.rows + rows)
 
 
 def _find_ranges(

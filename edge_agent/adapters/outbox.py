@@ -2,23 +2,30 @@
 
 SQLite in WAL mode with FULL synchronisation: a commit survives SIGKILL and, where the storage
 honours a sync, a power cut. One commit per batch, because a commit costs flash far more than a
-row. Bounded in bytes: the oldest windows make room and are counted, durably.
+row. Bounded in bytes: the oldest windows are merged, then dropped, and counted
+(``outbox_room.py``).
 
-Left out: merging old windows instead of dropping them; closing windows
-(``telemetry_recorder.py``); sending (``telemetry_uplink.py``).
+Left out: closing windows (``telemetry_recorder.py``); sending (``telemetry_uplink.py``); late
+labels, which lie in the same file (``label_box.py``).
 Invariants: what ``append`` returned from is there after a kill; a window is given out until it is
-acknowledged or dropped; order is the order of appending. Two processes may use one file: the one
-that answers requests appends, the one that talks to the server sends.
+acknowledged, merged or dropped; one that was ``reserve``-d is never merged, so nothing is counted
+under two names; rows waiting, acknowledged and dropped are together the rows appended. Order is
+the order of appending. Two processes may use one file: the one that answers requests appends, the
+one that talks to the server sends.
 """
 
+import itertools
 import logging
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from edge_agent.adapters.files import move_durable, remove_durable
+from edge_agent.adapters.outbox_room import SENT_MARK, make_room
 from edge_agent.contract.messages import AckRange
 from edge_agent.contract.windows import Window, encoded_size
 from edge_agent.errors import OutboxError, StorageError
@@ -37,7 +44,8 @@ CREATE TABLE IF NOT EXISTS window (
   UNIQUE (boot, stream, sequence)
 );
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counter VALUES ('dropped', 0);
+INSERT OR IGNORE INTO counter VALUES ('dropped', 0), ('dropped_rows', 0), ('merged', 0),
+  ('sent_id', 0);
 """
 # A window's number is never used twice: a second row can only be the retry of a commit whose
 # answer was lost.
@@ -46,12 +54,15 @@ INSERT OR IGNORE INTO window
   (boot, stream, sequence, t0_ms, t1_ms, bytes, reference, artifact, rows, counters)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_COUNT_DROPPED = "UPDATE counter SET value = value + ? WHERE name = 'dropped'"
-_DROPPED = "SELECT value FROM counter WHERE name = 'dropped'"
+_COUNT = "UPDATE counter SET value = value + ? WHERE name = ?"
+_PUT = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+_COUNTED = ("merged", "dropped", "dropped_rows")
+_ID_OF = "SELECT id FROM window WHERE boot = ? AND stream = ? AND sequence = ?"
 _OLDEST = """
 SELECT boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters
 FROM window ORDER BY id LIMIT ?
 """
+_NO_NOTES: Mapping[str, int] = MappingProxyType({})
 
 
 class Outbox:
@@ -74,11 +85,13 @@ class Outbox:
         self._lock = threading.Lock()
         self._appended = 0
         self._version: int | None = None
+        self._merge_boot, self._merge_sequences = secrets.randbits(63), itertools.count()
         self._db = self._open(is_joining=is_joining)
         with self._translated():
-            (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
-            (dropped,) = self._db.execute(_DROPPED).fetchone()
-        self._waiting, self._dropped = int(waiting), int(dropped)
+            self._counts = self._read_counts()
+            (self._sent_id,) = self._db.execute(
+                "SELECT value FROM counter WHERE name = ?", (SENT_MARK,)
+            ).fetchone()
 
     @property
     def appended(self) -> int:
@@ -95,26 +108,34 @@ class Outbox:
         """
         if not windows:
             return
+        keys = {(boot, w.stream, w.sequence) for boot, w in windows}
         with self._lock:
             with self._translated(), self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany(_INSERT, [_to_row(boot, w) for boot, w in windows])
-                dropped = self._make_room()
-                (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
-            self._waiting = int(waiting)
-            self._dropped += dropped
+                make_room(
+                    self._db,
+                    bytes_max=self._bytes_max,
+                    boot=self._merge_boot,
+                    sequences=self._merge_sequences,
+                    keep=keys,
+                )
+                counts = self._read_counts()
+            self._counts = counts
             self._appended += 1
 
-    def count_dropped(self, windows: int) -> None:
-        """Count windows that were lost before they could be appended.
+    def count_dropped(self, windows: int, rows: int = 0) -> None:
+        """Count windows, and the rows in them, that were lost before they could be appended.
 
         Raises:
             OutboxError: The count was not kept.
         """
         with self._lock:
             with self._translated(), self._db:
-                self._db.execute(_COUNT_DROPPED, (windows,))
-            self._dropped += windows
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(_COUNT, [(windows, "dropped"), (rows, "dropped_rows")])
+                counts = self._read_counts()
+            self._counts = counts
 
     def pending(self, limit: int) -> list[tuple[int, Window]]:
         """Return the oldest windows, each with the boot id it was recorded under.
@@ -125,6 +146,37 @@ class Outbox:
         with self._lock, self._translated():
             rows = self._db.execute(_OLDEST, (limit,)).fetchall()
         return [_from_row(row) for row in rows]
+
+    def reserve(
+        self, items: Sequence[tuple[int, Window]], notes: Mapping[str, int] = _NO_NOTES
+    ) -> list[tuple[int, Window]]:
+        """Mark windows as sent before they are, in one commit; return those that are still there.
+
+        Args:
+            items: As ``pending`` gave them; one that was merged or dropped since is left out.
+            notes: Numbers to keep in the same commit, by name (``notes`` reads them).
+
+        Raises:
+            OutboxError: Nothing is marked, nothing may be sent.
+        """
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                there: list[tuple[int, Window]] = []
+                sent_id = self._sent_id
+                for boot, w in items:
+                    row = self._db.execute(_ID_OF, (boot, w.stream, w.sequence)).fetchone()
+                    if row is not None:
+                        there.append((boot, w))
+                        sent_id = max(sent_id, int(row[0]))
+                self._db.executemany(_PUT, [(SENT_MARK, sent_id), *notes.items()])
+            self._sent_id = sent_id
+        return there
+
+    def notes(self) -> Mapping[str, int]:
+        """Return the numbers that ``reserve`` was given, by name; raises OutboxError."""
+        with self._lock, self._translated():
+            return dict(self._db.execute("SELECT name, value FROM counter").fetchall())
 
     def acknowledge(self, ranges: Sequence[AckRange]) -> int:
         """Forget what the server has committed, in one commit; return how many windows went.
@@ -142,32 +194,28 @@ class Outbox:
                         " AND sequence BETWEEN ? AND ?",
                         (r.boot, r.stream, r.first, r.last),
                     ).rowcount
-            self._waiting -= removed
+                counts = self._read_counts()
+            self._counts = counts
         return removed
 
     def counts(self) -> Mapping[str, int]:
-        """Return ``waiting`` and ``dropped`` windows; the latter over the life of the file."""
+        """Return windows: ``waiting`` now; ``merged`` and ``dropped`` over the life of the file.
+
+        ``dropped_rows`` are the rows of those dropped.
+        """
         with self._lock:
             self._notice_others()
-        return {"waiting": self._waiting, "dropped": self._dropped}
+        return dict(self._counts)
 
     def close(self) -> None:
         """Close the file; what was appended stays."""
         with self._lock:
             self._db.close()
 
-    def _make_room(self) -> int:
-        """Drop the oldest windows until the rest fits; inside a transaction."""
-        (size,) = self._db.execute("SELECT coalesce(sum(bytes), 0) FROM window").fetchone()
-        last, dropped = None, 0
-        for window_id, size_bytes in self._db.execute("SELECT id, bytes FROM window ORDER BY id"):
-            if size <= self._bytes_max:
-                break
-            last, dropped, size = window_id, dropped + 1, size - size_bytes
-        if last is not None:
-            self._db.execute("DELETE FROM window WHERE id <= ?", (last,))
-            self._db.execute(_COUNT_DROPPED, (dropped,))
-        return dropped
+    def _read_counts(self) -> dict[str, int]:
+        (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
+        kept = dict(self._db.execute("SELECT name, value FROM counter").fetchall())
+        return {"waiting": int(waiting), **{name: int(kept[name]) for name in _COUNTED}}
 
     def _notice_others(self) -> None:
         """Count anew when another process has written; what cannot be read counts as before."""
@@ -177,12 +225,11 @@ class Outbox:
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return
-            (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
-            (dropped,) = self._db.execute(_DROPPED).fetchone()
+            counts = self._read_counts()
         except sqlite3.Error as error:
             _LOG.debug("outbox %s: %s", self._path, error)
             return
-        self._version, self._waiting, self._dropped = version, int(waiting), int(dropped)
+        self._version, self._counts = version, counts
         self._appended += 1
 
     def _open(self, *, is_joining: bool) -> sqlite3.Connection:

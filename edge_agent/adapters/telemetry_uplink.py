@@ -6,14 +6,16 @@ No thread and no timer of its own: the owner calls ``pump`` about once a second,
 lets one process drive a thousand simulated devices.
 
 Invariants: at most IN_FLIGHT_WINDOWS_MAX windows are unacknowledged; one frame carries windows of
-one boot.
+one boot; nothing leaves that the outbox has not marked as sent and the day's budget not paid for.
+What exceeds the budget waits, and is merged when the outbox is full.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import TelemetryAck
 from edge_agent.contract.windows import (
@@ -21,6 +23,7 @@ from edge_agent.contract.windows import (
     Window,
     encode_windows,
     encoded_size,
+    frame_size,
 )
 from edge_agent.errors import OutboxError
 from edge_agent.ports import Clock, Jitter
@@ -33,6 +36,7 @@ _PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - 64
 _LOG = logging.getLogger(__name__)
 
 _Key = tuple[int, int, int]
+_Frame = tuple[int, list[Window]]
 
 
 class TelemetryUplink:
@@ -46,6 +50,7 @@ class TelemetryUplink:
         jitter: Jitter,
         *,
         close_due: Callable[[], None] | None = None,
+        meter: UplinkMeter | None = None,
     ) -> None:
         """Wire the uplink.
 
@@ -55,11 +60,15 @@ class TelemetryUplink:
             clock: For deadlines.
             jitter: Numbers in [0, 1).
             close_due: Closes windows that are due into the outbox; called first by ``pump``.
+            meter: The day's budget; None sends without limit.
         """
         self._outbox, self._publish = outbox, publish
         self._clock, self._jitter, self._close_due = clock, jitter, close_due
         self._in_flight: dict[_Key, float] = {}
         self._timeout_s = ACK_TIMEOUT_S
+        self._meter = meter
+        self._held_bytes = 0
+        self._is_refused = False
         self._seen_appended = -1
         self.malformed_acks = 0
 
@@ -68,7 +77,7 @@ class TelemetryUplink:
         if self._close_due is not None:
             self._close_due()
         self._expire()
-        if self._seen_appended == self._outbox.appended:
+        if self._is_held() or self._seen_appended == self._outbox.appended:
             return
         try:
             self._send_pending()
@@ -106,8 +115,17 @@ class TelemetryUplink:
             self._seen_appended = -1
 
     def counts(self) -> Mapping[str, int]:
-        """Return ``waiting`` and ``dropped`` windows for the report."""
-        return self._outbox.counts()
+        """Return what the outbox and the meter count, for the report."""
+        return {**self._outbox.counts(), **(self._meter.counts() if self._meter else {})}
+
+    def _is_held(self) -> bool:
+        """Tell whether what waited for the budget waits still."""
+        if self._meter is None or not self._held_bytes:
+            return False
+        if not self._meter.allows(self._held_bytes):
+            return True
+        self._held_bytes, self._seen_appended = 0, -1
+        return False
 
     def _expire(self) -> None:
         """Give up waiting for late acknowledgements; wait longer for the next ones."""
@@ -126,17 +144,73 @@ class TelemetryUplink:
             for boot, window in self._outbox.pending(IN_FLIGHT_WINDOWS_MAX)
             if (boot, window.stream, window.sequence) not in self._in_flight
         ][: max(0, IN_FLIGHT_WINDOWS_MAX - len(self._in_flight))]
-        for boot, windows in _split_into_frames(fresh):
-            if not self._publish(encode_windows(boot, windows)):
-                return
+        # Of a link that took nothing the last time, one frame is enough to find out.
+        frames = self._afford(_split_into_frames(fresh)[: 1 if self._is_refused else None])
+        self._is_refused = False
+        there = self._reserve(frames)
+        for boot, windows in frames:
+            left = [w for w in windows if (boot, w.stream, w.sequence) in there]
+            if left and not self._is_refused:
+                self._is_refused = not self._publish(encode_windows(boot, left))
+            if self._is_refused or not left:
+                self._give_back(frame_size(windows), messages=1)
+                continue
+            self._give_back(frame_size(windows) - frame_size(left))
             resend_at = self._clock.monotonic() + self._timeout_s * (1 + self._jitter())
-            self._in_flight.update(((boot, w.stream, w.sequence), resend_at) for w in windows)
-        self._seen_appended = appended
+            self._in_flight.update(((boot, w.stream, w.sequence), resend_at) for w in left)
+        if not self._is_refused:
+            self._seen_appended = appended
+
+    def _afford(self, frames: list[_Frame]) -> list[_Frame]:
+        """Pay for as many frames as the budget allows, the last one perhaps in part."""
+        meter = self._meter
+        if meter is None:
+            return frames
+        paid: list[_Frame] = []
+        for boot, windows in frames:
+            fitting = list(_take_fitting(windows, meter.room_bytes()))
+            if not fitting and meter.is_full:
+                fitting = windows[:1]  # larger than the bucket: it is paid back afterwards
+            if fitting:
+                meter.charge(frame_size(fitting))
+                paid.append((boot, fitting))
+            if len(fitting) < len(windows):
+                meter.held += 1
+                first, rest = windows[len(fitting)], windows[len(fitting) :]
+                worth = min(frame_size(rest), meter.burst_bytes // 4)
+                self._held_bytes = max(frame_size([first]), worth)
+                break
+        return paid
+
+    def _reserve(self, frames: list[_Frame]) -> set[_Key]:
+        items = [(boot, window) for boot, windows in frames for window in windows]
+        if not items:
+            return set()
+        try:
+            there = self._outbox.reserve(items, self._meter.notes() if self._meter else {})
+        except OutboxError:
+            for _, windows in frames:
+                self._give_back(frame_size(windows), messages=1)
+            raise
+        return {(boot, w.stream, w.sequence) for boot, w in there}
+
+    def _give_back(self, payload_bytes: int, *, messages: int = 0) -> None:
+        if self._meter is not None:
+            self._meter.charge(-payload_bytes, messages=-messages)
 
 
-def _split_into_frames(pending: list[tuple[int, Window]]) -> list[tuple[int, list[Window]]]:
+def _take_fitting(windows: list[Window], room_bytes: int) -> Iterator[Window]:
+    size = frame_size([])
+    for window in windows:
+        size += encoded_size(window)
+        if size > room_bytes:
+            return
+        yield window
+
+
+def _split_into_frames(pending: list[tuple[int, Window]]) -> list[_Frame]:
     """Cut the queue into runs of one boot, within the bounds of a frame, in order."""
-    frames: list[tuple[int, list[Window]]] = []
+    frames: list[_Frame] = []
     for boot, run in groupby(pending, key=lambda item: item[0]):
         size = _PAYLOAD_BYTES_MAX
         for _, window in run:

@@ -90,6 +90,11 @@ def encoded_size(window: Window) -> int:
     return _WINDOW.size + len(window.counters)
 
 
+def frame_size(windows: Sequence[Window]) -> int:
+    """Bytes of the frame that carries them."""
+    return _HEAD.size + sum(encoded_size(w) for w in windows)
+
+
 def decode_windows(payload: bytes) -> WindowFrame:
     """Decode one frame.
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +28,10 @@ def window(sequence: int, *, stream: int = 0, size: int = 10) -> Window:
     )
 
 
+def counts(*, waiting: int, merged: int = 0, dropped: int = 0, rows: int = 0) -> dict[str, int]:
+    return {"waiting": waiting, "merged": merged, "dropped": dropped, "dropped_rows": rows}
+
+
 def sequences(outbox: Outbox, limit: int = 1_000) -> list[int]:
     return [w.sequence for _, w in outbox.pending(limit)]
 
@@ -38,7 +43,7 @@ def test_windows_come_back_as_they_were_after_a_restart(tmp_path: Path) -> None:
     second = Outbox(tmp_path / "outbox.db")
     assert second.pending(10) == [(BOOT, window(0)), (3, window(7, stream=65_535))]
     assert second.pending(1) == [(BOOT, window(0))]
-    assert second.counts() == {"waiting": 2, "dropped": 0}
+    assert second.counts() == counts(waiting=2)
     second.close()
 
 
@@ -54,16 +59,84 @@ def test_an_acknowledged_window_is_gone_and_the_others_stay(tmp_path: Path) -> N
 
 
 def test_the_oldest_make_room_and_are_counted_over_restarts(tmp_path: Path) -> None:
-    size = encoded_size(window(0))
+    size = encoded_size(window(0, size=12))
     outbox = Outbox(tmp_path / "outbox.db", bytes_max=3 * size)
-    outbox.append([(BOOT, window(n)) for n in range(3)])
-    assert outbox.counts() == {"waiting": 3, "dropped": 0}
-    outbox.append([(BOOT, window(3)), (BOOT, window(4, size=11))])
-    assert sequences(outbox) == [3, 4]
-    outbox.count_dropped(5)
+    outbox.append([(BOOT, window(n, size=10 + n)) for n in range(3)])  # of other layouts
+    assert outbox.counts() == counts(waiting=3)
+    outbox.append([(BOOT, window(3, size=13)), (BOOT, window(4, size=11))])
+    assert sequences(outbox) == [2, 3, 4]
+    outbox.count_dropped(5, rows=40)
     outbox.close()
     outbox = Outbox(tmp_path / "outbox.db", bytes_max=3 * size)
-    assert outbox.counts() == {"waiting": 2, "dropped": 8}
+    assert outbox.counts() == counts(waiting=3, dropped=7, rows=46)
+    outbox.close()
+
+
+def test_a_full_outbox_merges_the_oldest_and_keeps_every_row(tmp_path: Path) -> None:
+    size = encoded_size(window(0))
+    outbox = Outbox(tmp_path / "outbox.db", bytes_max=10 * size)
+    for n in range(40):
+        outbox.append([(n // 7, window(n)._replace(t0_ms=100 * n, t1_ms=100 * n + 50))])
+    found = outbox.pending(1_000)
+    outbox.close()
+    assert sum(encoded_size(w) for _, w in found) <= 10 * size
+    assert sum(w.rows for _, w in found) == 40 * 3
+    assert [sum(w.counters) for _, w in found] == [10 * w.rows // 3 for _, w in found]
+    assert [w.t0_ms for _, w in found] == sorted(w.t0_ms for _, w in found)
+    assert (found[0][1].t0_ms, found[-1][1].t1_ms) == (0, 3_950)
+    assert found[0][1].rows >= found[-1][1].rows, "what is older is coarser"
+    assert len({(boot, w.stream, w.sequence) for boot, w in found}) == len(found)
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert outbox.counts() == counts(waiting=len(found), merged=40 - len(found))
+    outbox.close()
+
+
+def test_what_may_have_been_sent_is_never_merged(tmp_path: Path) -> None:
+    size = encoded_size(window(0))
+    outbox = Outbox(tmp_path / "outbox.db", bytes_max=5 * size)
+    outbox.append([(BOOT, window(n)) for n in range(4)])
+    assert outbox.reserve(outbox.pending(2)) == [(BOOT, window(0)), (BOOT, window(1))]
+    outbox.close()
+    outbox = Outbox(tmp_path / "outbox.db", bytes_max=5 * size)
+    outbox.append([(BOOT, window(n)) for n in range(4, 6)])
+    found = outbox.pending(100)
+    assert found[:2] == [(BOOT, window(0)), (BOOT, window(1))]
+    merged_boot, merged = found[2]
+    assert (merged_boot == BOOT, merged.rows) == (False, 6)
+    assert outbox.reserve([(BOOT, window(2)), found[2]]) == [found[2]], "that one is no more"
+    assert outbox.acknowledge([AckRange(merged_boot, 0, merged.sequence, merged.sequence)]) == 1
+    outbox.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"reference": b"s" * 8},
+        {"artifact": b"b" * 8},
+        {"stream": 1},
+        {"t1_ms": 90_000_000},
+        {"rows": 2**32 - 1},
+        {"counters": b"\x01" * 9 + b"\x80"},
+    ],
+)
+def test_windows_that_cannot_be_added_are_dropped_when_full(other: dict[str, Any]) -> None:
+    size = encoded_size(window(0))
+    outbox = Outbox(None, bytes_max=3 * size)
+    odd = window(1)._replace(**other)
+    outbox.append([(BOOT, window(0)), (BOOT, odd)])
+    outbox.append([(BOOT, window(2)), (BOOT, window(3))])
+    assert outbox.counts() == counts(waiting=3, dropped=1, rows=3)
+    outbox.close()
+
+
+def test_a_batch_that_is_tried_again_is_not_merged_before(tmp_path: Path) -> None:
+    size = encoded_size(window(0))
+    outbox = Outbox(tmp_path / "outbox.db", bytes_max=4 * size)
+    batch = [(BOOT, window(n)) for n in range(3, 6)]
+    outbox.append([(BOOT, window(n)) for n in range(3)])
+    outbox.append(batch)  # as if the answer of this commit had been lost
+    outbox.append(batch)
+    assert sum(w.rows for _, w in outbox.pending(100)) + outbox.counts()["dropped_rows"] == 18
     outbox.close()
 
 
@@ -99,7 +172,7 @@ def test_a_refused_write_keeps_nothing_and_may_be_tried_again(tmp_path: Path) ->
     with pytest.raises(OutboxError, match="full"):
         outbox.append([(BOOT, window(n, size=60_000)) for n in range(1, 4)])
     assert sequences(outbox) == [0]
-    assert outbox.counts() == {"waiting": 1, "dropped": 0}
+    assert outbox.counts() == counts(waiting=1)
     outbox._db.execute("PRAGMA max_page_count = 1000000")
     outbox.append([(BOOT, window(n, size=60_000)) for n in range(1, 4)])
     assert sequences(outbox) == [0, 1, 2, 3]
@@ -109,6 +182,7 @@ def test_a_refused_write_keeps_nothing_and_may_be_tried_again(tmp_path: Path) ->
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from edge_agent.adapters.outbox import Outbox
 from tests.integration.test_outbox import BOOT, window
 outbox = Outbox(Path(sys.argv[1]))
@@ -138,34 +212,50 @@ def test_what_was_appended_survives_a_kill_at_any_moment(tmp_path: Path) -> None
         told = found[-1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("append"), st.lists(st.integers(0, 30), min_size=1, max_size=6)),
-            st.tuples(st.just("ack"), st.tuples(st.integers(0, 20), st.integers(0, 20))),
-        ),
-        max_size=20,
-    )
+STEPS: st.SearchStrategy[tuple[str, list[int]]] = st.one_of(
+    st.tuples(st.just("append"), st.lists(st.integers(1, 4), min_size=1, max_size=6)),
+    st.tuples(st.just("again"), st.just([])),
+    st.tuples(st.just("send"), st.lists(st.just(0), min_size=1, max_size=8)),
+    st.tuples(st.just("ack"), st.lists(st.integers(0, 12), min_size=1, max_size=3)),
 )
-def test_every_window_is_waiting_or_acknowledged_or_counted_as_dropped(
-    steps: list[tuple[str, list[int] | tuple[int, int]]],
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, max_size=25))
+def test_rows_waiting_acknowledged_and_dropped_are_the_rows_recorded(
+    steps: list[tuple[str, list[int]]],
 ) -> None:
-    outbox, bytes_max = Outbox(None, bytes_max=300), 300
-    made, acknowledged = 0, 0
+    outbox, bytes_max = Outbox(None, bytes_max=400), 400
+    recorded = acknowledged = appended = taken = 0
+    sent: dict[tuple[int, int, int], Window] = {}
+    batch: list[tuple[int, Window]] = []
     for kind, values in steps:
         if kind == "append":
-            outbox.append([(BOOT, window(made + n, size=s)) for n, s in enumerate(values)])
-            made += len(values)
+            batch = [
+                (BOOT, window(appended + n, size=s)._replace(rows=s + n))
+                for n, s in enumerate(values)
+            ]
+            appended += len(batch)
+            recorded += sum(w.rows for _, w in batch)
+            outbox.append(batch)
+        elif kind == "again":
+            left = [(boot, w) for boot, w in batch if (boot, w) in outbox.pending(1_000)]
+            outbox.append(left)
+        elif kind == "send":
+            for boot, w in outbox.reserve(outbox.pending(len(values))):
+                assert sent.setdefault((boot, w.stream, w.sequence), w) == w, "bytes never change"
         else:
-            first, span = values
-            acknowledged += outbox.acknowledge([AckRange(BOOT, 0, first, first + span)])
+            for (boot, stream, sequence), w in list(sent.items())[values[0] :][:3]:
+                if outbox.acknowledge([AckRange(boot, stream, sequence, sequence)]):
+                    acknowledged += w.rows
+                    taken += 1
         waiting = outbox.pending(1_000)
-        counts = outbox.counts()
-        assert counts["waiting"] == len(waiting)
-        assert counts["waiting"] + counts["dropped"] + acknowledged == made
+        found = outbox.counts()
+        assert found["waiting"] == len(waiting)
+        assert found["waiting"] + found["merged"] + found["dropped"] + taken == appended
+        rows = sum(w.rows for _, w in waiting)
+        assert rows + found["dropped_rows"] + acknowledged == recorded
         assert sum(encoded_size(w) for _, w in waiting) <= bytes_max
-        assert [w.sequence for _, w in waiting] == sorted(w.sequence for _, w in waiting)
     outbox.close()
 
 
@@ -181,10 +271,10 @@ def test_two_processes_share_one_file_and_see_each_others_work(tmp_path: Path) -
     )
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
     assert sender.appended != seen
-    assert sender.counts() == {"waiting": 1, "dropped": 2}
+    assert sender.counts() == counts(waiting=1, dropped=2)
     assert sequences(sender) == [0]
     assert sender.acknowledge([AckRange(7, 0, 0, 0)]) == 1
-    assert sender.counts() == {"waiting": 0, "dropped": 2}
+    assert sender.counts() == counts(waiting=0, dropped=2)
     assert sender.appended == sender.appended
     sender.close()
 

@@ -7,13 +7,16 @@ from edge_agent.adapters.telemetry_uplink import (
     WINDOWS_PER_SEND,
     TelemetryUplink,
 )
+from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.messages import AckRange, TelemetryAck
 from edge_agent.contract.windows import (
     COUNTER_BYTES_MAX,
     FRAME_BYTES_MAX,
     Window,
     decode_windows,
+    encoded_size,
 )
+from edge_agent.core.uplink_budget import MESSAGE_OVERHEAD_BYTES
 from tests.support.clock import FakeClock
 
 BOOT = 77
@@ -35,13 +38,18 @@ def window(sequence: int, *, stream: int = 0, counters: bytes = b"\x01") -> Wind
 class World:
     """An outbox in memory, a link that can be down, and the server's acknowledgements."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_day_max: int = 0, outbox: Outbox | None = None) -> None:
         self.clock = FakeClock()
-        self.outbox = Outbox(None)
+        self.outbox = outbox or Outbox(None)
         self.is_up = True
         self.sent: list[bytes] = []
         self.jitter = 0.0
-        self.uplink = TelemetryUplink(self.outbox, self.publish, self.clock, lambda: self.jitter)
+        meter = None
+        if bytes_per_day_max:
+            meter = UplinkMeter(bytes_per_day_max, self.clock, self.outbox.notes())
+        self.uplink = TelemetryUplink(
+            self.outbox, self.publish, self.clock, lambda: self.jitter, meter=meter
+        )
 
     def publish(self, payload: bytes) -> bool:
         if self.is_up:
@@ -79,7 +87,7 @@ def test_what_the_server_committed_is_forgotten(world: World) -> None:
     world.keep(3)
     world.pump_after(0)
     world.acknowledge(0, 1)
-    assert world.uplink.counts() == {"waiting": 1, "dropped": 0}
+    assert world.uplink.counts()["waiting"] == 1
     assert world.pump_after(ACK_TIMEOUT_S) == [2]
 
 
@@ -183,3 +191,102 @@ def test_windows_that_are_due_are_closed_first() -> None:
     )
     uplink.pump()
     assert world.take_sequences() == [0]
+
+
+def test_what_is_sent_was_marked_and_what_is_not_was_not(world: World) -> None:
+    world.is_up = False
+    world.keep(IN_FLIGHT_WINDOWS_MAX)
+    for _ in range(3):
+        world.pump_after(1)
+    marked = world.outbox.notes()["sent_id"]
+    assert marked == IN_FLIGHT_WINDOWS_MAX, "the first try"
+    world.keep(10, first=IN_FLIGHT_WINDOWS_MAX)
+    world.pump_after(1)
+    assert world.outbox.notes()["sent_id"] == marked, "one frame is tried, and that is marked"
+
+
+DAY_S = 86_400
+WINDOW_BYTES = encoded_size(window(0))
+
+
+def run_days(world: World, days: int, *, per_hour: int, step_s: int = 300) -> list[int]:
+    """Record all day, acknowledge at once; return what each day sent, payload and overhead."""
+    spent, recorded = [], 0
+    for _ in range(days):
+        total = 0
+        for second in range(0, DAY_S, step_s):
+            due = per_hour * (second + step_s) // 3_600 - per_hour * second // 3_600
+            world.keep(due, first=recorded)
+            recorded += due
+            world.clock.advance(step_s)
+            world.uplink.pump()
+            for payload in world.sent:
+                total += len(payload) + MESSAGE_OVERHEAD_BYTES
+                frame = decode_windows(payload)
+                ranges = tuple(
+                    AckRange(frame.boot, w.stream, w.sequence, w.sequence) for w in frame.windows
+                )
+                world.uplink.on_ack(TelemetryAck(ranges=ranges).encode())
+            world.sent.clear()
+        spent.append(total)
+    return spent
+
+
+def test_a_day_sends_no_more_than_its_budget_and_the_rest_waits_merged() -> None:
+    world = World(20_000, Outbox(None, bytes_max=100 * WINDOW_BYTES))
+    spent = run_days(world, 3, per_hour=24)  # 576 windows a day, 27 kB
+    counts = world.uplink.counts()
+    assert all(15_000 < total <= 20_000 for total in spent), spent
+    assert counts["held"] > 0
+    assert counts["merged"] > 0
+    assert counts["dropped"] == 0
+
+
+def test_a_budget_that_suffices_holds_nothing() -> None:
+    world = World(1_000_000)
+    (spent,) = run_days(world, 1, per_hour=6, step_s=600)
+    counts = world.uplink.counts()
+    assert (counts["held"], counts["waiting"]) == (0, 0)
+    assert 144 * WINDOW_BYTES <= spent <= 144 * (WINDOW_BYTES + 100)
+
+
+def test_a_restart_does_not_refill_the_budget() -> None:
+    world = World(8_000)
+    world.keep(100)
+    world.uplink.pump()
+    first = sum(len(payload) for payload in world.sent)
+    assert 0 < first <= 1_000
+    again = World(8_000, world.outbox)
+    again.uplink.pump()
+    assert again.sent == []
+    assert again.uplink.counts()["held"] == 1
+    assert again.uplink.counts()["used_bytes"] == first + MESSAGE_OVERHEAD_BYTES
+
+
+def test_what_the_link_refuses_costs_nothing() -> None:
+    world = World(8_000)
+    world.keep(3)
+    before = world.uplink.counts()["left_bytes"]
+    world.is_up = False
+    world.uplink.pump()
+    assert world.uplink.counts()["left_bytes"] == before
+
+
+def test_a_window_larger_than_the_bucket_leaves_and_is_paid_back() -> None:
+    world = World(8_000)
+    world.keep(0)
+    world.outbox.append([(BOOT, window(n, counters=b"\x01" * 3_000)) for n in range(2)])
+    assert world.pump_after(0) == [0]
+    assert world.pump_after(4 * 3_600) == []
+    assert world.pump_after(6 * 3_600) == []
+    assert world.pump_after(2 * 3_600) == [0], "paid back: 7,000 bytes a day"
+
+
+def test_an_idle_pump_that_waits_for_budget_does_not_touch_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(8_000)
+    world.keep(100)
+    world.pump_after(0)
+    monkeypatch.setattr(Outbox, "pending", lambda *_: pytest.fail("read the file"))
+    assert world.pump_after(1) == []
