@@ -32,7 +32,8 @@ def listen(host: str, port: int) -> tuple[socket.socket, ...]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
         for family, address in addresses if port else addresses[:1]:
-            each = socket.socket(family, socket.SOCK_STREAM)
+            # asyncio sends at once (TCP_NODELAY) only on sockets that name their protocol.
+            each = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sockets.append(each)
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
