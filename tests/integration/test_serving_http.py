@@ -14,12 +14,10 @@ import pytest
 
 from edge_agent import __version__
 from edge_agent.adapters.http_connection import Application, ServerLimits
-from edge_agent.adapters.http_inference_server import (
-    HttpInferenceServer,
-    ListenError,
-)
+from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.http_parser import HttpLimits, Request, Response
 from edge_agent.adapters.inference_routes import HEAVY_BODY_BYTES, InferenceRoutes
+from edge_agent.adapters.listening import ListenError
 from edge_agent.contract.schema import Feature
 from tests.support.serving import (
     CLASSES,
@@ -543,34 +541,3 @@ def test_stopping_finishes_what_was_begun_and_closes_the_rest() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=1)
     slow.close()
     idle.close()
-
-
-def test_swaps_under_http_load_fail_no_request() -> None:
-    service, other = make_service(), build_classifier(seed=1)
-    activate(service, build_classifier())
-    server = HttpInferenceServer(InferenceRoutes(service))
-    port = server.start()
-    stop, failures, versions = threading.Event(), [], set()
-    request = infer_bytes(other.rows[:1])
-
-    def ask() -> None:
-        client = Client(port)
-        while not stop.is_set():
-            client.send(request)
-            status, _, body = client.read()
-            if status != 200:
-                failures.append(body)
-            versions.add(json.loads(body)["model_version"])
-        client.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for n in range(20):
-        activate(service, other, target=f"plant/{n % 2 + 1}/camera.tar")
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-    server.stop()
-    assert failures == []
-    assert {"1", "2"} <= versions
