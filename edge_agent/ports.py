@@ -320,6 +320,23 @@ class Disconnected:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingFound:
+    """How the process that serves does; said when it changes.
+
+    Attributes:
+        is_up: Whether it takes requests.
+        restarts: Since the agent started.
+        failures: In a row, the newest included; 0 while none has happened.
+        fault: Why the last one ended and when the next start is; empty when none did.
+    """
+
+    is_up: bool
+    restarts: int
+    failures: int
+    fault: str
+
+
 @dataclass(frozen=True, slots=True)
 class MessageArrived:
     """The broker delivered a message; size is bounded by the session, nothing else is checked."""

@@ -1,0 +1,85 @@
+"""What answers predictions on a device, joined: models, telemetry of their answers, HTTP.
+
+It runs in the agent's process or in one of its own (``serving_worker.py``), by the device profile.
+Importing this loads numpy; onnxruntime is loaded with the first model.
+"""
+
+import socket
+from collections.abc import Callable, Sequence
+
+from edge_agent.adapters.http_access import load_access
+from edge_agent.adapters.http_connection import Application
+from edge_agent.adapters.http_inference_server import HttpInferenceServer
+from edge_agent.adapters.inference_routes import InferenceRoutes
+from edge_agent.adapters.inference_service import InferenceService
+from edge_agent.adapters.label_buffer import LabelBuffer
+from edge_agent.adapters.onnx_model_runner import RuntimeOptions
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.telemetry_recorder import WindowLimits
+from edge_agent.ports import Clock
+from edge_agent.serving_config import ServingConfig
+
+
+class Serving:
+    """The slots and the server in front of them."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        sockets: Sequence[socket.socket],
+        *,
+        clock: Clock,
+        outbox: Outbox,
+        watch: Callable[[Application], Application] = lambda application: application,
+    ) -> None:
+        """Build everything; nothing is answered yet.
+
+        Args:
+            config: How to answer.
+            sockets: Listen already.
+            clock: For the times of windows.
+            outbox: Takes closed windows.
+            watch: Put between the server and what answers.
+
+        Raises:
+            SettingsError: The files that tell who may ask are not right.
+        """
+        profile, settings = config.profile, config.settings
+        self.service = InferenceService(
+            clock=clock,
+            outbox=outbox,
+            boot=config.boot,
+            windows=WindowLimits(
+                window_s=settings.window_s or float(profile.telemetry.window_s),
+                window_rows_max=profile.telemetry.window_rows_max,
+            ),
+            options=RuntimeOptions(
+                intra_op_threads=profile.intra_op_threads,
+                allow_spinning=profile.allow_spinning,
+                arena=profile.arena,
+            ),
+        )
+        routes = InferenceRoutes(
+            self.service, labels=LabelBuffer(config.boot), outbox_counts=outbox.counts
+        )
+        self._server = HttpInferenceServer(
+            watch(routes),
+            host=settings.http_host,
+            access=load_access(
+                config.directory,
+                token_file=settings.http_token_file,
+                certificate_file=settings.http_certificate_file,
+                key_file=settings.http_key_file,
+                client_ca_file=settings.http_client_ca_file,
+            ),
+            sockets=sockets,
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Finish what was begun; what was counted goes into the outbox."""
+        self._server.stop()
+        self.service.close()

@@ -1,0 +1,135 @@
+"""Where models answer: in a process of their own, or in the agent's, as the device profile says.
+
+In the agent's process a model that crashes, hangs or leaks takes the agent with it; its supervisor
+starts it again, and three such ends in a probation roll the candidate back. The self-test is in a
+child either way, and the runtime is not loaded here before a child has survived it.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from device_profiles.profile import Serving as Place
+from edge_agent.adapters.capability_probe import ChildProbe
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.worker_service import WorkerInferenceService
+from edge_agent.agent_jobs import SlotEvent
+from edge_agent.core.worker_health import WorkerLimits
+from edge_agent.ports import BlobStore, Clock, InferenceService
+from edge_agent.serving_config import ServingConfig
+
+_LOG = logging.getLogger(__name__)
+
+
+class ServingHost(Protocol):
+    """What answers, started and stopped once."""
+
+    @property
+    def inference(self) -> InferenceService:
+        """The slots."""
+
+    @property
+    def close_due(self) -> Callable[[], None] | None:
+        """Puts closed windows into the outbox; None when that is done elsewhere."""
+
+    def start(self) -> None:
+        """Begin to answer."""
+
+    def stop(self) -> None:
+        """Answer what was begun, write down what was counted, end."""
+
+
+def make_serving_host(
+    config: ServingConfig,
+    sockets: Sequence[socket.socket],
+    blobs: BlobStore,
+    outbox: Outbox,
+    *,
+    clock: Clock,
+    give: Callable[[object], None],
+) -> ServingHost:
+    """Build what answers; nothing does yet.
+
+    Args:
+        config: How to answer.
+        sockets: Listen already.
+        blobs: Where packages lie.
+        outbox: Takes windows when models answer in this process.
+        clock: Of this process.
+        give: Takes inputs of the agent.
+    """
+    if config.profile.serving is Place.IN_PROCESS:
+        fault = ChildProbe(config.directory).probe().get("runtime_fault")
+        if fault is None:
+            return _InProcess(config, sockets, clock=clock, outbox=outbox)
+        _LOG.error(
+            "models answer in a process of their own: the runtime does not come up: %s", fault
+        )
+    return _InWorker(config, sockets, blobs, clock=clock, give=give)
+
+
+class _InWorker:
+    def __init__(
+        self,
+        config: ServingConfig,
+        sockets: Sequence[socket.socket],
+        blobs: BlobStore,
+        *,
+        clock: Clock,
+        give: Callable[[object], None],
+    ) -> None:
+        self._service = WorkerInferenceService(
+            config.to_json(),
+            sockets,
+            blobs,
+            clock=clock,
+            limits=WorkerLimits(rss_bytes_max=config.profile.rss_bytes_max),
+            tell=lambda slot, event: give(SlotEvent(slot, event)),
+            note=give,
+        )
+        self._sockets = sockets
+
+    @property
+    def inference(self) -> InferenceService:
+        return self._service
+
+    @property
+    def close_due(self) -> None:
+        return None
+
+    def start(self) -> None:
+        self._service.start()
+
+    def stop(self) -> None:
+        self._service.close()
+        for each in self._sockets:
+            each.close()
+
+
+class _InProcess:
+    def __init__(
+        self,
+        config: ServingConfig,
+        sockets: Sequence[socket.socket],
+        *,
+        clock: Clock,
+        outbox: Outbox,
+    ) -> None:
+        from edge_agent.serving import Serving  # loads numpy
+
+        self._serving = Serving(config, sockets, clock=clock, outbox=outbox)
+
+    @property
+    def inference(self) -> InferenceService:
+        return self._serving.service
+
+    @property
+    def close_due(self) -> Callable[[], None]:
+        return self._serving.service.close_due
+
+    def start(self) -> None:
+        self._serving.start()
+
+    def stop(self) -> None:
+        self._serving.stop()
