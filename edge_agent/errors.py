@@ -7,10 +7,12 @@ AgentError
 ├── PlainTextError     a connection without TLS was to leave this machine; also an OSError
 ├── NotEnrolledError   no identity in the agent's directory
 ├── SettingsError      a setting is unknown, malformed or out of range
+├── NotRunningError    no agent runs on the directory that could be asked
 ├── LockedError        another agent runs on the same directory
 ├── PackageError       bytes that cannot become a served model; carries the code
 ├── OutboxError        telemetry could not be kept; the windows stay in memory for the next try
 └── ServingError       a prediction was not answered
+    ├── UnreachableError     nobody answers where the agent should
     ├── UnknownModelError    no slot or model of that name answers
     ├── StoppedModelError    the slot answers nothing, and why: its package was withdrawn
     ├── InputError           the caller's tensor does not follow the schema
@@ -90,6 +92,14 @@ class LockedError(AgentError):
         self.directory = directory
 
 
+class NotRunningError(AgentError):
+    """No agent runs on the directory, so there is nobody to ask."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"no agent runs on {directory}; start it with edge-agent run")
+        self.directory = directory
+
+
 class PackageError(AgentError):
     """The bytes of a package cannot become a served model.
 
@@ -110,6 +120,10 @@ class OutboxError(AgentError):
 
 class ServingError(AgentError):
     """A prediction was asked for and not given."""
+
+
+class UnreachableError(ServingError):
+    """A client finds no agent, or one that does not answer to the end; says where."""
 
 
 class UnknownModelError(ServingError):

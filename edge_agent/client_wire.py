@@ -1,0 +1,219 @@
+"""Questions of the Python client into bytes, and the agent's answers into arrays.
+
+Arrays go as tensors of the Open Inference Protocol, raw where the agent offers it and as JSON
+elsewhere; records go by field name. Whether a value fits the schema is the agent's to say.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.client_connection import RawAnswer
+from edge_agent.contract.schema import INPUT_NAME
+from edge_agent.errors import (
+    InferenceError,
+    InputError,
+    ServingError,
+    StoppedModelError,
+    UnknownModelError,
+)
+
+BINARY_HEADER = "Inference-Header-Content-Length"
+BINARY_EXTENSION = "binary_tensor_data"
+CLASS_OUTPUT = "class"
+_DATATYPES: Mapping[str, str] = {
+    "f2": "FP16", "f4": "FP32", "f8": "FP64", "b1": "BOOL",
+    "i1": "INT8", "i2": "INT16", "i4": "INT32", "i8": "INT64",
+    "u1": "UINT8", "u2": "UINT16", "u4": "UINT32", "u8": "UINT64",
+}  # fmt: skip
+_DTYPES = {datatype: np.dtype(f"<{code}") for code, datatype in _DATATYPES.items()}
+_ERROR_OF_STATUS: Mapping[int, type[ServingError]] = {
+    HTTPStatus.BAD_REQUEST: InputError,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: InputError,
+    HTTPStatus.NOT_FOUND: UnknownModelError,
+    HTTPStatus.SERVICE_UNAVAILABLE: StoppedModelError,
+    HTTPStatus.INTERNAL_SERVER_ERROR: InferenceError,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the agent answered to one question.
+
+    Attributes:
+        prediction_id: Names the answer; of one row also the row.
+        outputs: By name: ``label`` int64 [rows] and ``probabilities`` float32 [rows, classes], or
+            ``value`` float32 [rows].
+        class_names: Of each row, the name of the predicted class; empty for a regression.
+        model_name: What answered.
+        model_version: As text.
+        slot: Where it runs.
+        target: The package.
+    """
+
+    prediction_id: str
+    outputs: Mapping[str, NDArray[Any]]
+    class_names: tuple[str, ...]
+    model_name: str
+    model_version: str
+    slot: str
+    target: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self.outputs.values())))
+
+    @cached_property
+    def prediction_ids(self) -> tuple[str, ...]:
+        """One for each row, for ``Client.feedback``."""
+        if len(self) == 1:
+            return (self.prediction_id,)
+        return tuple(f"{self.prediction_id}.{n}" for n in range(len(self)))
+
+
+def as_rows(given: Any) -> NDArray[Any]:
+    """Make a table of numbers of an array or nested lists; one row may come flat.
+
+    Raises:
+        InputError: Not numbers, not a table, or no row.
+    """
+    try:
+        array: NDArray[Any] = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rows must be a table of numbers: {error}") from error
+    if array.ndim == 1:
+        array = array.reshape(1, -1)
+    if array.ndim != 2 or not array.size or array.dtype.str[1:] not in _DATATYPES:
+        raise InputError(
+            "rows must be numbers as [rows, columns] with at least one row, got"
+            f" {array.dtype} {list(array.shape)}"
+        )
+    return array
+
+
+def encode_rows(array: NDArray[Any], *, is_raw: bool) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an infer request; raises InputError."""
+    tensor: dict[str, Any] = {
+        "name": INPUT_NAME,
+        "datatype": _DATATYPES[array.dtype.str[1:]],
+        "shape": list(array.shape),
+    }
+    if not is_raw:
+        return encode_json({"inputs": [tensor | {"data": array.ravel().tolist()}]}), {}
+    raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    head = encode_json({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    return head + raw, {BINARY_HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
+
+
+def encode_json(value: Any) -> bytes:
+    """Encode; numbers and arrays of numpy are taken too. Raises InputError."""
+    try:
+        return json.dumps(
+            value, allow_nan=False, separators=(",", ":"), default=_plain_value
+        ).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"what was given cannot be sent as JSON: {error}") from error
+
+
+def decode_tensors(answer: RawAnswer) -> Answer:
+    """Read the answer to tensors; raises ServingError."""
+    try:
+        head_bytes = answer.headers.get(BINARY_HEADER)
+        cut = len(answer.body) if head_bytes is None else int(head_bytes)
+        head, raw = json.loads(answer.body[:cut]), memoryview(answer.body)[cut:]
+        outputs: dict[str, NDArray[Any]] = {}
+        names: tuple[str, ...] = ()
+        for output in head["outputs"]:
+            size = output.get("parameters", {}).get("binary_data_size")
+            block, raw = (None, raw) if size is None else (raw[:size], raw[size:])
+            if output["name"] == CLASS_OUTPUT:
+                names = tuple(output["data"] if block is None else _read_texts(block))
+            else:
+                outputs[output["name"]] = _read_numbers(output, block)
+        return Answer(outputs=outputs, class_names=names, **_identity(head, head["parameters"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ServingError(f"the answer is not an edge agent's: {error!r}") from error
+
+
+def decode_named(answer: RawAnswer) -> Answer:
+    """Read the answer to records by field name; raises ServingError."""
+    try:
+        head = json.loads(answer.body)
+        rows = head["predictions"]
+        outputs: dict[str, NDArray[Any]]
+        if "value" in rows[0]:
+            outputs = {"value": np.array([row["value"] for row in rows], np.float32)}
+            names: tuple[str, ...] = ()
+        else:
+            shares = [list(row["probabilities"].values()) for row in rows]
+            outputs = {
+                "label": np.array([row["label"] for row in rows], np.int64),
+                "probabilities": np.array(shares, np.float32),
+            }
+            names = tuple(row["class"] or "" for row in rows)
+        return Answer(outputs=outputs, class_names=names, **_identity(head, head))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ServingError(f"the answer is not an edge agent's: {error!r}") from error
+
+
+def decode_object(answer: RawAnswer) -> dict[str, Any]:
+    """Read an answer that is a JSON object; raises ServingError."""
+    try:
+        value = json.loads(answer.body)
+    except (ValueError, RecursionError) as error:
+        raise ServingError(f"the answer is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ServingError(f"the answer must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def raise_error(answer: RawAnswer) -> None:
+    """Raise what a refusal says, in the agent's own words; nothing for an answer."""
+    if answer.status == HTTPStatus.OK:
+        return
+    try:
+        words = str(json.loads(answer.body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        words = f"the agent answered status {answer.status} without a reason"
+    raise _ERROR_OF_STATUS.get(answer.status, ServingError)(words)
+
+
+def _identity(head: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "prediction_id": rest["prediction_id"],
+        "model_name": head["model_name"],
+        "model_version": head["model_version"],
+        "slot": rest["slot"],
+        "target": rest["target"],
+    }
+
+
+def _read_numbers(output: Mapping[str, Any], block: memoryview | None) -> NDArray[Any]:
+    dtype = _DTYPES[output["datatype"]]
+    if block is None:
+        array: NDArray[Any] = np.array(output["data"], dtype)
+    else:
+        array = np.frombuffer(block, dtype)
+    return array.reshape(output["shape"])
+
+
+def _read_texts(block: memoryview) -> Sequence[str]:
+    texts = []
+    while block:
+        size = int.from_bytes(block[:4], "little")
+        texts.append(str(block[4 : 4 + size], "utf-8"))
+        block = block[4 + size :]
+    return texts
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is neither number nor text")
