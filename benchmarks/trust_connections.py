@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fleet_server.adapters.broker_process import BrokerProcess
 from fleet_server.adapters.mqtt_packets import take_packets
-from tests.support.gateway import BrokerLab, free_ports
+from fleet_server.free_ports import find_free_ports
+from tests.support.gateway import BrokerLab
 
 CONNECTS = 600
 THREADS = 2
@@ -24,7 +25,7 @@ def measure(folder: Path, rounds: int) -> tuple[float, float, float]:
     identity = lab.authority.issue(DEVICE)
     tls = ssl.create_default_context(cafile=str(lab.authority.ca_file))
     tls.load_cert_chain(identity.certificate, identity.key)
-    port, server_port = free_ports(2)
+    port, server_port = find_free_ports(2)
     settings = replace(lab.settings, port=port, server_port=server_port, is_plain=True)
     plain = BrokerProcess(folder / "plain", settings)
     try:

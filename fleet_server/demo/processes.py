@@ -7,7 +7,6 @@ end-to-end tests. Each process writes its own log; nothing is left running at th
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -219,15 +218,3 @@ class FleetProcesses:
 def command_path(program: str) -> str:
     """Locate an installed command beside the running interpreter."""
     return str(Path(sys.executable).parent / program)
-
-
-def find_free_ports(count: int) -> list[int]:
-    """Return distinct TCP ports of the loopback that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()

@@ -28,9 +28,9 @@ from fleet_server.demo.processes import (
     FleetProcesses,
     Reader,
     StepFailedError,
-    find_free_ports,
 )
 from fleet_server.demo.traffic import Application, brighter
+from fleet_server.free_ports import find_free_ports
 
 MODEL = "digits"
 PROFILES = ("camera", "iot-gateway", "onprem-server")

@@ -13,8 +13,9 @@ import pytest
 
 from fleet_server.adapters.broker_process import find_mosquitto
 from fleet_server.bootstrap import open_fleet
-from fleet_server.demo.processes import Background, FleetProcesses, find_free_ports
+from fleet_server.demo.processes import Background, FleetProcesses
 from fleet_server.errors import UnreachableError
+from fleet_server.free_ports import find_free_ports
 from fleet_server.run_state import read_run_file
 from fleet_server.wiring.broker import check_external_broker
 from fleet_server.wiring.devices import build_device_reader

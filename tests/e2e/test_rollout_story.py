@@ -11,8 +11,9 @@ import pytest
 
 from fleet_server.cli.in_process import read_in_process
 from fleet_server.demo.field import Digits, invert, load_digits, write_spec
-from fleet_server.demo.processes import FleetProcesses, find_free_ports
+from fleet_server.demo.processes import FleetProcesses
 from fleet_server.demo.traffic import Application
+from fleet_server.free_ports import find_free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 CAMERA_ONLY = """[profiles]

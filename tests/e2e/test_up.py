@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet_server.demo.processes import Background, FleetProcesses, find_free_ports
+from fleet_server.demo.processes import Background, FleetProcesses
+from fleet_server.free_ports import find_free_ports
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

@@ -25,7 +25,8 @@ from fleet_server.adapters.database.engine import read_session
 from fleet_server.adapters.database.tables import SlotRow
 from fleet_server.adapters.director import Director
 from fleet_server.bootstrap import Fleet, open_fleet
-from fleet_server.demo.processes import Background, FleetProcesses, find_free_ports
+from fleet_server.demo.processes import Background, FleetProcesses
+from fleet_server.free_ports import find_free_ports
 from fleet_server.wiring.devices import build_device_reader
 from tests.support.agent_fleet import PROFILE, release, wish
 from tests.support.serving import build_classifier

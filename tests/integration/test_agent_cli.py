@@ -8,31 +8,15 @@ from pathlib import Path
 import pytest
 
 from edge_agent.adapters.directory_lock import DirectoryLock
-from edge_agent.adapters.identity_store import identity_directory, save_identity
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.cli import main
 from edge_agent.contract.join import JoinTicket
 from edge_agent.core.agent_state import AgentState, state_to_json
 from edge_agent.core.verified import AcceptedTrust
-from edge_agent.ports import Identity
+from fleet_server.free_ports import find_free_ports
 from tests.support.agent import a_package
+from tests.support.agent_device import enrolled_device
 from tests.support.agent_world import World
-from tests.support.gateway import free_ports
-
-
-def enrolled(directory: Path, *, mqtt_port: int = 1) -> Path:
-    identity = Identity(
-        device_id="cam-7",
-        profile="camera",
-        fleet="fleet-1",
-        host="127.0.0.1",
-        mqtt_port=mqtt_port,
-        api_port=1,
-        root=b"{}",
-        directory=identity_directory(directory),
-    )
-    save_identity(identity, ca_pem=b"ca", certificate_pem=b"cert", key_pem=b"key")
-    return directory
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -44,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", ["status", "run", "predict"])
+@pytest.mark.parametrize("command", ["status", "run", "predict", "rollback"])
 def test_a_device_that_has_not_joined_is_told_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -64,7 +48,10 @@ def test_misuse_is_code_two_with_the_usage(
     assert "usage: edge-agent" in err
 
 
-@pytest.mark.parametrize("command", ["join", "run", "status", "doctor", "predict"])
+COMMANDS = ["join", "run", "status", "doctor", "predict", "settings", "logs", "rollback"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -93,7 +80,7 @@ def test_a_mistyped_join_string_is_refused(
 def test_a_server_that_does_not_answer_is_code_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     ticket = JoinTicket(
         host="127.0.0.1",
         api_port=port,
@@ -110,7 +97,7 @@ def test_a_server_that_does_not_answer_is_code_three(
 
 
 def test_joining_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "join", "ef1:x", "--dir", str(enrolled(tmp_path)))
+    code, _, err = run(capsys, "join", "ef1:x", "--dir", str(enrolled_device(tmp_path)))
     assert code == 1
     assert "has already joined fleet fleet-1 as cam-7" in err
 
@@ -118,7 +105,7 @@ def test_joining_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_second_agent_on_a_directory_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lock = DirectoryLock(enrolled(tmp_path))
+    lock = DirectoryLock(enrolled_device(tmp_path))
     lock.acquire()
     code, _, err = run(capsys, "run", "--dir", str(tmp_path))
     lock.release()
@@ -127,13 +114,14 @@ def test_a_second_agent_on_a_directory_is_refused(
 
 
 def test_status_tells_what_is_committed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    world = World(enrolled(tmp_path))
+    world = World(enrolled_device(tmp_path))
     world.connect()
     world.assign(a_package("one"), 1)
     world.run(65)
     code, out, err = run(capsys, "status", "--dir", str(tmp_path))
     assert (code, err) == (0, "")
-    assert "slot    plant: confirmed, confirmed model/1/camera.tar" in out
+    assert "slot    plant: confirmed\n        confirmed  model/1/camera.tar (" in out
+    assert "next       keeps answering and waits for the next assignment" in out
     assert "not running: start it with edge-agent run" in out
     code, out, _ = run(capsys, "status", "--json", "--dir", str(tmp_path))
     status = json.loads(out)
@@ -145,7 +133,7 @@ def test_status_tells_what_is_committed(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_clock_before_what_the_approvers_signed_is_named_with_the_next_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory = enrolled(tmp_path)
+    directory = enrolled_device(tmp_path)
     floor_at = datetime.now(UTC) + timedelta(days=400)
     state = AgentState(accepted=AcceptedTrust(time_floor_at=floor_at))
     FileStateStore(directory).save(state_to_json(state))
@@ -155,17 +143,3 @@ def test_a_clock_before_what_the_approvers_signed_is_named_with_the_next_step(
         assert "set the clock" in out
     _, out, _ = run(capsys, "status", "--json", "--dir", str(directory))
     assert json.loads(out)["clock"]["floor"] == floor_at.isoformat()
-
-
-def test_the_doctor_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "doctor", "--dir", str(tmp_path / "none"))
-    assert code == 1
-    assert "FAIL identity" in out
-    assert "ok   runtime" in out
-    (port,) = free_ports(1)
-    enrolled(tmp_path, mqtt_port=port)
-    code, out, _ = run(capsys, "doctor", "--json", "--dir", str(tmp_path))
-    assert code == 3
-    broker = next(row for row in json.loads(out) if row["check"] == "broker")
-    assert not broker["ok"]
-    assert str(port) in broker["detail"]

@@ -10,12 +10,12 @@ from threading import Event
 from edge_agent.adapters.enrolment import enrol
 from edge_agent.ports import Identity
 from fleet_server.bootstrap import open_fleet
+from fleet_server.free_ports import find_free_ports
 from fleet_server.services.add_device import DeviceSpec
 from fleet_server.wiring.devices import build_authority, build_device_desk
 from fleet_server.wiring.workspace import broker_of, init_workspace
 from fleet_server.workspace import Config
 from tests.support.clock import FakeClock
-from tests.support.gateway import free_ports
 from tests.support.trust_fleet import enrol_server
 
 CONNECT = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02xy"
@@ -47,7 +47,7 @@ def becomes(identity: Identity, *, let_in: bool) -> bool:
 
 def test_an_enrolled_device_is_let_in_until_it_is_revoked(tmp_path: Path) -> None:
     clock = FakeClock(datetime.now(UTC))
-    broker_port, server_port = free_ports(2)
+    broker_port, server_port = find_free_ports(2)
     config = Config(broker_port=broker_port, server_port=server_port)
     workspace = init_workspace(tmp_path / "fleet", config, clock=clock).workspace
     fleet = open_fleet(workspace, clock)

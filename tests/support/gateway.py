@@ -30,6 +30,7 @@ from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.tables import DeviceRow, SlotRow
 from fleet_server.adapters.window_store import SqliteWindowStore
 from fleet_server.bootstrap import open_fleet
+from fleet_server.free_ports import find_free_ports
 from fleet_server.run_state import read_heartbeat
 from fleet_server.wiring.workspace import broker_of, init_workspace
 from fleet_server.workspace import Config
@@ -39,18 +40,6 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 _DAY = timedelta(days=1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Find TCP ports of 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ class BrokerLab:
         self.directory = directory / "broker"
         self.authority = TestAuthority(directory / "ca")
         identity = self.authority.issue("broker", is_broker=True)
-        self.port, self.server_port = free_ports(2)
+        self.port, self.server_port = find_free_ports(2)
         self.settings = BrokerSettings(
             host="127.0.0.1",
             port=self.port,
@@ -198,7 +187,7 @@ class WorkspaceLab:
     """A real workspace with broker, gateway process and devices; no API, no controller."""
 
     def __init__(self, root: Path, **config: Any) -> None:
-        broker_port, server_port, api_port = free_ports(3)
+        broker_port, server_port, api_port = find_free_ports(3)
         made = init_workspace(
             root,
             Config(broker_port=broker_port, server_port=server_port, api_port=api_port, **config),
