@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edge_agent.agent_jobs import AgentJobs, CapabilitiesFound, SlotEvent
+from edge_agent.authorities import AuthoritiesFollowed
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError, UnsupportedVersionError
 from edge_agent.contract.messages import SLOTS_MAX, SlotState
-from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
+from edge_agent.contract.topics import AUTHORITIES_TOPIC, META_TOPIC, Channel, device_topic
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.changes import (
     apply_change,
@@ -186,6 +187,7 @@ class Agent:
             find_floor=lambda: max(
                 self.state.accepted.time_floor_at, self.state.accepted.director_floor_at
             ),
+            grace_s=options.grace_s,
         )
         self._on_topic = self._subscribe()
         self.ignored_messages = 0
@@ -217,7 +219,7 @@ class Agent:
             case Disconnected():
                 self._post_to_all(LinkDown())
                 self._downloads.on_link(is_up=False)
-            case RequestMade() | Renewed() | RenewalFailed():
+            case RequestMade() | Renewed() | RenewalFailed() | AuthoritiesFollowed():
                 self._renewal.handle(item)
             case CapabilitiesFound(capabilities=capabilities):
                 self._reporter.capabilities = capabilities
@@ -270,6 +272,7 @@ class Agent:
         device_id = self._options.device_id
         return {
             META_TOPIC: self._inbox.put_metadata,
+            AUTHORITIES_TOPIC: self._renewal.authorities.put_bundle,
             device_topic(device_id, Channel.DESIRED): self._inbox.put_envelope,
             device_topic(device_id, Channel.CHUNK): self._downloads.on_frame,
             device_topic(device_id, Channel.TELEMETRY_ACK): self._ports.telemetry.on_ack,
@@ -308,6 +311,7 @@ class Agent:
                 detail = f"{len(names)} slots, {SLOTS_MAX} are most"
                 self._overflow, verified = Refusal(Code.WRONG_SLOT, detail), None
         if standing is not None:
+            self._renewal.follow_listed(standing.authorities, spread_s=self.state.spread_s)
             events = events_of(self.state, standing, verified, now)
             self._changes.append(_Change(events, verified, standing))
 

@@ -138,7 +138,12 @@ class AgentProcess:
                 probe=DeviceProbe(directory),
                 identity=None
                 if self.identity.is_plain
-                else FileIdentityRenewer(self.identity, clock, on_renewed=link.use_identity),
+                else FileIdentityRenewer(
+                    self.identity,
+                    clock,
+                    on_renewed=link.use_identity,
+                    on_trusted=link.trust_anew,
+                ),
             ),
             state,
         )

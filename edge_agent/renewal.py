@@ -4,6 +4,8 @@ Turned by the agent's loop like its other parts: ``tick`` when time passed, ``ha
 result of a job, ``on_answer`` for a message. Key, disk and certificate are the renewer's, beside
 the loop. What runs is never touched: a renewal that fails only leaves the old certificate in use
 until it expires, and is said in the report and by `edge-agent status`.
+
+Also asks, at once but spread, when approvers list a newer authority (``authorities.py``).
 """
 
 import logging
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from edge_agent.authorities import GRACE_S, Authorities, AuthoritiesFollowed, AuthorityKeeper
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
 from edge_agent.contract.topics import Channel
@@ -29,7 +32,7 @@ PROBLEM_CHARS_MAX = 300
 _LOG = logging.getLogger(__name__)
 
 
-class IdentityRenewer(Protocol):
+class IdentityRenewer(AuthorityKeeper, Protocol):
     """The identity on disk; everything but ``facts`` may be slow and runs in a job."""
 
     @property
@@ -88,6 +91,7 @@ class Renewal:
         jobs: Jobs,
         link: Link,
         find_floor: Callable[[], datetime],
+        grace_s: float = GRACE_S,
     ) -> None:
         """Prepare.
 
@@ -98,6 +102,7 @@ class Renewal:
             jobs: For slow work.
             link: Sends requests.
             find_floor: Gives an instant that has passed for sure, for clocks that start anew.
+            grace_s: How long what does not fit together stays unreported.
         """
         self._renewer, self._clock, self._jitter = renewer, clock, jitter
         self._jobs, self._link, self._find_floor = jobs, link, find_floor
@@ -107,14 +112,21 @@ class Renewal:
         self._asked: str | None = None
         self._tries = 0
         self._problem = ""
+        self._spread_s = 0.0
+        self.authorities = Authorities(renewer, clock=clock, jobs=jobs, grace_s=grace_s)
 
     @property
     def report(self) -> Mapping[str, str]:
         """What the agent's report says of the certificate."""
         if self._renewer is None:
             return {}
-        said = {"serial": self._renewer.facts.serial}
-        return {**said, "problem": self._problem} if self._problem else said
+        said = {
+            "serial": self._renewer.facts.serial,
+            "authority": self._renewer.facts.authority,
+            "problem": self._problem,
+            "refused": self.authorities.refused,
+        }
+        return {name: text for name, text in said.items() if text}
 
     @property
     def next_at(self) -> float | None:
@@ -124,6 +136,7 @@ class Renewal:
     def tick(self) -> None:
         """Ask when it is time to; give up on an answer that does not come."""
         renewer, now = self._renewer, self._clock.monotonic()
+        self.authorities.tick()
         if renewer is None or self._is_busy or now < self._try_at:
             return
         if self._asked is not None:
@@ -131,13 +144,17 @@ class Renewal:
             self._fail("the server did not answer")
             return
         due_at = find_due_at(renewer.facts, jitter=self._spread)
-        if self._now_at() < due_at or not self._link.is_connected:
+        is_due = self._now_at() >= due_at or renewer.facts.is_of_former
+        if not is_due or not self._link.is_connected:
             return
         self._is_busy = True
         self._jobs.submit(Lane.DISK, lambda: _prepare(renewer))
 
     def handle(self, event: object) -> None:
         """Take the result of a job."""
+        if isinstance(event, AuthoritiesFollowed):
+            self._follow(event)
+            return
         self._is_busy = False
         match event:
             case RequestMade(csr=csr):
@@ -150,6 +167,19 @@ class Renewal:
             case RenewalFailed(problem=problem):
                 self._asked = None
                 self._fail(problem)
+
+    def follow_listed(self, listed: tuple[str, ...], *, spread_s: float) -> None:
+        """Take the authorities that verified metadata lists; ask within ``spread_s`` if need be."""
+        self._spread_s = spread_s
+        self.authorities.put_listed(listed)
+
+    def _follow(self, done: AuthoritiesFollowed) -> None:
+        self.authorities.handle(done)
+        if done.facts is None or not done.facts.is_of_former or self._is_busy:
+            return
+        if self._asked is None:
+            self._tries = 0
+            self._try_at = self._clock.monotonic() + self._jitter() * self._spread_s
 
     def on_answer(self, payload: bytes) -> None:
         """Take a ``down/cert`` message; one that nobody waits for is ignored."""
@@ -173,7 +203,8 @@ class Renewal:
 
     def _ask(self, csr: str) -> None:
         assert self._renewer is not None  # noqa: S101 - only a renewer's job brings one
-        request = RenewRequest(csr=csr, serial=self._renewer.facts.serial)
+        facts = self._renewer.facts
+        request = RenewRequest(csr=csr, serial=facts.serial, authority=facts.newest)
         if self._link.publish(Channel.RENEW, request.encode(), qos=1):
             self._asked = request.serial
             self._try_at = self._clock.monotonic() + ANSWER_S

@@ -1,5 +1,7 @@
 """Keys and certificate requests of a device, and what makes a certificate its own: P-256 keys."""
 
+from collections.abc import Sequence
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -37,10 +39,15 @@ def key_pem(key: EllipticCurvePrivateKey) -> bytes:
 def find_certificate_problem(
     certificate_pem: bytes, ca_pem: bytes, key: EllipticCurvePrivateKey, device_id: str
 ) -> str:
-    """Say why a certificate is not one of our authority for our key and id; empty when it is."""
+    """Say why a certificate is none of an authority of ours for our key and id; empty when it is.
+
+    ``ca_pem`` holds one authority or, while one follows another, several.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem))
+        authorities = x509.load_pem_x509_certificates(ca_pem)
+        if find_issuer(certificate, authorities) is None:
+            certificate.verify_directly_issued_by(authorities[0])
         names = [
             attribute.value
             for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -56,6 +63,19 @@ def find_certificate_problem(
     if names != [device_id] or certificate.public_key() != key.public_key():
         return "the certificate is for another name or key"
     return ""
+
+
+def find_issuer(
+    certificate: x509.Certificate, authorities: Sequence[x509.Certificate]
+) -> x509.Certificate | None:
+    """Return the authority that issued a certificate; None when it is none of these."""
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+        return authority
+    return None
 
 
 def load_key(pem: bytes | None) -> EllipticCurvePrivateKey | None:

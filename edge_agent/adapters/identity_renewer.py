@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from edge_agent.adapters.device_keys import (
     find_certificate_problem,
+    find_issuer,
     key_pem,
     load_key,
     make_key,
@@ -22,7 +24,9 @@ from edge_agent.adapters.device_keys import (
 )
 from edge_agent.adapters.files import read_file, remove_durable, remove_file, write_durable
 from edge_agent.adapters.identity_store import other_ca, other_pair, save_facts, save_problem
+from edge_agent.contract.authorities import split_bundle
 from edge_agent.contract.codes import Code
+from edge_agent.contract.errors import ContractError
 from edge_agent.core.renewal_plan import CertificateFacts
 from edge_agent.errors import EnrolmentError, StorageError
 from edge_agent.ports import Clock, Identity
@@ -34,7 +38,12 @@ class FileIdentityRenewer:
     """The ``IdentityRenewer`` over the identity folder; its jobs run one after another."""
 
     def __init__(
-        self, identity: Identity, clock: Clock, *, on_renewed: Callable[[Identity], None]
+        self,
+        identity: Identity,
+        clock: Clock,
+        *,
+        on_renewed: Callable[[Identity], None],
+        on_trusted: Callable[[Identity], None] = lambda _: None,
     ) -> None:
         """Read the certificate in use and clear away what a power cut left of the one before.
 
@@ -42,11 +51,13 @@ class FileIdentityRenewer:
             identity: In use now.
             clock: For the note about problems.
             on_renewed: Called in the job's thread once a new identity is durable.
+            on_trusted: Likewise once other authorities are trusted.
 
         Raises:
             StorageError: The certificate cannot be read.
         """
-        self._identity, self._clock, self._on_renewed = identity, clock, on_renewed
+        self._identity, self._clock = identity, clock
+        self._on_renewed, self._on_trusted = on_renewed, on_trusted
         self._facts = read_facts(identity)
         self._lock = threading.Lock()
         self._clear_leftover()
@@ -80,10 +91,35 @@ class FileIdentityRenewer:
                 raise EnrolmentError(f"the server's new certificate was not accepted: {problem}")
             write_durable(spare.certificate_path, pem)
             save_facts(spare)
-            self._identity, self._facts = spare, _facts_of(pem)
+            self._identity, self._facts = spare, read_facts(spare)
             self._on_renewed(spare)
             self._clear_leftover()
             save_problem(spare, "", at=self._clock.now())
+            return self._facts
+
+    def follow_authorities(self, listed: tuple[str, ...], bundle: bytes) -> CertificateFacts:
+        """Trust exactly the authorities that are listed, as far as their certificates are here.
+
+        The file of what is trusted is replaced in one go; the next connection trusts it. Where
+        approvers list none, what was trusted at joining stays. Of a bundle with a certificate that
+        nobody listed nothing is taken.
+        """
+        with self._lock:
+            trusted = _split(read_file(self._identity.ca_path) or b"")
+            received = _split(bundle)
+            strange = [one for one in received if one not in (*listed, *trusted)]
+            here = trusted if strange else {**received, **trusted}
+            wanted = {one: here[one] for one in listed if one in here}
+            if listed and not wanted and not strange:
+                raise EnrolmentError(f"authority {listed[0]} is listed, its certificate is missing")
+            if wanted and list(wanted) != list(trusted):
+                write_durable(self._identity.ca_path, b"".join(wanted.values()))
+                self._facts = read_facts(self._identity)
+                self._on_trusted(self._identity)
+            if strange:
+                raise EnrolmentError(
+                    f"a certificate authority that no approver listed: sha256 {strange[0]}"
+                )
             return self._facts
 
     def note_problem(self, problem: str) -> None:
@@ -115,18 +151,33 @@ def _remove_pair(spare: Identity) -> None:
 
 def read_facts(identity: Identity) -> CertificateFacts:
     """Read what the certificate in use says; raises StorageError."""
-    return _facts_of(read_file(identity.certificate_path) or b"")
-
-
-def _facts_of(certificate_pem: bytes) -> CertificateFacts:
+    certificate_pem = read_file(identity.certificate_path) or b""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
     except (ValueError, x509.InvalidVersion) as error:
         raise StorageError(
             Code.DISK_ERROR, f"the device's certificate cannot be read: {error}"
         ) from error
+    try:
+        authorities = x509.load_pem_x509_certificates(read_file(identity.ca_path) or b"")
+    except ValueError:  # said where it is used: at the next connection
+        authorities = []
+    issuer = find_issuer(certificate, authorities)
     return CertificateFacts(
         serial=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
+        authority=_hash(issuer) if issuer is not None else "",
+        newest=_hash(authorities[0]) if authorities else "",
     )
+
+
+def _hash(authority: x509.Certificate) -> str:
+    return authority.fingerprint(SHA256()).hex()
+
+
+def _split(bundle: bytes) -> dict[str, bytes]:
+    try:
+        return split_bundle(bundle)
+    except ContractError as error:
+        raise EnrolmentError(str(error)) from error

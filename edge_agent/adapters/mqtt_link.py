@@ -62,10 +62,11 @@ class MqttLink:
         for end in (self._waker, self._wake_end):
             end.settimeout(0)
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
-        self._tls = session_tls(identity)
+        self._boot = boot
         self._fresh: Identity | None = None
-        self._session = MqttSession(identity.device_id, boot, self._take, tls=self._tls)
-        self._session.client.on_socket_register_write = self._on_writable
+        self._is_trust_changed = False
+        self._topics: frozenset[str] = frozenset()
+        self._session = self._make_session()
 
     @property
     def is_connected(self) -> bool:
@@ -107,8 +108,13 @@ class MqttLink:
         self._fresh = identity
         self._wake()
 
+    def trust_anew(self, _identity: Identity) -> None:
+        """Trust, from the next connection on, what the identity's file of authorities holds now."""
+        self._is_trust_changed = True
+
     def watch(self, topics: frozenset[str]) -> None:
         """Subscribe to exactly these beside what every device hears; also after a reconnect."""
+        self._topics = topics
         self._session.watch(topics)
         self._wake()
 
@@ -190,17 +196,27 @@ class MqttLink:
                 return
 
     def _take_up_identity(self) -> None:
-        """Let the next connection show the newest certificate."""
+        """Let the next connection show the newest certificate and trust who is listed now."""
         fresh, self._fresh = self._fresh, None
-        if fresh is None:
-            return
-        self._identity = fresh
-        if self._tls is not None:
-            self._tls.load_cert_chain(fresh.certificate_path, fresh.key_path)
+        is_changed, self._is_trust_changed = self._is_trust_changed, False
+        if fresh is not None:
+            self._identity = fresh
+        if fresh is not None or is_changed:
+            if (opened := self._session.open_socket) is not None:
+                opened.close()
+            self._session = self._make_session()
+            self._session.watch(self._topics)
+
+    def _make_session(self) -> MqttSession:
+        """Read certificates anew; a TLS context forgets none of those it trusted."""
+        tls = session_tls(self._identity)
+        session = MqttSession(self._identity.device_id, self._boot, self._take, tls=tls)
+        session.client.on_socket_register_write = self._on_writable
+        return session
 
     def _leave_plain_text(self) -> None:
         """Go on with TLS for good as soon as the broker speaks it."""
-        self._tls = tls = tls_context(self._identity)
+        tls = tls_context(self._identity)
         if not offers_tls(self._identity, tls):
             return
         self._session.secure(tls)

@@ -26,6 +26,7 @@ from edge_agent.adapters.plain_text import find_loopback
 from edge_agent.contract.messages import Status
 from edge_agent.contract.metadata import BUNDLE_BYTES_MAX
 from edge_agent.contract.topics import (
+    AUTHORITIES_TOPIC,
     BINS_PREFIX,
     META_TOPIC,
     Channel,
@@ -222,7 +223,8 @@ class MqttSession:
         # Always: subscriptions are gone when the broker lost the session.
         with self._watch_lock:
             self._subscribed = frozenset()
-        _, self._granting = client.subscribe([(device_filter(self.device_id), 1), (META_TOPIC, 1)])
+        filters = (device_filter(self.device_id), META_TOPIC, AUTHORITIES_TOPIC)
+        _, self._granting = client.subscribe([(one, 1) for one in filters])
 
     def _on_subscribe(
         self,

@@ -32,7 +32,9 @@ from tuf.api.metadata import (
 )
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from edge_agent.contract.authorities import AUTHORITIES_FIELD, read_authorities
 from edge_agent.contract.codes import Code
+from edge_agent.contract.errors import ContractError
 from edge_agent.contract.metadata import APPROVED_ROLE, ROLE_FIELD, is_bin_file
 from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import Refusal
@@ -82,6 +84,7 @@ class TrustedMetadata:
         delegator: ``targets`` without its targets: whom the approvers delegate to.
         flat: Paths that ``targets`` itself names, when it also delegates to bins.
         signed_versions: ``x-versions``; None when the approvers signed none.
+        authorities: ``x-authorities``: whose certificates this device may trust, newest first.
         bins: How paths are spread over hash bins; None without bins, or before the first look-up.
         found: By path.
     """
@@ -93,6 +96,7 @@ class TrustedMetadata:
     delegator: Targets
     flat: frozenset[str]
     signed_versions: Any
+    authorities: tuple[str, ...] = ()
     bins: SuccinctRoles | None = None
     found: dict[str, Found] = field(default_factory=dict)
 
@@ -208,6 +212,7 @@ class MetadataSession:
             ),
             flat=frozenset(),
             signed_versions=targets.unrecognized_fields.get(VERSIONS_FIELD),
+            authorities=_authorities_of(targets),
         )
         if trusted.has_bins:
             trusted.flat = frozenset(targets.targets)
@@ -338,6 +343,13 @@ def digest_files(files: Mapping[str, bytes]) -> bytes:
         digest.update(f"{name}\0{len(files[name])}\0".encode())
         digest.update(files[name])
     return digest.digest()
+
+
+def _authorities_of(targets: Targets) -> tuple[str, ...]:
+    try:
+        return read_authorities(targets.unrecognized_fields.get(AUTHORITIES_FIELD))
+    except ContractError as error:
+        raise Refusal(Code.TUF_FORMAT, str(error)) from error
 
 
 def _issued_at(targets: Targets) -> datetime:

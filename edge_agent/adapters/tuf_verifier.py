@@ -290,6 +290,7 @@ def _find_standing(
         approved=frozenset(approved),
         withdrawn=frozenset(withdrawn),
         bins=frozenset(bins),
+        authorities=trusted.authorities,
     )
     return standing, doubt
 

@@ -44,16 +44,25 @@ class RenewRequest:
     Attributes:
         csr: Certificate request for the new key, PEM.
         serial: Of the certificate in use, lower-case hex.
+        authority: sha256 of the newest authority this device trusts, which shall issue the next
+            one; empty leaves it to the server.
     """
 
     csr: str
     serial: str
+    authority: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Encode as JSON."""
         return dump_object(
-            {**self.extra, "v": CONTRACT_VERSION, "csr": self.csr, "serial": self.serial}
+            {
+                **self.extra,
+                "v": CONTRACT_VERSION,
+                "csr": self.csr,
+                "serial": self.serial,
+                **({"authority": self.authority} if self.authority else {}),
+            }
         )
 
     @classmethod
@@ -63,6 +72,7 @@ class RenewRequest:
         return cls(
             csr=fields.text("csr", chars_max=CSR_CHARS_MAX),
             serial=check_serial(fields.text("serial", chars_max=40), what="renew"),
+            authority=fields.text("authority", "", chars_max=64),
             extra=fields.rest(),
         )
 

@@ -13,6 +13,8 @@ from edge_agent.contract.errors import MalformedError
 
 PREFIX = "ef/v1"
 META_TOPIC = f"{PREFIX}/meta/current"
+AUTHORITIES_TOPIC = f"{PREFIX}/meta/authorities"
+"""Retained: certificates of the authorities devices may trust (``contract/authorities.py``)."""
 BINS_PREFIX = f"{PREFIX}/meta/packages-"
 """What the topics of all hash bins begin with."""
 PACKAGES_ROLE = re.compile(r"packages-[0-9a-f]{1,4}\Z")

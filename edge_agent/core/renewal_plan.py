@@ -28,11 +28,20 @@ class CertificateFacts:
         serial: Lower-case hex.
         not_before: It holds from then.
         not_after: It holds until then.
+        authority: sha256 of the authority that issued it; empty when it is none that is trusted.
+        newest: sha256 of the newest authority this device trusts; empty when unknown.
     """
 
     serial: str
     not_before: datetime
     not_after: datetime
+    authority: str = ""
+    newest: str = ""
+
+    @property
+    def is_of_former(self) -> bool:
+        """Whether a newer authority is trusted than the one that issued it."""
+        return bool(self.authority) and self.authority != self.newest
 
 
 def find_due_at(facts: CertificateFacts, *, jitter: float) -> datetime:

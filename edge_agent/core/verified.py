@@ -112,6 +112,8 @@ class Standing:
         withdrawn: Packages held here that it does not name. A package is in neither set while
             metadata that would tell is missing, expired or wrong.
         bins: Hash bins that speak for the packages held here or assigned.
+        authorities: sha256 of the certificate authorities that approvers list, newest first; empty
+            when they list none.
     """
 
     accepted: AcceptedTrust
@@ -119,3 +121,4 @@ class Standing:
     approved: frozenset[PackageKey] = frozenset()
     withdrawn: frozenset[PackageKey] = frozenset()
     bins: frozenset[str] = frozenset()
+    authorities: tuple[str, ...] = ()

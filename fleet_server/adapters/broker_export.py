@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import (
     LOOPBACK,
     PACKET_BYTES_MAX,
@@ -19,7 +20,6 @@ from fleet_server.adapters.broker_config import (
     render_passwords,
     render_server_acl,
 )
-from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.durable_files import write_durable
 from fleet_server.errors import MisuseError
 from fleet_server.workspace import Config

@@ -2,81 +2,53 @@
 
 A certificate never makes a package runnable; only approvers' signatures do. P-256 keys
 throughout. The name in a device's certificate comes from the enrolment record, never from the
-request. The revocation list is ``revocation_list.py``.
+request. The revocation list is ``revocation_list.py``; keys on disk, also while one authority
+follows another, are ``authority_files.py``.
 """
 
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
-    EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
     generate_private_key,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edge_agent.contract.topics import check_device_id
+from fleet_server.adapters.authority_files import (
+    BACKDATE,
+    Authority,
+    AuthorityFiles,
+    common_name,
+    key_pem,
+    key_usage,
+)
 from fleet_server.adapters.revocation_list import DEVICE_LIFE, RevocationListFile
 from fleet_server.durable_files import write_durable
-from fleet_server.errors import FleetError, NotFoundError, RefusedError
+from fleet_server.errors import RefusedError
 from fleet_server.ports.certificates import RevokedPair
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.trust import IssuedCertificate
 
-CA_DAYS = 3_650
 SERVER_LIFE, SERVER_RENEW_DAYS = timedelta(days=397), 30
-BACKDATE = timedelta(days=1)
-"""Certificates hold from a day ago at most, for devices whose clock is late."""
 PROBE, PROBE_LIFE = "revoked.probe", timedelta(hours=1)
 """No device has such an id: a dot is not allowed in one."""
 CSR_BYTES_MAX = 8_192
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 SERVER_CLIENT = "server"
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateFiles:
-    """Where the authority keeps what the broker, the API and the workers open."""
-
-    directory: Path
-
-    @property
-    def ca(self) -> Path:
-        """Certificate of the authority."""
-        return self.directory / "ca.pem"
-
-    @property
-    def ca_key(self) -> Path:
-        """Key of the authority, 0600."""
-        return self.directory / "ca.key"
-
-    @property
-    def crl(self) -> Path:
-        """Revocation list; the broker reloads when it changes."""
-        return self.directory / "crl.pem"
-
-    def certificate(self, name: str) -> Path:
-        """Certificate of ``broker``, ``api`` or ``server``, the authority's behind it."""
-        return self.directory / f"{name}.pem"
-
-    def key(self, name: str) -> Path:
-        """Key of ``broker``, ``api`` or ``server``, 0600."""
-        return self.directory / f"{name}.key"
 
 
 class CertificateAuthority:
@@ -92,12 +64,18 @@ class CertificateAuthority:
             clock: Time of day.
             device_life: How long a device's certificate holds.
         """
-        self.files = CertificateFiles(directory)
+        self._authorities = AuthorityFiles(directory, clock)
+        self.files = self._authorities.files
         self._clock, self._device_life = clock, device_life
-        self._revocations = RevocationListFile(self.files.crl, self._authority, clock)
-        self._loaded: tuple[EllipticCurvePrivateKey, x509.Certificate] | None = None
+        self._revocations = RevocationListFile(self.files.crl, self._issuers, clock)
 
-    def create(self, hosts: Iterable[str], *, broker_hosts: Iterable[str] | None = None) -> None:
+    def create(
+        self,
+        hosts: Iterable[str],
+        *,
+        broker_hosts: Iterable[str] | None = None,
+        is_newest: bool = False,
+    ) -> None:
         """Make the authority, the server's certificates and a revocation list of today.
 
         What is there stays, except server certificates for other hosts or about to expire.
@@ -105,38 +83,52 @@ class CertificateAuthority:
         Args:
             hosts: Names and addresses under which devices reach the server.
             broker_hosts: Those of a broker elsewhere, whose certificate then serves nowhere else.
+            is_newest: Let the authority that is to follow issue them, and replace what the
+                serving one issued.
 
         Raises:
             RefusedError: A host is neither a name nor an address.
         """
-        if not (self.files.ca.exists() and self.files.ca_key.exists()):
-            self._create_authority()
+        if not self._authorities.exists():
+            self._authorities.create()
+        trusted = self._authorities.trusted()
+        issuers = trusted[-1:] if is_newest else trusted
         of_broker = hosts if broker_hosts is None else broker_hosts
-        self._ensure("broker", of_broker, ExtendedKeyUsageOID.SERVER_AUTH)
-        self._ensure("api", hosts, ExtendedKeyUsageOID.SERVER_AUTH)
-        self._ensure(SERVER_CLIENT, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+        self._ensure("broker", of_broker, ExtendedKeyUsageOID.SERVER_AUTH, issuers)
+        self._ensure("api", hosts, ExtendedKeyUsageOID.SERVER_AUTH, issuers)
+        self._ensure(SERVER_CLIENT, (), ExtendedKeyUsageOID.CLIENT_AUTH, issuers)
         self.refresh_crl()
 
     @property
     def ca_pem(self) -> bytes:
-        """Certificate of the authority, PEM."""
-        return self._authority()[1].public_bytes(Encoding.PEM)
+        """Certificate of the serving authority, PEM."""
+        return self._authorities.trusted()[0].pem
 
     @property
     def ca_sha256(self) -> str:
         """Fingerprint that join strings pin: sha256 of the DER form, hex."""
-        return self._authority()[1].fingerprint(SHA256()).hex()
+        return self._authorities.trusted()[0].sha256
 
-    def issue_device(self, csr_pem: bytes, device_id: str) -> IssuedCertificate:
+    def issue_device(
+        self, csr_pem: bytes, device_id: str, *, authority: str = ""
+    ) -> IssuedCertificate:
         """Issue a client certificate for the key of a request.
+
+        Args:
+            csr_pem: The request.
+            device_id: The name in the certificate.
+            authority: sha256 of the authority that shall issue it; the serving one does when that
+                is none of ours.
 
         Raises:
             RefusedError: Too large, malformed, not signed by its own key, or not a P-256 key.
         """
         check_device_id(device_id)
         public_key = _read_request(csr_pem)
+        trusted = self._authorities.trusted()
+        issuer = next((one for one in trusted if one.sha256 == authority), trusted[0])
         certificate = self._issue(
-            device_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, life=self._device_life
+            issuer, device_id, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, life=self._device_life
         )
         return IssuedCertificate(
             pem=certificate.public_bytes(Encoding.PEM),
@@ -160,10 +152,14 @@ class CertificateAuthority:
         """
         key = generate_private_key(SECP256R1())
         certificate = self._issue(
-            PROBE, key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, life=PROBE_LIFE
+            self._authorities.trusted()[0],
+            PROBE,
+            key.public_key(),
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+            life=PROBE_LIFE,
         )
         self._revocations.add(serials, probe=f"{certificate.serial_number:x}")
-        return RevokedPair(certificate=certificate.public_bytes(Encoding.PEM), key=_key_pem(key))
+        return RevokedPair(certificate=certificate.public_bytes(Encoding.PEM), key=key_pem(key))
 
     def is_revoked(self, serial: str) -> bool:
         """Tell whether the list names a serial."""
@@ -182,52 +178,83 @@ class CertificateAuthority:
         """When brokers stop accepting the list, and everybody; None when there is none."""
         return self._revocations.expires_at
 
+    # One authority after another ----------------------------------------------------------------
+
+    def stage_authority(self) -> str:
+        """Make the authority that is to follow, and its list; return its sha256. It counts nowhere.
+
+        One that counts already is kept: its key has issued certificates.
+        """
+        trusted = self._authorities.trusted()
+        if len(trusted) == 1:
+            self._authorities.stage()
+            self._revocations.add(())
+        return self._issuers()[-1].sha256
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """sha256 of the authorities that count here, newest first."""
+        return tuple(one.sha256 for one in reversed(self._authorities.trusted()))
+
+    def follow_authorities(self, listed: Sequence[str]) -> None:
+        """Bring the files to what approvers list; may be cut anywhere and called again."""
+        staged = self._authorities.staged()
+        if staged is None or staged.sha256 not in listed:
+            return
+        if self._authorities.trusted()[0].sha256 in listed and len(listed) > 1:
+            if staged.sha256 not in self.authorities:
+                self._authorities.install()
+            return
+        self._authorities.retire()
+        self._revocations.add(())
+
+    def drop_staged_authority(self) -> None:
+        """Forget an authority that was to follow and never came to count."""
+        staged = self._authorities.staged()
+        if staged is not None and staged.sha256 in self.authorities:
+            return
+        self._authorities.drop_staged()
+
     # Issuing ------------------------------------------------------------------------------------
 
-    def _create_authority(self) -> None:
-        key = generate_private_key(SECP256R1())
-        name = _name("edgefleet CA")
-        now_at = self._clock.now()
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now_at - BACKDATE)
-            .not_valid_after(now_at + timedelta(days=CA_DAYS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(is_ca=True), critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .sign(key, SHA256())
-        )
-        write_durable(self.files.ca_key, _key_pem(key), mode=0o600)
-        write_durable(self.files.ca, certificate.public_bytes(Encoding.PEM))
-        self._loaded = None
+    def _issuers(self) -> tuple[Authority, ...]:
+        """Return whose revocation lists must be there: before an authority counts, its own too."""
+        trusted, staged = self._authorities.trusted(), self._authorities.staged()
+        known = {one.sha256 for one in trusted}
+        return trusted if staged is None or staged.sha256 in known else (*trusted, staged)
 
-    def _ensure(self, name: str, hosts: Iterable[str], usage: x509.ObjectIdentifier) -> None:
+    def _ensure(
+        self,
+        name: str,
+        hosts: Iterable[str],
+        usage: x509.ObjectIdentifier,
+        issuers: Sequence[Authority],
+    ) -> None:
         """Issue a certificate to the server itself unless the one there still serves."""
         wanted = sorted({*hosts, *LOCAL_HOSTS}) if usage == ExtendedKeyUsageOID.SERVER_AUTH else []
-        if self._serves(name, wanted):
+        if self._serves(name, wanted, issuers):
             return
         key = generate_private_key(SECP256R1())
         certificate = self._issue(
-            name, key.public_key(), usage, life=SERVER_LIFE, hosts=[_host(h) for h in wanted]
+            issuers[0],
+            name,
+            key.public_key(),
+            usage,
+            life=SERVER_LIFE,
+            hosts=[_host(h) for h in wanted],
         )
-        write_durable(self.files.key(name), _key_pem(key), mode=0o600)
-        chain = certificate.public_bytes(Encoding.PEM) + self.ca_pem
+        write_durable(self.files.key(name), key_pem(key), mode=0o600)
+        chain = certificate.public_bytes(Encoding.PEM) + issuers[0].pem
         write_durable(self.files.certificate(name), chain)
 
-    def _serves(self, name: str, hosts: Sequence[str]) -> bool:
+    def _serves(self, name: str, hosts: Sequence[str], issuers: Sequence[Authority]) -> bool:
         try:
             key = load_pem_private_key(self.files.key(name).read_bytes(), None)
             certificate = x509.load_pem_x509_certificate(self.files.certificate(name).read_bytes())
         except (OSError, ValueError):
             return False
         is_pair = key.public_key() == certificate.public_key()
-        is_ours = certificate.issuer == self._authority()[1].subject
+        is_ours = any(_is_issued_by(certificate, one.certificate) for one in issuers)
         lasts = certificate.not_valid_after_utc > self._clock.now() + timedelta(
             days=SERVER_RENEW_DAYS
         )
@@ -240,6 +267,7 @@ class CertificateAuthority:
 
     def _issue(
         self,
+        issuer: Authority,
         name: str,
         public_key: EllipticCurvePublicKey,
         usage: x509.ObjectIdentifier,
@@ -247,18 +275,18 @@ class CertificateAuthority:
         life: timedelta,
         hosts: Sequence[x509.GeneralName] = (),
     ) -> x509.Certificate:
-        ca_key, ca = self._authority()
+        ca_key, ca = issuer.key, issuer.certificate
         now_at = self._clock.now()
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_name(name))
+            .subject_name(common_name(name))
             .issuer_name(ca.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now_at - min(BACKDATE, life / 10))
             .not_valid_after(now_at + life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(is_ca=False), critical=True)
+            .add_extension(key_usage(is_ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
@@ -270,22 +298,13 @@ class CertificateAuthority:
             builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         return builder.sign(ca_key, SHA256())
 
-    def _authority(self) -> tuple[EllipticCurvePrivateKey, x509.Certificate]:
-        if self._loaded is None:
-            try:
-                key = load_pem_private_key(self.files.ca_key.read_bytes(), None)
-                certificate = x509.load_pem_x509_certificate(self.files.ca.read_bytes())
-            except FileNotFoundError as error:
-                raise NotFoundError(
-                    f"{error.filename} is missing: run `edgefleet init`, or restore the folder"
-                    " from a backup"
-                ) from error
-            except (OSError, ValueError) as error:
-                raise FleetError(f"{self.files.ca_key} cannot be read: {error}") from error
-            if not isinstance(key, EllipticCurvePrivateKey):
-                raise FleetError(f"{self.files.ca_key} is not a P-256 key")
-            self._loaded = key, certificate
-        return self._loaded
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _read_request(csr_pem: bytes) -> EllipticCurvePublicKey:
@@ -311,10 +330,6 @@ def _hash_key(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
 def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
@@ -324,21 +339,3 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
     except ValueError as error:
         raise RefusedError(f"host {host[:80]!r} is neither a name nor an address") from error
-
-
-def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_ca,
-        crl_sign=is_ca,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -7,7 +7,7 @@ and staged ones nobody needs, or the new keys in force and staged ones to be put
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -44,11 +44,24 @@ from fleet_server.adapters.root_edits import (
     replace_key,
     set_threshold,
 )
-from fleet_server.adapters.target_layout import COMPACT, bins_of, edit_targets
+from fleet_server.adapters.target_layout import (
+    COMPACT,
+    authorities_of,
+    bins_of,
+    edit_targets,
+    list_authorities,
+)
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.errors import MisuseError, RefusedError
 from fleet_server.ports.clock import Clock
-from fleet_server.ports.keys import KeyAct, KeyChange, KeyReview, Proposal
+from fleet_server.ports.keys import (
+    CA_ROLE,
+    AuthorityHandover,
+    KeyAct,
+    KeyChange,
+    KeyReview,
+    Proposal,
+)
 
 SERVER_ROLES = (Snapshot.type, Timestamp.type, DIRECTOR_ROLE)
 
@@ -62,6 +75,8 @@ class RootCeremony:
         repository: What is in force.
         clock: For the dates.
         actor: Who proposes.
+        authority: The certificate authority's files; None where there are none.
+        serve_newest: Lets the newest authority issue the server's own certificates.
     """
 
     def __init__(
@@ -72,10 +87,13 @@ class RootCeremony:
         *,
         clock: Clock,
         actor: str,
+        authority: AuthorityHandover | None = None,
+        serve_newest: Callable[[], object] = lambda: None,
     ) -> None:
         self._operator, self._folder = operator, operator.folder
         self._online, self._repository = online, repository
         self._clock, self._actor = clock, actor
+        self._authority, self._serve_newest = authority, serve_newest
 
     # Drafting -----------------------------------------------------------------------------------
 
@@ -88,13 +106,14 @@ class RootCeremony:
         before = self._follow()
         after = self._next_root(before, change)
         director: Key | None = None
+        listed = self._next_authorities(change)
         if (change.act, change.role) == (KeyAct.ROTATE, DIRECTOR_ROLE):
             director = self._online.stage(DIRECTOR_ROLE).public_key
         root, files = after or before, {}
         current = self._repository.current_targets()
         if self._is_reissued(change, root):
             self._operator.check_current(current, self._vouching())
-            files = self._reissue(root, director, self._clock.now())
+            files = self._reissue(root, director, self._clock.now(), listed)
         return Proposal(
             act=change.act,
             subject=change.role,
@@ -111,7 +130,9 @@ class RootCeremony:
 
     def _next_root(self, before: Root, change: KeyChange) -> Root | None:
         """Give the next root; None when the change leaves it."""
-        if change.role == DIRECTOR_ROLE or change == KeyChange(act=KeyAct.RENEW, role=Targets.type):
+        if change.role in (DIRECTOR_ROLE, CA_ROLE) or change == KeyChange(
+            act=KeyAct.RENEW, role=Targets.type
+        ):
             return None
         root, role = next_root(before, self._clock.now()), change.role
         if change.act is KeyAct.ROTATE:
@@ -124,6 +145,24 @@ class RootCeremony:
             set_threshold(root, role, change.threshold)
         check_root(root)
         return root
+
+    def _next_authorities(self, change: KeyChange) -> tuple[str, ...] | None:
+        """Give the authorities that devices may trust from then on; None when they stay."""
+        if change.role != CA_ROLE:
+            return None
+        if self._authority is None:
+            raise RefusedError("there is no certificate authority here")
+        known = self._authority.authorities
+        if change.act is KeyAct.RETIRE:
+            if len(known) == 1:
+                raise RefusedError("there is one authority; begin with `edgefleet keys rotate ca`")
+            return known[:1]
+        if len(known) > 1:
+            raise RefusedError(
+                f"authority {known[0][:12]} counts beside {known[1][:12]} already; next:"
+                " `edgefleet keys rotate ca --finish`"
+            )
+        return (self._authority.stage_authority(), *known)
 
     def _rotate(self, root: Root, change: KeyChange) -> None:
         role = change.role
@@ -160,7 +199,7 @@ class RootCeremony:
         """Tell whether the target files must be signed anew."""
         if change.act is KeyAct.RENEW:
             return change.role == Targets.type or self._folder.has_key(Targets.type)
-        if change.role == DIRECTOR_ROLE:
+        if change.role in (DIRECTOR_ROLE, CA_ROLE):
             return True
         if change.role != Targets.type:
             return False
@@ -168,9 +207,21 @@ class RootCeremony:
         is_rotation = change.act is KeyAct.ROTATE
         return is_rotation or bins_of(current) is not None or not is_signed_under(root, current)
 
-    def _reissue(self, root: Root, director: Key | None, at: datetime) -> dict[str, bytes]:
-        current = self._repository.current_targets()
-        edited = edit_targets(current, root=root, now_at=at, director=director)
+    def _reissue(
+        self,
+        root: Root,
+        director: Key | None,
+        at: datetime,
+        authorities: Sequence[str] | None = None,
+    ) -> dict[str, bytes]:
+        edited = edit_targets(
+            self._repository.current_targets(),
+            root=root,
+            now_at=at,
+            director=director,
+        )
+        if authorities is not None:
+            list_authorities(edited[Targets.type].signed, authorities)
         return {role: metadata.to_bytes(COMPACT) for role, metadata in edited.items()}
 
     # Looking and signing ------------------------------------------------------------------------
@@ -202,6 +253,9 @@ class RootCeremony:
         if old != new:
             sentences += [f"director: - key {keyid}" for keyid in old]
             sentences += [f"director: + key {keyid}" for keyid in new]
+        before_listed, listed = authorities_of(current), authorities_of(proposal.files)
+        sentences += [f"authority: - {one}" for one in before_listed if one not in listed]
+        sentences += [f"authority: + {one}" for one in listed if one not in before_listed]
         return KeyReview(sentences=tuple(sentences), targets=review)
 
     def _check_rebuilt(self, proposal: Proposal, after: Root) -> None:
@@ -211,7 +265,9 @@ class RootCeremony:
         director = None
         if named and targets.delegations:
             director = targets.delegations.keys[min(named)]
-        check_same(proposal.files, self._reissue(after, director, issued_at_of(proposal.files)))
+        listed = authorities_of(proposal.files) if proposal.subject == CA_ROLE else None
+        at = issued_at_of(proposal.files)
+        check_same(proposal.files, self._reissue(after, director, at, listed))
 
     def sign(self, proposal: Proposal) -> Proposal:
         """Add every signature this person can give; raises RefusedError when that is none."""
@@ -253,6 +309,11 @@ class RootCeremony:
         }
         self._folder.begin_change(note)
 
+    def prepare(self, proposal: Proposal) -> None:
+        """Let the server show what devices will trust, before they trust nothing else."""
+        if (proposal.act, proposal.subject) == (KeyAct.RETIRE, CA_ROLE):
+            self._serve_newest()
+
     def under_way(self) -> str:
         """Return the request that ``begin`` noted; empty for nothing."""
         return str(self._folder.change().get("change", ""))
@@ -267,7 +328,10 @@ class RootCeremony:
             if keyid in root.roles[role].keyids:
                 install_staged(self._folder.directory / KEY_FILES[role])
                 self._folder.forget_signers()
-        directors = directors_of(self._repository.current_targets())
+        current = self._repository.current_targets()
+        directors = directors_of(current)
+        if self._authority is not None:
+            self._authority.follow_authorities(authorities_of(current))
         for role in SERVER_ROLES:
             named = directors if role == DIRECTOR_ROLE else set(root.roles[role].keyids)
             if self._online.staged_keyid(role) in named:
@@ -292,6 +356,8 @@ class RootCeremony:
             drop_staged(self._folder.directory / name)
         for role in SERVER_ROLES:
             self._online.drop(role)
+        if self._authority is not None:
+            self._authority.drop_staged_authority()
         self._folder.end_change()
 
     def _follow(self) -> Root:
@@ -320,6 +386,7 @@ def _changed_keys(
     }
     if files:
         roles[DIRECTOR_ROLE] = (set(directors_of(current)), set(directors_of(files)))
+        roles[CA_ROLE] = (set(authorities_of(current)), set(authorities_of(files)))
     return {
         name: {"added": sorted(new - old), "removed": sorted(old - new)}
         for name, (old, new) in roles.items()

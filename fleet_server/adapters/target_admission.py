@@ -21,6 +21,7 @@ from tuf.api.metadata import (
 )
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
+from edge_agent.contract.authorities import AUTHORITIES_FIELD, read_authorities
 from edge_agent.contract.errors import ContractError, TooLargeError
 from edge_agent.contract.metadata import APPROVED_ROLE, encode_bundle
 from fleet_server.adapters.target_layout import (
@@ -93,6 +94,7 @@ class _Admission:
         targets = self._open(self._current.root, Targets.type)
         self._check_dates(targets)
         self._check_director(targets)
+        read_authorities(targets.unrecognized_fields.get(AUTHORITIES_FIELD))
         if APPROVED_ROLE in delegated_roles(targets):
             self._check_bins(targets)
         elif APPROVED_ROLE in self._current.versions:

@@ -13,7 +13,7 @@ whoever looks, also when the server's online keys vouch for it. No file expires 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
+from edge_agent.contract.authorities import AUTHORITIES_FIELD, read_authorities
 from edge_agent.contract.errors import ContractError, MalformedError
 from edge_agent.contract.metadata import APPROVED_ROLE, ROLE_FIELD
 from edge_agent.contract.package import TargetCustom
@@ -223,6 +224,21 @@ def signed_versions(targets: Targets, succinct: SuccinctRoles) -> dict[str, int]
     if not all(type(number) is int and number > 0 for number in numbers):
         raise MalformedError(f"targets: {VERSIONS_FIELD} has what is no version")
     return dict(zip((APPROVED_ROLE, *succinct.get_roles()), numbers, strict=True))
+
+
+def list_authorities(targets: Targets, authorities: Sequence[str]) -> None:
+    """Let ``targets`` list the certificate authorities devices may trust, newest first."""
+    targets.unrecognized_fields[AUTHORITIES_FIELD] = list(authorities)
+
+
+def authorities_of(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return the certificate authorities that target files list, newest first.
+
+    Raises:
+        ContractError: The list is malformed.
+    """
+    targets = Metadata[Targets].from_bytes(files[Targets.type]).signed
+    return read_authorities(targets.unrecognized_fields.get(AUTHORITIES_FIELD))
 
 
 def read_targets(files: Mapping[str, bytes]) -> dict[str, SignedTarget]:

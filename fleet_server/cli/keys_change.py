@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet_server.cli.keys_authority import rotate_authority
 from fleet_server.cli.output import WorkspaceOption, fleet_errors, say
 from fleet_server.cli.passphrase import ask_passphrase
-from fleet_server.cli.signing_views import confirm_signing, say_key_review
+from fleet_server.cli.signing_views import looker, say_outcome
+from fleet_server.errors import MisuseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fleet_server.ports.keys import KeyChange, KeyReview
-    from fleet_server.services.change_keys import KeyOutcome
+    from fleet_server.ports.keys import KeyChange
 
 
 class Rotated(StrEnum):
@@ -25,6 +24,7 @@ class Rotated(StrEnum):
     SNAPSHOT = "snapshot"
     TIMESTAMP = "timestamp"
     DIRECTOR = "director"
+    CA = "ca"
 
 
 class Holder(StrEnum):
@@ -43,6 +43,12 @@ def rotate(
     key: Annotated[
         str, typer.Option(help="Id of the key that is replaced, when it is not this folder's.")
     ] = "",
+    is_finish: Annotated[
+        bool, typer.Option("--finish", help="ca: trust the new authority alone, second step.")
+    ] = False,
+    is_forced: Annotated[
+        bool, typer.Option("--force", help="--finish: also while devices have not followed.")
+    ] = False,
     workspace: WorkspaceOption = None,
     yes: YesOption = False,
 ) -> None:
@@ -50,11 +56,17 @@ def rotate(
 
     Needs the root key, for the approver's the approver's too when it is there; for the director
     the approver's alone. Snapshot, timestamp and director: after a break-in at the server; devices
-    whose counters a thief ran up recover.
+    whose counters a thief ran up recover. ca: the authority of certificates, in two steps, with the
+    approver's key; between them devices get certificates of the new one.
 
     Example: edgefleet keys rotate approver
     """
     with fleet_errors():
+        if role is Rotated.CA:
+            rotate_authority(workspace, is_finish=is_finish, is_forced=is_forced, yes=yes)
+            return
+        if is_finish or is_forced:
+            raise MisuseError("--finish and --force belong to `edgefleet keys rotate ca`")
         from fleet_server.ports.keys import KeyAct, KeyChange
 
         _change(workspace, KeyChange(act=KeyAct.ROTATE, role=_tuf_role(role), keyid=key), yes=yes)
@@ -174,7 +186,7 @@ def cosign(workspace: WorkspaceOption = None, yes: YesOption = False) -> None:
         from fleet_server.wiring.keys import build_key_desk
 
         desk = build_key_desk(open_fleet(workspace), ask=ask_passphrase())
-        _say_outcome(desk.cosign(show=_looker(yes=yes)))
+        say_outcome(desk.cosign(show=looker(yes=yes)))
 
 
 def forget_pending(
@@ -218,7 +230,7 @@ def _change(workspace: Path | None, change: "KeyChange", *, yes: bool) -> None:
 
     fleet = open_fleet(workspace)
     desk = build_key_desk(fleet, ask=ask_passphrase())
-    _say_outcome(desk.change(change, show=_looker(yes=yes)))
+    say_outcome(desk.change(change, show=looker(yes=yes)))
     for role in list_roles(fleet):
         if role.name in ("root", "targets") and role.expires_at:
             say(
@@ -227,25 +239,6 @@ def _change(workspace: Path | None, change: "KeyChange", *, yes: bool) -> None:
             )
         for former in role.retired if role.name == change.role else ():
             say(f"former key {former}: destroy it (shred -u) once the new one has a backup")
-
-
-def _looker(*, yes: bool) -> "Callable[[KeyReview], None]":
-    def look(review: "KeyReview") -> None:
-        say("about to change keys:")
-        say_key_review(review)
-        confirm_signing(yes=yes)
-
-    return look
-
-
-def _say_outcome(outcome: "KeyOutcome") -> None:
-    if outcome.waiting:
-        say(f"signed, not in force: {outcome.waiting}")
-        say("next: they run  edgefleet keys cosign")
-    elif outcome.is_completed:
-        say(f"completed what was interrupted: {outcome.change}")
-    else:
-        say(f"in force: {outcome.change}")
 
 
 def _tuf_role(role: Rotated | Holder) -> str:

@@ -1,7 +1,7 @@
 """What a person reads before signing: the difference, hashes in full, and whose it is."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from fleet_server.errors import RefusedError
 if TYPE_CHECKING:
     from fleet_server.ports.keys import Change, KeyReview, Proposal, Standing, TargetsReview
     from fleet_server.ports.trust import SignedTarget
+    from fleet_server.services.change_keys import KeyOutcome
 
 OTHERS_SHOWN_MAX = 200
 
@@ -53,6 +54,28 @@ def say_key_review(review: "KeyReview") -> None:
         say(f"  {sentence}")
     if review.targets is not None:
         say_targets_review(review.targets)
+
+
+def looker(*, yes: bool) -> "Callable[[KeyReview], None]":
+    """Return what shows a change of keys and asks whether to sign."""
+
+    def look(review: "KeyReview") -> None:
+        say("about to change keys:")
+        say_key_review(review)
+        confirm_signing(yes=yes)
+
+    return look
+
+
+def say_outcome(outcome: "KeyOutcome") -> None:
+    """Say what became of a change of keys."""
+    if outcome.waiting:
+        say(f"signed, not in force: {outcome.waiting}")
+        say("next: they run  edgefleet keys cosign")
+    elif outcome.is_completed:
+        say(f"completed what was interrupted: {outcome.change}")
+    else:
+        say(f"in force: {outcome.change}")
 
 
 def say_pending(proposal: "Proposal", standing: "Standing", now_at: datetime) -> None:

@@ -61,6 +61,7 @@ def up(
                 fleet.clock,
                 say=say,
                 watched=authority.files.crl,
+                restarting=authority.files.at_start,
                 is_insecure=is_insecure,
             )
             stop_on_signals(supervisor.stop)

@@ -207,6 +207,28 @@ def judge_renewals(expiring: Mapping[str, datetime], now_at: datetime) -> Findin
     return Finding(Grade.GOOD, "certificates of devices are renewed in time")
 
 
+def judge_authorities(left: Sequence[str], waiting: Sequence[str]) -> Finding:
+    """Judge devices while, or after, one certificate authority followed another.
+
+    Args:
+        left: Devices whose certificate is of an authority that counts no more.
+        waiting: While both count: devices that have not followed to the new one.
+    """
+    if left:
+        return Finding(
+            Grade.WARNING,
+            f"certificate of a former authority: {name_some(left)} cannot connect",
+            f"let it join anew: edgefleet device add {left[0]} --again",
+        )
+    if waiting:
+        return Finding(
+            Grade.WARNING,
+            f"two authorities are trusted; not followed yet: {name_some(waiting)}",
+            "when all have: edgefleet keys rotate ca --finish",
+        )
+    return Finding(Grade.GOOD, "devices hold certificates of the newest authority")
+
+
 def name_some(names: Sequence[str]) -> str:
     """List the first few of many.
 

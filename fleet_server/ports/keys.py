@@ -112,10 +112,16 @@ Change = tuple[SignedTarget | None, SignedTarget | None]
 """A target before and after."""
 
 
+CA_ROLE = "ca"
+"""The certificate authority: no role of TUF, but approvers list whom devices may trust."""
+
+
 class KeyAct(StrEnum):
     """What is done to keys; the word is the act in the audit log."""
 
     ROTATE = "keys.rotate"
+    RETIRE = "keys.retire"
+    """Of the certificate authority: the second half of its rotation."""
     ADD = "keys.add"
     REMOVE = "keys.remove"
     THRESHOLD = "keys.threshold"
@@ -128,7 +134,7 @@ class KeyChange:
 
     Attributes:
         act: What is done.
-        role: root, targets (the approvers), snapshot, timestamp or director.
+        role: root, targets (the approvers), snapshot, timestamp, director or ca.
         keyid: Beginning of the key's id, where one is removed or replaced.
         public_pem: The key to add.
         threshold: How many must sign from now on; 0 leaves it.
@@ -246,6 +252,10 @@ class KeyCeremony(Protocol):
         """Note the change before it has an effect."""
         ...
 
+    def prepare(self, proposal: Proposal) -> None:
+        """Do what must be true before a proposal comes into force; may be repeated."""
+        ...
+
     def under_way(self) -> str:
         """Return the request that ``begin`` noted; empty for nothing."""
         ...
@@ -259,6 +269,27 @@ class KeyCeremony(Protocol):
 
     def end(self) -> None:
         """Forget the note, and new keys that nothing names."""
+        ...
+
+
+class AuthorityHandover(Protocol):
+    """The certificate authority's keys and certificates, while one follows another."""
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """sha256 of the authorities that count here, newest first."""
+        ...
+
+    def stage_authority(self) -> str:
+        """Make the authority that is to follow; return its sha256. It counts nowhere yet."""
+        ...
+
+    def follow_authorities(self, listed: Sequence[str]) -> None:
+        """Bring the files to what approvers list; may be cut anywhere and called again."""
+        ...
+
+    def drop_staged_authority(self) -> None:
+        """Forget an authority that was to follow and never came to count."""
         ...
 
 

@@ -86,8 +86,15 @@ class IssuedCertificate:
 class CertificateIssuer(Protocol):
     """The fleet's certificate authority."""
 
-    def issue_device(self, csr_pem: bytes, device_id: str) -> IssuedCertificate:
+    def issue_device(
+        self, csr_pem: bytes, device_id: str, *, authority: str = ""
+    ) -> IssuedCertificate:
         """Issue a client certificate; the name is ``device_id``, whatever the request says.
+
+        Args:
+            csr_pem: The request.
+            device_id: The name.
+            authority: sha256 of the authority that shall issue it, where one follows another.
 
         Raises:
             RefusedError: The request is malformed, not signed by its key, or of another kind of

@@ -176,6 +176,7 @@ class KeyDesk:
                 targets_version=self.approver.version_of(current),
                 waiting=standing.missing,
             )
+        self.ceremony.prepare(proposal)
         version = self.pending.put_in_force(proposal)
         self.ceremony.settle()
         if proposal.root:

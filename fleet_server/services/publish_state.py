@@ -18,7 +18,14 @@ from enum import Enum, auto
 
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.metadata import encode_bundle
-from edge_agent.contract.topics import META_TOPIC, PREFIX, Channel, device_topic, meta_topic
+from edge_agent.contract.topics import (
+    AUTHORITIES_TOPIC,
+    META_TOPIC,
+    PREFIX,
+    Channel,
+    device_topic,
+    meta_topic,
+)
 from fleet_server.errors import FleetError, RefusedError
 from fleet_server.ports.gateway import (
     AssignmentOutbox,
@@ -55,6 +62,7 @@ class PublishState:
         broker: StateBroker,
         *,
         stamp_of_metadata: Callable[[], object],
+        authorities: Callable[[], bytes] | None = None,
     ) -> None:
         """Prepare.
 
@@ -63,9 +71,11 @@ class PublishState:
             metadata: The signed files.
             broker: Where to.
             stamp_of_metadata: A cheap value that changes whenever the files do.
+            authorities: Gives the certificates for ``meta/authorities``; None publishes none.
         """
         self._outbox, self._metadata, self._broker = outbox, metadata, broker
         self._stamp_of = stamp_of_metadata
+        self._authorities, self._sent_authorities = authorities, b""
         self._epoch = 0
         self._stamp: object = None
         self._sent_sha256 = b""
@@ -87,12 +97,13 @@ class PublishState:
             return False
         if epoch != self._epoch:
             self._epoch = epoch
-            self._stamp, self._sent_sha256 = None, b""
+            self._stamp, self._sent_sha256, self._sent_authorities = None, b"", b""
             self._unverified = self._outbox.published_mark()
         waiting = self._outbox.load_unpublished(PAGE)
         metadata = self._publish_metadata()
         if metadata is not _Metadata.THERE:
             return metadata is _Metadata.MORE
+        self._publish_authorities()
         if waiting:
             return self._publish(waiting, is_new=True)
         if self._unverified is not None:
@@ -153,6 +164,14 @@ class PublishState:
             self._sent_sha256 = sha256
         self._stamp, self._complaint = stamp, ""
         return _Metadata.THERE
+
+    def _publish_authorities(self) -> None:
+        """Publish the authorities' certificates behind the metadata that lists them."""
+        data = self._authorities() if self._authorities is not None else b""
+        if data != self._sent_authorities and all(
+            self._broker.publish_retained([(AUTHORITIES_TOPIC, data)])
+        ):
+            self._sent_authorities = data
 
     def _publish_bins(self, missing: Sequence[BinFile]) -> _Metadata:
         """Publish a page of bins; raises FleetError or ContractError when one cannot be read."""

@@ -151,6 +151,8 @@ def find_trust_refusals(report: Reported) -> list[RefusalNote]:
     said = [(name, slot.code or "", slot.detail) for name, slot in report.slots.items()]
     if report.refusal:
         said.insert(0, ("", report.refusal["code"], report.refusal["detail"]))
+    if strange := report.certificate.get("refused", ""):
+        said.append(("identity", str(Code.WRONG_AUTHORITY), strange))
     return [
         RefusalNote(place=place, code=code, detail=detail)
         for place, code, detail in said

@@ -82,7 +82,9 @@ class RenewalDesk:
         self, ledger: Ledger, device: DeviceRecord, request: RenewRequest
     ) -> CertificateAnswer:
         now_at = self.clock.now()
-        issued = self.issuer.issue_device(request.csr.encode(), device.id)
+        issued = self.issuer.issue_device(
+            request.csr.encode(), device.id, authority=request.authority
+        )
         ledger.certificates.add(device.number, issued, at=now_at)
         ledger.devices.set_certificate(device.number, issued.serial, expires_at=issued.expires_at)
         ledger.audit.append(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_export import ExportPlan, export_broker
 from fleet_server.adapters.broker_process import load_server_secret
-from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.ledger import ledgers_of
 from fleet_server.adapters.external_broker import check_broker
 from fleet_server.bootstrap import Fleet

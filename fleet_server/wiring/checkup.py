@@ -11,8 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import text
 
+from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_process import check_port_is_free, find_mosquitto
-from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.engine import read_session
 from fleet_server.bootstrap import Fleet
 from fleet_server.core.checkup import (

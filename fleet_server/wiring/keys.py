@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from tuf.api.metadata import Root, Targets
@@ -33,7 +34,9 @@ from fleet_server.durable_files import write_durable
 from fleet_server.errors import RefusedError
 from fleet_server.ports.keys import RootView
 from fleet_server.services.change_keys import KeyDesk
+from fleet_server.wiring.devices import build_authority
 from fleet_server.wiring.trust import build_operator, build_pending, build_repository, user_name
+from fleet_server.wiring.workspace import ensure_certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,8 @@ def build_key_desk(fleet: Fleet, *, ask: Ask | None = None, actor: str | None = 
             repository,
             clock=fleet.clock,
             actor=who,
+            authority=build_authority(fleet),
+            serve_newest=partial(ensure_certificates, fleet.workspace, fleet.clock, is_newest=True),
         ),
         approver=operator,
         republish=repository.republish_online,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import LOOPBACK, BrokerSettings
 from fleet_server.adapters.broker_process import BrokerProcess, load_server_secret
-from fleet_server.adapters.certificate_authority import CertificateAuthority, CertificateFiles
+from fleet_server.adapters.certificate_authority import CertificateAuthority
 from fleet_server.adapters.database.api_tokens import make_token
 from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import open_engine, write_session
@@ -109,13 +110,18 @@ def _fill(workspace: Workspace, passphrase: bytes | None, clock: Clock) -> Made:
     return Made(workspace=workspace, root_sha256=repository.root_sha256(), token_file=token_file)
 
 
-def ensure_certificates(workspace: Workspace, clock: Clock) -> CertificateAuthority:
-    """Make or renew the server's certificates for the configured hosts."""
+def ensure_certificates(
+    workspace: Workspace, clock: Clock, *, is_newest: bool = False
+) -> CertificateAuthority:
+    """Make or renew the server's certificates for the configured hosts.
+
+    ``is_newest``: by the authority that is to follow, where one authority follows another.
+    """
     config = workspace.config
     authority = CertificateAuthority(workspace.keys_dir, clock)
     hosts = [h for h in (config.public_host, config.bind_host) if h != "0.0.0.0"]  # noqa: S104 - compared, not bound
     external = [config.broker_host, config.server_host] if config.is_broker_external else None
-    authority.create(hosts, broker_hosts=external)
+    authority.create(hosts, broker_hosts=external, is_newest=is_newest)
     return authority
 
 

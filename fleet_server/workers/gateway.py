@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Event
 
 from edge_agent.contract.topics import PREFIX, Channel
+from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import LOOPBACK
 from fleet_server.adapters.broker_process import load_server_secret
-from fleet_server.adapters.certificate_authority import CertificateFiles
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
 from fleet_server.adapters.database.report_repository import (
     SqlDeviceDirectory,
@@ -122,6 +122,7 @@ class Gateway:
             TufRepository(workspace.tuf_dir, workspace.keys_dir, clock),
             self._state,
             stamp_of_metadata=lambda: _stamp(timestamp),
+            authorities=CertificateFiles(workspace.keys_dir).ca.read_bytes,
         )
         records, stop = RecordReports(reports, self._store), self._stop
         report_loop = ReportLoop(

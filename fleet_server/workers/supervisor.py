@@ -1,5 +1,7 @@
 """Keep the processes of one workspace running: broker, API, gateway, controller.
 
+Broker, gateway and API read certificates when they start: they are started again when these change.
+
 Each child that ends is started again after a back-off that doubles up to half a minute and
 starts anew once the child has lived for a minute. Nothing the supervisor knows is needed to
 recover: the database is the truth, and every child finds its own way back into its work.
@@ -12,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from fleet_server.run_state import read_run_file
 from fleet_server.workspace import Workspace
 
 WORKERS = ("gateway", "controller", "api")
+TLS_WORKERS = ("gateway", "api")
 INSECURE_FLAG = "--insecure-loopback"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.5, 30.0
 STABLE_S = 60.0
@@ -113,6 +116,7 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         watched: Path,
+        restarting: Sequence[Path] = (),
         is_insecure: bool = False,
         command_of: Callable[[str, Path], list[str]] | None = None,
     ) -> None:
@@ -124,6 +128,7 @@ class Supervisor:
             clock: Monotonic seconds are used.
             say: Takes one sentence for the person.
             watched: Revocation list; the broker reloads when it changes.
+            restarting: Certificates; broker, gateway and API start anew when they change.
             is_insecure: No TLS; told to the workers and in the run file, nowhere else.
             command_of: Worker name and workspace folder to its command line.
         """
@@ -132,6 +137,8 @@ class Supervisor:
         self._is_insecure = is_insecure
         self._command_of = command_of or partial(worker_command, is_insecure=is_insecure)
         self._watched_stamp = _stamp(watched)
+        self._restarting = tuple(restarting)
+        self._restarting_stamps = self._restarting_seen = self._stamp_certificates()
         self._children = [Child(name) for name in WORKERS]
         self._broker_state = Child("broker")
         self.stop = Event()
@@ -151,6 +158,7 @@ class Supervisor:
 
     def look(self) -> None:
         """Look at every process once and start again what ended."""
+        self._watch_certificates()
         self._watch_broker()
         for child in self._children:
             self._watch(child)
@@ -173,6 +181,22 @@ class Supervisor:
                 child.log.close()
         self._broker.stop()
         self._workspace.run_file.unlink(missing_ok=True)
+
+    def _watch_certificates(self) -> None:
+        """Let those who hold former certificates start anew, once the files rest."""
+        before, now = self._restarting_seen, self._stamp_certificates()
+        self._restarting_seen = now
+        if now == self._restarting_stamps or now != before:
+            return
+        self._restarting_stamps = now
+        self._say("certificates changed: broker, gateway and API start anew")
+        for child in self._children:
+            if child.name in TLS_WORKERS and child.process is not None:
+                child.process.terminate()
+        self._broker.stop()
+
+    def _stamp_certificates(self) -> tuple[int, ...]:
+        return tuple(_stamp(path) for path in self._restarting)
 
     def _watch_broker(self) -> None:
         now, state = self._clock.monotonic(), self._broker_state

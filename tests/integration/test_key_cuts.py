@@ -1,8 +1,7 @@
 """The power fails between any two writes of a change of keys; the same command is given again."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,38 +16,9 @@ from fleet_server.adapters.root_ceremony import RootCeremony
 from fleet_server.ports.devices import Ledger
 from fleet_server.ports.keys import KeyAct, KeyChange
 from fleet_server.services.change_keys import KeyDesk, KeyOutcome
+from tests.support.power_cuts import PowerCut, cut_after
 from tests.support.target_bins import PATHS, all_files, approve_in_bins
 from tests.support.trust import V1, V2, TrustWorld
-
-EFFECTS = ("replace", "rename", "unlink", "link")
-
-
-class PowerCut(BaseException):
-    """The process ends here."""
-
-
-@contextmanager
-def cut_after(effects: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the process before the next effect on names: what was written has no name yet."""
-    count = 0
-
-    def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal count
-            if not Path(arguments[0]).exists():  # removing what is not there has no effect
-                return real(*arguments, **options)
-            if count == effects:
-                raise PowerCut
-            count += 1
-            return real(*arguments, **options)
-
-        return counted
-
-    with patch.context() as inner:
-        inner.setattr(os, "fsync", lambda _: None)  # the order of effects counts here, not time
-        for name in EFFECTS:
-            inner.setattr(os, name, wrap(getattr(os, name)))
-        yield
 
 
 class Notes:

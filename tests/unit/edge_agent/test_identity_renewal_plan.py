@@ -58,6 +58,10 @@ class PlayedRenewer:
         )
         return self.facts
 
+    def follow_authorities(self, listed: tuple[str, ...], bundle: bytes) -> CertificateFacts:
+        assert (listed, bundle) == ((), b"")
+        return self.facts
+
     def note_problem(self, problem: str) -> None:
         self.problems.append(problem)
 
