@@ -7,13 +7,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from fleet_server.adapters.database import tables
 from fleet_server.adapters.database.api_tokens import hash_token
 from fleet_server.adapters.database.engine import open_engine, read_session
-from fleet_server.adapters.database.migrate import SCRIPTS, SchemaError, migrate
+from fleet_server.adapters.database.migrate import SCRIPTS, SchemaError, migrate, newest_revision
 
 
 def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
@@ -30,6 +31,12 @@ def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
 def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "control.db"
     assert migrate(path) == migrate(path)
+
+
+def test_the_names_of_the_files_tell_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    assert newest_revision() == ScriptDirectory.from_config(config).get_current_head()
 
 
 def test_a_database_of_a_newer_edgefleet_is_refused(tmp_path: Path) -> None:
