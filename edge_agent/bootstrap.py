@@ -1,7 +1,7 @@
 """Joins the adapters to one agent process; no other file does.
 
 A directory is the whole of an agent: ``identity/``, ``state.json``, ``blobs/``, ``parts/``,
-``tuf/``, ``outbox.db``, ``profiles/`` and ``agent.lock``.
+``tuf/``, ``outbox.db``, ``profiles/``, ``agent.lock``, ``control.sock`` and the log if asked for.
 """
 
 import logging
@@ -18,6 +18,7 @@ from device_profiles.profile import DeviceProfile
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.capability_probe import DeviceProbe
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
+from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.http_access import load_access
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
@@ -31,14 +32,17 @@ from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.self_test import ChildSelfTester
+from edge_agent.adapters.service_notifier import ServiceNotifier
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
+from edge_agent.agent_loop import AgentLoop
 from edge_agent.contract.topics import Channel
 from edge_agent.errors import SettingsError
+from edge_agent.local_control import LocalControl
 from edge_agent.local_status import INSECURE
 from edge_agent.ports import Identity, SelfTestLimits
 from edge_agent.settings import AgentSettings
@@ -148,6 +152,14 @@ class AgentProcess:
             state,
         )
         self._settings = settings
+        self._notifier = ServiceNotifier(clock)
+        self._control = ControlSocket(directory, self._inbox.put)
+        self._loop = AgentLoop(
+            self.agent,
+            self._inbox,
+            LocalControl(agent=self.agent, clock=clock, count_windows=self._outbox.counts),
+            self._notifier,
+        )
 
     def run(self) -> None:
         """Serve, connect and update until ``request_stop``; then end in good order.
@@ -172,8 +184,8 @@ class AgentProcess:
                 _LOG.warning(INSECURE)
             self.agent.start()
             self._link.start()
-            while not self._stop.is_set():
-                self._turn()
+            self._control.start()
+            self._loop.run(self._stop)
         finally:
             self._end()
 
@@ -190,17 +202,9 @@ class AgentProcess:
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
 
-    def _turn(self) -> None:
-        try:
-            wait_s = self.agent.tick()
-            item = self._inbox.get(timeout=max(0.001, wait_s))
-            self.agent.handle(item)
-        except queue.Empty:
-            return
-        except Exception:  # noqa: BLE001 - a door: one bad input must not end the agent
-            _LOG.exception("the agent could not deal with an input; it goes on")
-
     def _end(self) -> None:
+        self._notifier.say_stopping()
+        self._control.stop()
         self._server.stop()
         self.service.close()
         self.agent.stop()
@@ -208,6 +212,7 @@ class AgentProcess:
         self._lanes.stop()
         self._outbox.close()
         self._lock.release()
+        self._notifier.close()
         _LOG.info("%s ended in good order", self.identity.device_id)
 
 

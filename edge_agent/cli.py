@@ -5,17 +5,19 @@ stdout, words to stderr. Heavy imports wait until a command needs them.
 """
 
 import argparse
+import faulthandler
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_agent import __version__
+from edge_agent.cli_operate import add_commands
 from edge_agent.errors import AgentError, EnrolmentError
 from edge_agent.settings import LOG_LEVELS, find_directory, load_settings
 
 DONE, FAILED, MISUSE, UNREACHABLE = 0, 1, 2, 3
+STDERR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,40 +75,17 @@ def _run(arguments: argparse.Namespace) -> int:
             "log_level": arguments.log_level,
         },
     )
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    from edge_agent.adapters.log_output import start_logging
     from edge_agent.bootstrap import AgentProcess
+
+    start_logging(settings, directory)
+    # A supervisor that ends a stuck agent (SIGABRT) gets the stack of every thread.
+    faulthandler.enable(file=STDERR)
 
     process = AgentProcess(directory, settings)
     process.stop_on_signals()
     process.run()
     return DONE
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from edge_agent.local_status import describe_status, find_status
-
-    status = find_status(find_directory(arguments.dir))
-    _print(json.dumps(status, indent=2) if arguments.json else describe_status(status))
-    return DONE
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from edge_agent.doctor import run_checks
-
-    checks = run_checks(find_directory(arguments.dir))
-    if arguments.json:
-        rows = [{"check": c.name, "ok": c.is_ok, "detail": c.detail} for c in checks]
-        _print(json.dumps(rows, indent=2))
-    else:
-        for check in checks:
-            _print(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name:<10} {check.detail}")
-    if all(check.is_ok for check in checks):
-        return DONE
-    return UNREACHABLE if any(c.is_unreachable for c in checks) else FAILED
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -137,13 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--window-s", type=float, help="longest telemetry window (default: profile)")
     run.add_argument("--log-level", choices=LOG_LEVELS, help="how much to say (default info)")
 
-    status = _command(commands, "status", _status, "show what runs", "edge-agent status --json")
-    status.add_argument("--json", action="store_true", help="as JSON")
-
-    doctor = _command(
-        commands, "doctor", _doctor, "find what is missing or wrong", "edge-agent doctor"
-    )
-    doctor.add_argument("--json", action="store_true", help="as JSON")
+    add_commands(commands, _command)
 
     predict = _command(
         commands,

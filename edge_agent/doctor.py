@@ -1,115 +1,147 @@
-"""Finds what is missing or wrong on this device, one line each, worst surprises first."""
+"""Finds what is missing or wrong on this device, one finding each, in the order things break.
+
+Before a device has joined it tells whether this system can be one; with a join string it tries the
+server, too. No outside library is imported before it was tried in a child process.
+"""
 
 import contextlib
-import shutil
-import socket
-import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent.adapters.identity_store import load_identity
-from edge_agent.adapters.mqtt_session import tls_context
-from edge_agent.adapters.plain_text import find_loopback
+from device_profiles.catalog import load_profile
+from device_profiles.errors import ProfileError
+from device_profiles.profile import DeviceProfile
+from edge_agent.adapters.device_checks import (
+    check_directory,
+    check_libraries,
+    check_memory,
+    check_platform,
+)
+from edge_agent.adapters.identity_store import is_enrolled, load_identity
+from edge_agent.adapters.server_checks import check_server, server_of_identity, server_of_ticket
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.contract.errors import ContractError
+from edge_agent.contract.join import JoinTicket
+from edge_agent.core.checkup import Check, Level
 from edge_agent.core.clock_check import SET_IT
 from edge_agent.core.verified import EARLIEST_AT
-from edge_agent.errors import AgentError
-from edge_agent.local_clock import look_at_clock
-from edge_agent.local_state import load_state
-from edge_agent.local_status import INSECURE
-from edge_agent.ports import Identity
+from edge_agent.errors import AgentError, SettingsError
+from edge_agent.ports import Clock, Identity
+from edge_agent.settings import find_settings
 
-CONNECT_TIMEOUT_S = 5.0
-DISK_BYTES_MIN = 67_108_864
-CLOCK_YEAR_MIN = 2026
-"""Before a device has joined it knows no better date; without a battery clock it says 1970."""
+BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)
+"""No clock that is right says less: this code is not older. One without a battery says 1970."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One finding."""
-
-    name: str
-    is_ok: bool
-    detail: str
-    is_unreachable: bool = False
-
-
-def run_checks(directory: Path) -> list[Check]:
+def run_checks(
+    directory: Path, *, join_string: str | None = None, clock: Clock | None = None
+) -> list[Check]:
     """Run every check that makes sense; never raises for what it finds."""
-    identity: Identity | None = None
-    problem = ""
+    clock = clock or SystemClock()
+    identity, found = _find_identity(directory)
+    checks = [*check_platform(), *check_libraries()]
+    is_runnable = not any(check.is_bad for check in checks)
+    checks += [_check_clock(clock, identity, directory, is_runnable=is_runnable)]
+    checks += [*check_directory(directory), check_memory(_find_ram_need(identity, directory))]
+    checks += [_guarded("settings", lambda: _describe_settings(directory)), found]
+    if identity is not None and is_runnable:
+        checks.append(_guarded("state", lambda: _describe_state(directory)))
+    return [*checks, *_check_server(identity, join_string, clock)]
+
+
+def describe_check(check: Check) -> str:
+    """Write one finding for people."""
+    mark = {Level.OK: "ok  ", Level.WARN: "warn", Level.BAD: "FAIL"}[check.level]
+    line = f"{mark} {check.name:<10} {check.detail}"
+    if check.next_step:
+        line += f"\n     {'':<10} next: {check.next_step}"
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
+
+
+def _find_identity(directory: Path) -> tuple[Identity | None, Check]:
+    name = "identity"
+    if not is_enrolled(directory):
+        detail = f"{directory} holds none: this device has not joined a fleet"
+        step = "on the server `edgefleet device add`, then here `edge-agent join STRING`"
+        return None, Check(name=name, level=Level.WARN, detail=detail, next_step=step)
     try:
         identity = load_identity(directory)
     except AgentError as error:
-        problem = str(error)
-    checks = [_check_runtime(), _check_clock(identity, directory), _check_disk(directory)]
+        return None, Check(name=name, level=Level.BAD, detail=str(error))
+    named = f"{identity.device_id} of fleet {identity.fleet}, profile {identity.profile}"
+    return identity, Check(name=name, level=Level.OK, detail=named)
+
+
+def _check_clock(
+    clock: Clock, identity: Identity | None, directory: Path, *, is_runnable: bool
+) -> Check:
+    now_at = clock.now()
+    if now_at < BUILT_AT:
+        detail = f"the clock says {now_at:%Y-%m-%d %H:%M} UTC, before this agent was made"
+        return Check(name="clock", level=Level.BAD, detail=detail, next_step=SET_IT)
+    if identity is not None and is_runnable:
+        from edge_agent.local_clock import look_at_clock
+        from edge_agent.local_state import load_state
+
+        floor_at = EARLIEST_AT
+        with contextlib.suppress(AgentError):  # the check of the state says so
+            floor_at = load_state(directory).accepted.time_floor_at
+        fault = look_at_clock(clock, identity, floor_at).fault
+        if fault:
+            return Check(name="clock", level=Level.BAD, detail=fault)
+    return Check(name="clock", level=Level.OK, detail=f"{now_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _find_ram_need(identity: Identity | None, directory: Path) -> int | None:
+    profile = _find_profile(identity, directory)
+    return profile.rss_bytes_max if profile is not None else None
+
+
+def _find_profile(identity: Identity | None, directory: Path) -> DeviceProfile | None:
     if identity is None:
-        return [*checks, Check(name="identity", is_ok=False, detail=problem)]
-    named = f"{identity.device_id} of fleet {identity.fleet}"
-    checks.append(Check(name="identity", is_ok=True, detail=named))
-    checks.append(_guarded("state", lambda: _describe_state(directory)))
-    return [*checks, _check_broker(identity)]
+        return None
+    with contextlib.suppress(AgentError, ProfileError):  # other checks say so
+        own = find_settings(directory).settings.profiles_dir
+        return load_profile(identity.profile, Path(own) if own else directory / "profiles")
+    return None
 
 
-def _check_runtime() -> Check:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        detail = f"onnxruntime cannot be imported ({error}); this device needs a 64-bit system"
-        return Check(name="runtime", is_ok=False, detail=detail)
-    return Check(name="runtime", is_ok=True, detail=f"onnxruntime {onnxruntime.__version__}")
-
-
-def _check_clock(identity: Identity | None, directory: Path) -> Check:
-    floor_at = EARLIEST_AT
-    with contextlib.suppress(AgentError):  # the check of the state says so
-        floor_at = load_state(directory).accepted.time_floor_at if identity else EARLIEST_AT
-    found = look_at_clock(SystemClock(), identity, floor_at)
-    if not found.fault and found.now_at.year < CLOCK_YEAR_MIN:
-        fault = f"the clock says {found.now_at:%Y-%m-%d %H:%M} UTC; {SET_IT}"
-        return Check(name="clock", is_ok=False, detail=fault)
-    detail = found.fault or f"{found.now_at:%Y-%m-%d %H:%M:%S} UTC"
-    return Check(name="clock", is_ok=not found.fault, detail=detail)
-
-
-def _check_disk(directory: Path) -> Check:
-    there = next(p for p in (directory, *directory.parents) if p.exists())
-    free = shutil.disk_usage(there).free
-    detail = f"{free // 2**20} MiB free at {there}, at least {DISK_BYTES_MIN // 2**20} are needed"
-    return Check(name="disk", is_ok=free >= DISK_BYTES_MIN, detail=detail)
+def _describe_settings(directory: Path) -> str:
+    found = find_settings(directory)
+    changed = [name for name, source in found.sources.items() if source != "default"]
+    return f"{len(changed)} set: {', '.join(changed)}" if changed else "all as by default"
 
 
 def _describe_state(directory: Path) -> str:
+    from edge_agent.local_state import load_state
+
     state = load_state(directory)
     return f"{len(state.slots)} slots, assignment {state.accepted.counter or 'none yet'}"
 
 
-def _check_broker(identity: Identity) -> Check:
-    address = (identity.host, identity.mqtt_port)
-    where = f"{identity.host}:{identity.mqtt_port}"
+def _check_server(
+    identity: Identity | None, join_string: str | None, clock: Clock
+) -> Iterator[Check]:
+    name = "server"
     try:
-        if identity.is_plain:
-            here = find_loopback(*address)
-            socket.create_connection((here, identity.mqtt_port), CONNECT_TIMEOUT_S).close()
-            return Check(name="broker", is_ok=True, detail=f"{where} answers; {INSECURE}")
-        with (
-            socket.create_connection(address, CONNECT_TIMEOUT_S) as plain,
-            tls_context(identity).wrap_socket(plain, server_hostname=identity.host) as secure,
-        ):
-            detail = f"{where} answers with {secure.version()}"
-            return Check(name="broker", is_ok=True, detail=detail)
-    except ssl.SSLCertVerificationError as error:
-        detail = f"{where} is not the server this device joined: {error.verify_message}"
-        return Check(name="broker", is_ok=False, detail=detail)
+        if join_string is not None:
+            ticket = JoinTicket.decode(join_string)
+            detail = f"{ticket.device_id} may join fleet {ticket.fleet} with this string"
+            yield Check(name=name, level=Level.OK, detail=detail)
+            yield from check_server(server_of_ticket(ticket), clock)
+        elif identity is not None:
+            yield from check_server(server_of_identity(identity), clock)
+    except ContractError as error:
+        step = "copy the whole string that begins with ef1:"
+        yield Check(name=name, level=Level.BAD, detail=str(error), next_step=step)
     except OSError as error:
-        detail = f"{where} cannot be reached: {error}; is the server up, is the port open?"
-        return Check(name="broker", is_ok=False, detail=detail, is_unreachable=True)
+        step = "join again with a new join string"
+        yield Check(name=name, level=Level.BAD, detail=str(error), next_step=step)
 
 
 def _guarded(name: str, describe: Callable[[], str]) -> Check:
     try:
-        return Check(name=name, is_ok=True, detail=describe())
-    except AgentError as error:
-        return Check(name=name, is_ok=False, detail=str(error))
+        return Check(name=name, level=Level.OK, detail=describe())
+    except (AgentError, SettingsError) as error:
+        return Check(name=name, level=Level.BAD, detail=str(error))

@@ -1,10 +1,12 @@
 """What the operator of a device may set: ``agent.toml`` in its directory, environment, flags.
 
-Later ones win. Unknown keys are refused by name, never ignored. What the device *is* comes from
-its profile and its identity, not from here.
+Later ones win. Unknown keys are refused by name, never ignored. The docstring of ``AgentSettings``
+is the reference: ``edge-agent settings`` prints it and docs/agent.md is held equal to it. What the
+device *is* comes from its profile and its identity, not from here.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +20,9 @@ FILE_BYTES_MAX = 65_536
 ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 DIRECTORY_VARIABLE = "EDGE_AGENT_DIR"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+DEFAULT_SOURCE, FLAG_SOURCE = "default", "command line"
+_LOG_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\.log\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,12 @@ class AgentSettings:
         grace_s: How long a refusal that a missing half would cure stays unreported, 0 to 600.
         profiles_dir: Directory of the user's own profile files; empty for ``profiles`` beside
             the identity.
-        log_level: One of LOG_LEVELS.
+        log_level: One of debug, info, warning, error.
+        log_format: How a log line is written: text, or json (one object a line).
+        log_file: Name of a log file in the agent's directory, ending in .log; empty for none, then
+            the log goes to standard error alone.
+        log_bytes_max: Size at which the log file is set aside, 10000 to 1000000000 bytes.
+        log_files_kept: Older log files kept beside it, 0 to 100.
     """
 
     http_host: str = "127.0.0.1"
@@ -51,6 +61,10 @@ class AgentSettings:
     grace_s: float = 30.0
     profiles_dir: str = ""
     log_level: str = "info"
+    log_format: str = "text"
+    log_file: str = ""
+    log_bytes_max: int = 1_000_000
+    log_files_kept: int = 3
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -60,6 +74,26 @@ class AgentSettings:
         _check(0 <= self.grace_s <= 600, "grace_s", self.grace_s, "0 to 600 seconds")
         is_level = self.log_level in LOG_LEVELS
         _check(is_level, "log_level", self.log_level, f"one of {', '.join(LOG_LEVELS)}")
+        is_format = self.log_format in LOG_FORMATS
+        _check(is_format, "log_format", self.log_format, f"one of {', '.join(LOG_FORMATS)}")
+        is_name = not self.log_file or _LOG_FILE.match(self.log_file) is not None
+        _check(is_name, "log_file", self.log_file, "a plain name that ends in .log, or empty")
+        is_size = 10_000 <= self.log_bytes_max <= 1_000_000_000
+        _check(is_size, "log_bytes_max", self.log_bytes_max, "10000 to 1000000000 bytes")
+        _check(0 <= self.log_files_kept <= 100, "log_files_kept", self.log_files_kept, "0 to 100")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSettings:
+    """Settings and where each comes from.
+
+    Attributes:
+        settings: What is in force.
+        sources: By name: ``default``, the path of the file, the variable or ``command line``.
+    """
+
+    settings: AgentSettings
+    sources: Mapping[str, str]
 
 
 def find_directory(option: str | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -74,7 +108,17 @@ def load_settings(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> AgentSettings:
-    """Read and check all settings.
+    """Read and check all settings; see ``find_settings``."""
+    return find_settings(directory, flags=flags, environment=environment).settings
+
+
+def find_settings(
+    directory: Path,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> FoundSettings:
+    """Read and check all settings, and say where each comes from.
 
     Args:
         directory: The agent's directory.
@@ -84,13 +128,23 @@ def load_settings(
     Raises:
         SettingsError: Names the first setting that is wrong, where it came from and its range.
     """
+    names = [field.name for field in fields(AgentSettings)]
     values = _read_file(directory / FILE)
-    for field in fields(AgentSettings):
-        text = environment.get(ENVIRONMENT_PREFIX + field.name.upper())
-        if text is not None:
-            values[field.name] = _parse(field.name, text)
-    values |= {name: value for name, value in (flags or {}).items() if value is not None}
-    return AgentSettings(**{name: _typed(name, value) for name, value in values.items()})
+    sources = dict.fromkeys(names, DEFAULT_SOURCE)
+    sources |= dict.fromkeys(values, str(directory / FILE))
+    for name in names:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if (text := environment.get(variable)) is not None:
+            values[name], sources[name] = _parse(name, text), variable
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    sources |= dict.fromkeys(given, FLAG_SOURCE)
+    values |= given
+    try:
+        typed = {name: _typed(name, value) for name, value in values.items()}
+        return FoundSettings(settings=AgentSettings(**typed), sources=sources)
+    except SettingsError as error:
+        source = sources.get(str(error).split(" ", 1)[0], DEFAULT_SOURCE)
+        raise SettingsError(f"{error} (from {source})") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -140,5 +194,11 @@ def _check(is_right: bool, name: str, value: object, allowed: str) -> None:  # n
         raise SettingsError(f"{name} must be {allowed}, got {value!r:.80}")
 
 
-_NUMBERS: Mapping[str, type] = {"http_port": int, "window_s": float, "grace_s": float}
+_NUMBERS: Mapping[str, type] = {
+    "http_port": int,
+    "window_s": float,
+    "grace_s": float,
+    "log_bytes_max": int,
+    "log_files_kept": int,
+}
 _KINDS: Mapping[type, str] = {int: "a whole number", float: "a number"}

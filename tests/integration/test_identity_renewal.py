@@ -10,7 +10,8 @@ from edge_agent.adapters.identity_renewer import FileIdentityRenewer, read_facts
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
 from edge_agent.contract.topics import Channel, device_topic
-from edge_agent.local_status import describe_status, find_status
+from edge_agent.local_status import find_status
+from edge_agent.local_status_text import describe_status
 from edge_agent.ports import Identity
 from tests.support.gateway import Client, WorkspaceLab
 from tests.support.gateway import Identity as Files
