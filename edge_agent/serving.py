@@ -7,12 +7,11 @@ Importing this loads numpy; onnxruntime is loaded with the first model.
 import socket
 from collections.abc import Callable, Sequence
 
-from edge_agent.adapters.http_access import load_access
+from edge_agent.adapters.http_access import access_of
 from edge_agent.adapters.http_connection import Application
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.adapters.inference_service import InferenceService
-from edge_agent.adapters.label_buffer import LabelBuffer
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.telemetry_recorder import WindowLimits
@@ -60,18 +59,12 @@ class Serving:
             ),
         )
         routes = InferenceRoutes(
-            self.service, labels=LabelBuffer(config.boot), outbox_counts=outbox.counts
+            self.service, labels=self.service.labels, outbox_counts=outbox.counts
         )
         self._server = HttpInferenceServer(
             watch(routes),
             host=settings.http_host,
-            access=load_access(
-                config.directory,
-                token_file=settings.http_token_file,
-                certificate_file=settings.http_certificate_file,
-                key_file=settings.http_key_file,
-                client_ca_file=settings.http_client_ca_file,
-            ),
+            access=access_of(config.directory, settings),
             sockets=sockets,
         )
 

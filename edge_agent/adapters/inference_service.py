@@ -13,21 +13,22 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.durable_labels import DurableLabels
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.recent_answers import RecentAnswers
 from edge_agent.adapters.telemetry_recorder import TelemetryRecorder, WindowLimits
+from edge_agent.adapters.waiting_windows import WaitingWindows
 from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role
-from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import (
     InferenceError,
@@ -40,8 +41,6 @@ from edge_agent.errors import (
 from edge_agent.ports import Clock
 
 ROWS_PER_REQUEST_MAX = 4_096
-WINDOWS_WAITING_MAX = 256
-"""Closed windows kept in memory while the disk refuses them."""
 _FLOAT32 = np.dtype(np.float32)
 _LOG = logging.getLogger(__name__)
 
@@ -123,8 +122,9 @@ class ServedModel:
                 f"{self.target} failed on {len(features)} rows: {type(error).__name__}: {error}"
             ) from error
         self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
-        self.recorder.record(features, values, latency_ms)
-        return Prediction(values, self, next(self._numbers))
+        number = next(self._numbers)
+        self.recorder.record(features, values, latency_ms, number)
+        return Prediction(values, self, number)
 
     def predict_many(self, parts: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """Answer several requests in one run; each is counted and named like one of its own.
@@ -146,8 +146,9 @@ class ServedModel:
         for part in parts:
             own = [array[first : first + len(part)] for array in values]
             first += len(part)
-            self.recorder.record(part, own, latency_ms)
-            predictions.append(Prediction(own, self, next(self._numbers)))
+            number = next(self._numbers)
+            self.recorder.record(part, own, latency_ms, number)
+            predictions.append(Prediction(own, self, number))
         return predictions
 
     def check_ranges(self, features: NDArray[np.float32]) -> None:
@@ -198,8 +199,10 @@ class InferenceService:
         self._stopped: Mapping[str, str] = {}
         self._streams: dict[str, _Stream] = {}
         self._change = threading.Lock()
-        self._waiting = _WaitingWindows()
+        self._waiting = WaitingWindows()
         self._is_disk_refusing = False
+        self.labels = DurableLabels(outbox, boot=boot, find_answers=self._find_answers)
+        """Takes late labels; ``close_due`` puts them into the outbox."""
 
     def activate(self, slot: str, *, blob: bytes, target: str, sha256: str) -> None:
         """Load a package and let it answer; the former one answers until this one is ready.
@@ -225,6 +228,7 @@ class InferenceService:
                 limits=self._windows,
                 clock=self._clock,
                 emit=self._waiting.add,
+                recent=stream.answers,
             )
             prefix = f"{self._boot:016x}-{stream.number:x}"
             served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
@@ -310,6 +314,7 @@ class InferenceService:
             served.recorder.close_due()
         lost, windows = self._waiting.take()
         try:
+            self.labels.flush()
             self._outbox.append([(self._boot, window) for window in windows])
             windows = []
             if lost.windows:
@@ -321,6 +326,13 @@ class InferenceService:
             self._is_disk_refusing = True
         else:
             self._is_disk_refusing = False
+
+    def _find_answers(self, stream: int) -> RecentAnswers | None:
+        """Return what a stream answered lately, the answers of this moment included."""
+        for served in self._served.values():
+            served.recorder.close_due()
+        found = [s.answers for s in self._streams.values() if s.number == stream]
+        return found[0] if found else None
 
     def close(self) -> None:
         """Stop answering; what was counted goes into the outbox."""
@@ -346,44 +358,8 @@ class _Stream:
         self.number = number
         self.windows = itertools.count()
         self.predictions = itertools.count()
+        self.answers = RecentAnswers()
         self.swaps = itertools.count()
-
-
-class _Lost(NamedTuple):
-    windows: int = 0
-    rows: int = 0
-
-
-class _WaitingWindows:
-    """Closed windows on their way to the disk; bounded, what does not fit is counted."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._windows: deque[Window] = deque()
-        self._lost = _Lost()
-
-    def add(self, window: Window) -> None:
-        with self._lock:
-            self._windows.append(window)
-            self._trim()
-
-    def take(self) -> tuple[_Lost, list[Window]]:
-        with self._lock:
-            lost, windows = self._lost, list(self._windows)
-            self._lost = _Lost()
-            self._windows.clear()
-        return lost, windows
-
-    def put_back(self, lost: _Lost, windows: list[Window]) -> None:
-        with self._lock:
-            self._lost = _Lost(self._lost.windows + lost.windows, self._lost.rows + lost.rows)
-            self._windows.extendleft(reversed(windows))
-            self._trim()
-
-    def _trim(self) -> None:
-        while len(self._windows) > WINDOWS_WAITING_MAX:
-            rows = self._windows.popleft().rows
-            self._lost = _Lost(self._lost.windows + 1, self._lost.rows + rows)
 
 
 def _find_ranges(

@@ -6,7 +6,7 @@ row. Bounded in bytes: the oldest windows are merged, then dropped, and counted
 (``outbox_room.py``).
 
 Left out: closing windows (``telemetry_recorder.py``); sending (``telemetry_uplink.py``); late
-labels, which lie in the same file (``label_box.py``).
+labels, which lie in the same file (``outbox_labels.py``).
 Invariants: what ``append`` returned from is there after a kill; a window is given out until it is
 acknowledged, merged or dropped; one that was ``reserve``-d is never merged, so nothing is counted
 under two names; rows waiting, acknowledged and dropped are together the rows appended. Order is
@@ -25,8 +25,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edge_agent.adapters.files import move_durable, remove_durable
+from edge_agent.adapters.outbox_labels import (
+    DROPPED,
+    SCHEMA,
+    delete_labels,
+    insert_labels,
+    oldest_labels,
+)
 from edge_agent.adapters.outbox_room import SENT_MARK, make_room
-from edge_agent.contract.messages import AckRange
+from edge_agent.contract.labels import LabelRow
+from edge_agent.contract.messages import AckRange, LabelRange
 from edge_agent.contract.windows import Window, encoded_size
 from edge_agent.errors import OutboxError, StorageError
 
@@ -56,7 +64,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _COUNT = "UPDATE counter SET value = value + ? WHERE name = ?"
 _PUT = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-_COUNTED = ("merged", "dropped", "dropped_rows")
+_COUNTED = ("merged", "dropped", "dropped_rows", DROPPED)
 _ID_OF = "SELECT id FROM window WHERE boot = ? AND stream = ? AND sequence = ?"
 _OLDEST = """
 SELECT boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters
@@ -198,10 +206,43 @@ class Outbox:
             self._counts = counts
         return removed
 
+    def append_labels(self, boot: int, rows: Sequence[LabelRow], *, lost: int = 0) -> None:
+        """Keep late labels durably, in one commit; their ``sequence`` is given here.
+
+        Args:
+            boot: Under which they were taken.
+            rows: Labels.
+            lost: Labels that were dropped before, to be counted.
+
+        Raises:
+            OutboxError: None was kept.
+        """
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                insert_labels(self._db, boot, rows, lost=lost)
+                counts = self._read_counts()
+            self._counts = counts
+
+    def pending_labels(self, limit: int) -> tuple[int, list[LabelRow]]:
+        """Return the oldest labels, all of one boot, and that boot; raises OutboxError."""
+        with self._lock, self._translated():
+            return oldest_labels(self._db, limit)
+
+    def acknowledge_labels(self, ranges: Sequence[LabelRange]) -> int:
+        """Forget labels the server has counted; return how many; raises OutboxError."""
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                removed = delete_labels(self._db, ranges)
+                counts = self._read_counts()
+            self._counts = counts
+        return removed
+
     def counts(self) -> Mapping[str, int]:
         """Return windows: ``waiting`` now; ``merged`` and ``dropped`` over the life of the file.
 
-        ``dropped_rows`` are the rows of those dropped.
+        ``dropped_rows`` are the rows of those dropped; ``labels`` and ``labels_dropped`` likewise.
         """
         with self._lock:
             self._notice_others()
@@ -215,7 +256,12 @@ class Outbox:
     def _read_counts(self) -> dict[str, int]:
         (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
         kept = dict(self._db.execute("SELECT name, value FROM counter").fetchall())
-        return {"waiting": int(waiting), **{name: int(kept[name]) for name in _COUNTED}}
+        (labels,) = self._db.execute("SELECT count(*) FROM label").fetchone()
+        return {
+            "waiting": int(waiting),
+            "labels": int(labels),
+            **{name: int(kept[name]) for name in _COUNTED},
+        }
 
     def _notice_others(self) -> None:
         """Count anew when another process has written; what cannot be read counts as before."""
@@ -276,7 +322,7 @@ def _connect(path: Path | None, *, is_checked: bool) -> sqlite3.Connection:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + SCHEMA)
     except sqlite3.Error:
         db.close()
         raise

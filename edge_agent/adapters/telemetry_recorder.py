@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
+from edge_agent.adapters.recent_answers import AnsweringPackage, RecentAnswers
 from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
@@ -63,6 +64,7 @@ class TelemetryRecorder:
         limits: WindowLimits,
         clock: Clock,
         emit: Callable[[Window], None],
+        recent: RecentAnswers | None = None,
     ) -> None:
         """Begin counting.
 
@@ -73,6 +75,7 @@ class TelemetryRecorder:
             limits: When a window is full.
             clock: For the times of windows.
             emit: Takes a closed window; must not block.
+            recent: Remembers answers by their number, for late labels.
         """
         self._model, self._limits, self._clock, self._emit = model, limits, clock, emit
         self._stream, self._sequence = stream, sequence
@@ -83,7 +86,13 @@ class TelemetryRecorder:
         self._latency_edges = np.array(model.reference.latency_edges_ms)
         self._names = [output.name for output in model.schema.outputs]
         self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
-        self._pending: list[tuple[bytes, bytes, bytes, float]] = []
+        self._recent = recent
+        self._package = (
+            recent.add_package(AnsweringPackage(self._artifact, tuple(model.schema.classes)))
+            if recent is not None
+            else 0
+        )
+        self._pending: list[tuple[bytes, bytes, bytes, float, int]] = []
         self._small_bytes = max(SMALL_REQUEST_BYTES, 4 * model.width)
         self._pending_max = 0
         self._opened_at_ms = 0
@@ -97,7 +106,11 @@ class TelemetryRecorder:
         self._fit_pending()
 
     def record(
-        self, features: NDArray[np.float32], outputs: Sequence[NDArray[Any]], latency_ms: float
+        self,
+        features: NDArray[np.float32],
+        outputs: Sequence[NDArray[Any]],
+        latency_ms: float,
+        number: int = -1,
     ) -> None:
         """Count one answered request; the arrays are copied and may be reused at once.
 
@@ -105,15 +118,16 @@ class TelemetryRecorder:
             features: float32 [rows, width].
             outputs: In the order of the schema, one or two.
             latency_ms: How long the runtime took.
+            number: Of the prediction, under which a label may come later.
         """
         if features.nbytes > self._small_bytes:
-            self._record_large(features, outputs, latency_ms)
+            self._record_large(features, outputs, latency_ms, number)
             return
         pending = self._pending
         # Bytes, because keeping the arrays costs more than copying them: they would be freed
         # cold. A regression's only output is there twice and read once.
         first, last = outputs[0].tobytes(), outputs[-1].tobytes()
-        pending.append((features.tobytes(), first, last, latency_ms))
+        pending.append((features.tobytes(), first, last, latency_ms, number))
         if len(pending) >= self._pending_max:
             self._settle()
 
@@ -171,10 +185,16 @@ class TelemetryRecorder:
             self._latencies.clear()
 
     def _record_large(
-        self, features: NDArray[np.float32], outputs: Sequence[NDArray[Any]], latency_ms: float
+        self,
+        features: NDArray[np.float32],
+        outputs: Sequence[NDArray[Any]],
+        latency_ms: float,
+        number: int,
     ) -> None:
+        rows = len(features)
         with self._lock:
             self._count(features, dict(zip(self._names, outputs, strict=True)), [latency_ms])
+            self._remember(np.full(rows, number), np.arange(rows), outputs[0].reshape(-1))
             self._open_or_close()
 
     def _settle(self) -> None:
@@ -199,7 +219,7 @@ class TelemetryRecorder:
         taken = len(self._pending)
         if not taken:
             return
-        features, first, last, latencies = zip(*self._pending[:taken], strict=True)
+        features, first, last, latencies, numbers = zip(*self._pending[:taken], strict=True)
         del self._pending[:taken]
         rows = np.frombuffer(b"".join(features), np.float32).reshape(-1, self._model.width)
         outputs = {
@@ -209,6 +229,20 @@ class TelemetryRecorder:
         if Role.PROBABILITIES in outputs:
             outputs[Role.PROBABILITIES] = outputs[Role.PROBABILITIES].reshape(len(rows), -1)
         self._count(rows, outputs, latencies)
+        if self._recent is None:
+            return
+        of_row, within = np.array(numbers, np.int64), np.zeros(len(rows), np.int64)
+        if len(rows) != taken:
+            each = np.array([len(part) for part in features]) // (4 * self._model.width)
+            starts = np.cumsum(each) - each
+            of_row, within = np.repeat(of_row, each), np.arange(len(rows)) - np.repeat(starts, each)
+        self._remember(of_row, within, outputs[self._names[0]].reshape(-1))
+
+    def _remember(
+        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], predicted: NDArray[Any]
+    ) -> None:
+        if self._recent is not None:
+            self._recent.remember(self._package, numbers, rows, predicted, self._now_ms())
 
     def _count(
         self,

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
+from edge_agent.adapters.label_uplink import LabelUplink
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.errors import ContractError
@@ -51,6 +52,7 @@ class TelemetryUplink:
         *,
         close_due: Callable[[], None] | None = None,
         meter: UplinkMeter | None = None,
+        publish_labels: Callable[[bytes], bool] | None = None,
     ) -> None:
         """Wire the uplink.
 
@@ -61,12 +63,16 @@ class TelemetryUplink:
             jitter: Numbers in [0, 1).
             close_due: Closes windows that are due into the outbox; called first by ``pump``.
             meter: The day's budget; None sends without limit.
+            publish_labels: Hands one message of late labels to the session; None keeps them.
         """
         self._outbox, self._publish = outbox, publish
         self._clock, self._jitter, self._close_due = clock, jitter, close_due
         self._in_flight: dict[_Key, float] = {}
         self._timeout_s = ACK_TIMEOUT_S
         self._meter = meter
+        self._labels = (
+            LabelUplink(outbox, publish_labels, clock, jitter, meter) if publish_labels else None
+        )
         self._held_bytes = 0
         self._is_refused = False
         self._seen_appended = -1
@@ -77,6 +83,11 @@ class TelemetryUplink:
         if self._close_due is not None:
             self._close_due()
         self._expire()
+        self._pump_windows()
+        if self._labels is not None:
+            self._labels.pump()
+
+    def _pump_windows(self) -> None:
         if self._is_held() or self._seen_appended == self._outbox.appended:
             return
         try:
@@ -89,12 +100,17 @@ class TelemetryUplink:
         self._in_flight.clear()
         self._seen_appended = -1
         self._timeout_s = ACK_TIMEOUT_S
+        if self._labels is not None:
+            self._labels.on_connected()
 
     def on_ack(self, payload: bytes) -> None:
         """Take a ``down/telack`` message; a malformed one is counted and ignored."""
         try:
             ack = TelemetryAck.decode(payload)
-            self._outbox.acknowledge(ack.ranges)
+            if ack.ranges:
+                self._outbox.acknowledge(ack.ranges)
+            if ack.labels and self._labels is not None:
+                self._labels.on_ack(ack.labels)
         except ContractError as error:
             self.malformed_acks += 1
             _LOG.warning("acknowledgement ignored: %s", error)

@@ -167,7 +167,8 @@ class Reported:
         metadata: Trusted TUF versions by role.
         refusal: Newest refusal of a whole assignment: ``{"code", "detail"}`` or None.
         capabilities: What the device is: runtime, limits, CPU, libc, memory, disk.
-        outbox: ``{"waiting", "dropped"}`` telemetry windows.
+        outbox: Numbers of the outbox and its budget: ``waiting``, ``merged``, ``dropped``
+            windows, and others (docs/telemetry.md).
         certificate: The certificate in use: its ``serial``, and ``problem`` when its renewal does
             not get on; not written when empty.
     """
@@ -248,11 +249,26 @@ class AckRange:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class LabelRange:
+    """Counted label numbers ``first`` to ``last``, both included, of one boot."""
+
+    boot: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryAck:
-    """``down/telack``: what the server has committed; the outbox may forget it."""
+    """``down/telack``: what the server has committed; the outbox may forget it.
 
-    ranges: tuple[AckRange, ...]
+    Attributes:
+        ranges: Of windows.
+        labels: Of late labels; not written when there are none.
+    """
+
+    ranges: tuple[AckRange, ...] = ()
+    labels: tuple[LabelRange, ...] = ()
 
     def encode(self) -> bytes:
         """Encode as JSON."""
@@ -260,6 +276,11 @@ class TelemetryAck:
             {
                 "v": CONTRACT_VERSION,
                 "ranges": [[f"{r.boot:016x}", r.stream, r.first, r.last] for r in self.ranges],
+                **(
+                    {"labels": [[f"{r.boot:016x}", r.first, r.last] for r in self.labels]}
+                    if self.labels
+                    else {}
+                ),
             }
         )
 
@@ -271,7 +292,10 @@ class TelemetryAck:
             parse_object(payload, what=what, limit_bytes=TELEMETRY_ACK_BYTES_MAX), what=what
         )
         fields.version(CONTRACT_VERSION)
-        return cls(ranges=fields.items("ranges", _read_range, items_max=ACK_RANGES_MAX))
+        return cls(
+            ranges=fields.items("ranges", _read_range, items_max=ACK_RANGES_MAX),
+            labels=fields.items("labels", _read_label_range, (), items_max=ACK_RANGES_MAX),
+        )
 
 
 def _read_range(item: Any) -> AckRange:
@@ -281,6 +305,13 @@ def _read_range(item: Any) -> AckRange:
         ):
             return AckRange(decode_boot(boot, what="telack"), stream, first, last)
     raise MalformedError(f"telack: a range must be [boot, stream, first, last], got {item!r:.80}")
+
+
+def _read_label_range(item: Any) -> LabelRange:
+    match item:
+        case [str(boot), int(first), int(last)] if 0 <= first <= last < 2**53:
+            return LabelRange(decode_boot(boot, what="telack"), first, last)
+    raise MalformedError(f"telack: labels must be [boot, first, last], got {item!r:.80}")
 
 
 def decode_boot(text: str, *, what: str) -> int:

@@ -33,6 +33,7 @@ class Channel(StrEnum):
     STATUS = "up/status"
     REPORTED = "up/reported"
     TELEMETRY = "up/tel"
+    LABELS = "up/label"
     CHUNK_REQUEST = "up/xfer"
     RENEW = "up/renew"
     ACK = "up/ack"

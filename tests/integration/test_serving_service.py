@@ -9,12 +9,12 @@ import pytest
 
 from edge_agent.adapters.inference_service import (
     ROWS_PER_REQUEST_MAX,
-    WINDOWS_WAITING_MAX,
     InferenceService,
 )
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.telemetry_recorder import SMALL_REQUEST_BYTES, WindowLimits
+from edge_agent.adapters.waiting_windows import WINDOWS_WAITING_MAX
 from edge_agent.client import LocalModel
 from edge_agent.contract.codes import Code
 from edge_agent.contract.windows import Window

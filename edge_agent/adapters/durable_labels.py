@@ -1,0 +1,126 @@
+"""Late labels on their way to the server: checked against what was answered, kept in the outbox.
+
+A label is told good or bad at once, because only here it is known what was answered; it is on
+disk with the next ``flush``, which the owner calls about once a second, because a commit for each
+would wear out flash. What was answered is remembered in memory (``recent_answers.py``): a label
+that comes after a restart of the agent, or after too many answers, is refused with that reason.
+
+Invariant: at most WAITING_MAX labels wait for a disk that refuses; beyond, the oldest are counted
+as dropped.
+"""
+
+import math
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.recent_answers import ROWS_KEPT, Answer, RecentAnswers
+from edge_agent.contract.labels import LabelRow
+from edge_agent.errors import InputError, OutboxError
+
+WAITING_MAX = 10_000
+CLASSES_SHOWN = 10
+_ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4})-([0-9a-f]{1,15})(?:\.(\d{1,4}))?")
+
+
+class DurableLabels:
+    """The ``LabelSink`` of an agent; safe to call from any thread."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        boot: int,
+        find_answers: Callable[[int], RecentAnswers | None],
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            outbox: Keeps labels.
+            boot: Id of this start, which its prediction ids begin with.
+            find_answers: Gives what a slot answered lately, by its number within this boot.
+        """
+        self._outbox, self._boot, self._find_answers = outbox, boot, find_answers
+        self._lock = threading.Lock()
+        self._waiting: deque[LabelRow] = deque()
+        self._lost = 0
+
+    def add(self, prediction_id: str, label: str | float) -> None:
+        """Keep a label; see ``ports.LabelSink``."""
+        answer = self._find(prediction_id)
+        row = LabelRow(
+            sequence=0,
+            artifact=answer.package.artifact,
+            is_class=bool(answer.package.classes),
+            predicted=answer.predicted,
+            label=_number_of(prediction_id, label, answer.package.classes),
+            at_ms=max(0, answer.at_ms),
+        )
+        with self._lock:
+            self._waiting.append(row)
+            self._trim()
+
+    def flush(self) -> None:
+        """Put what was taken into the outbox, in one commit.
+
+        Raises:
+            OutboxError: It waits for the next try.
+        """
+        with self._lock:
+            rows, lost = list(self._waiting), self._lost
+            self._waiting.clear()
+            self._lost = 0
+        if not rows and not lost:
+            return
+        try:
+            self._outbox.append_labels(self._boot, rows, lost=lost)
+        except OutboxError:
+            with self._lock:
+                self._waiting.extendleft(reversed(rows))
+                self._lost += lost
+                self._trim()
+            raise
+
+    def _trim(self) -> None:
+        while len(self._waiting) > WAITING_MAX:
+            self._waiting.popleft()
+            self._lost += 1
+
+    def _find(self, prediction_id: str) -> Answer:
+        match = _ID.fullmatch(prediction_id)
+        if match is None:
+            raise InputError(f"{prediction_id[:80]!r} is no prediction id; give it as answered")
+        boot, stream, number, row = match.groups()
+        if int(boot, 16) != self._boot:
+            raise InputError(
+                f"prediction {prediction_id} is not of this start of this agent"
+                f" ({self._boot:016x}); what was answered before a restart is not remembered"
+            )
+        answers = self._find_answers(int(stream, 16))
+        answer = answers.find(int(number, 16), int(row or 0)) if answers is not None else None
+        if answer is None:
+            raise InputError(
+                f"prediction {prediction_id} is not remembered: never given, or the slot has"
+                f" answered {ROWS_KEPT} rows since"
+            )
+        if row is None and answer.rows > 1:
+            raise InputError(
+                f"prediction {prediction_id} has {answer.rows} rows; name one as"
+                f" {prediction_id}.0 to {prediction_id}.{answer.rows - 1}"
+            )
+        return answer
+
+
+def _number_of(prediction_id: str, label: str | float, classes: tuple[str, ...]) -> float:
+    """Return the index of the class, or the value; raises InputError."""
+    if not classes:
+        if isinstance(label, str) or not math.isfinite(label):
+            raise InputError(f"{prediction_id} is a regression's: its label is a finite number")
+        return float(label)
+    if not isinstance(label, str) or label not in classes:
+        known = ", ".join(classes[:CLASSES_SHOWN])
+        more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
+        raise InputError(f"label {label!r:.80} of {prediction_id} is none of {known}{more}")
+    return float(classes.index(label))

@@ -1,0 +1,102 @@
+"""What a slot answered lately, by prediction number: a ring of rows, filled in blocks.
+
+A late label needs what was predicted, by which package and when. The ring costs a block copy for
+up to 256 requests, nothing a request. Times are those of the block, so up to a second late.
+
+Invariant: at most ROWS_KEPT rows and PACKAGES_KEPT packages are remembered, the newest.
+"""
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS_KEPT = 16_384
+PACKAGES_KEPT = 64
+
+
+class AnsweringPackage(NamedTuple):
+    """First 8 bytes of a package's sha256, and its classes; a regression has none."""
+
+    artifact: bytes
+    classes: tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """One row that was answered.
+
+    Attributes:
+        package: Which answered.
+        predicted: Index of the class, or the value.
+        at_ms: When, epoch milliseconds.
+        rows: Rows of the same answer that are remembered.
+    """
+
+    package: AnsweringPackage
+    predicted: float
+    at_ms: int
+    rows: int
+
+
+class RecentAnswers:
+    """The ring of one slot; safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: NDArray[np.int64] = np.full(ROWS_KEPT, -1, np.int64)
+        self._rows: NDArray[np.int32] = np.zeros(ROWS_KEPT, np.int32)
+        self._predicted: NDArray[np.float32] = np.zeros(ROWS_KEPT, np.float32)
+        self._at_ms: NDArray[np.int64] = np.zeros(ROWS_KEPT, np.int64)
+        self._package: NDArray[np.int32] = np.zeros(ROWS_KEPT, np.int32)
+        self._next = 0
+        self._packages: dict[int, AnsweringPackage] = {}
+        self._packages_seen = 0
+
+    def add_package(self, package: AnsweringPackage) -> int:
+        """Note a package that begins to answer; return its number for ``remember``."""
+        with self._lock:
+            number, self._packages_seen = self._packages_seen, self._packages_seen + 1
+            self._packages[number] = package
+            self._packages.pop(number - PACKAGES_KEPT, None)
+        return number
+
+    def remember(
+        self,
+        package: int,
+        numbers: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        predicted: NDArray[Any],
+        at_ms: int,
+    ) -> None:
+        """Remember rows.
+
+        Args:
+            package: As ``add_package`` gave it.
+            numbers: Of the request, for each row.
+            rows: Which row of its request each is, from 0.
+            predicted: Indices of classes, or values.
+            at_ms: When, epoch milliseconds.
+        """
+        count = min(len(numbers), ROWS_KEPT)
+        with self._lock:
+            at = np.arange(self._next, self._next + count) % ROWS_KEPT
+            self._numbers[at] = numbers[-count:]
+            self._rows[at] = rows[-count:]
+            self._predicted[at] = predicted[-count:]
+            self._at_ms[at] = at_ms
+            self._package[at] = package
+            self._next = (self._next + count) % ROWS_KEPT
+
+    def find(self, number: int, row: int) -> Answer | None:
+        """Return a row of the answer of that number; None when it is not remembered."""
+        with self._lock:
+            places = np.flatnonzero(self._numbers == number)
+            hits = places[self._rows[places] == row]
+            if not len(hits):
+                return None
+            at = int(hits[-1])
+            package = self._packages.get(int(self._package[at]))
+            if package is None:
+                return None
+            return Answer(package, float(self._predicted[at]), int(self._at_ms[at]), len(places))
