@@ -19,8 +19,9 @@ SINGLE_MS_MIN = 0.3
 """A faster model is answered one by one: decoding and the hop to a thread cost more than it."""
 SINGLE_MS_MAX = 200.0
 """A slower model is not measured: the successor would be late."""
-GAIN_MIN = 1.5
-"""Rows a second in batches over rows a second alone, from which on requests are batched."""
+GAIN_MIN = 3.0
+"""Rows a second in batches over rows a second alone, from which on requests are batched: a batch
+runs by itself, where two single requests would run at once."""
 AGREEMENT = 1e-5
 """Largest difference, relative to ``1 + |alone|``, of a row's answer in a batch."""
 
