@@ -12,7 +12,7 @@ from one thread or one event loop, never from inside ``Jobs.submit``. Slow work 
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from edge_agent.agent_jobs import AgentJobs, CapabilitiesFound, SlotEvent
 from edge_agent.authorities import AuthoritiesFollowed
@@ -55,6 +55,7 @@ from edge_agent.ports import (
     Link,
     MessageArrived,
     SelfTester,
+    ServingFound,
     StateStore,
     TelemetryUplink,
 )
@@ -223,6 +224,8 @@ class Agent:
                 self._renewal.handle(item)
             case CapabilitiesFound(capabilities=capabilities):
                 self._reporter.capabilities = capabilities
+            case ServingFound():
+                self._reporter.serving = asdict(item)
             case None:
                 pass
             case _:

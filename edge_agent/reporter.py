@@ -42,6 +42,7 @@ class Reporter:
         self.due_at: float | None = None
         self.capabilities: Mapping[str, Any] = {}
         self.certificate: Mapping[str, str] = {}
+        self.serving: Mapping[str, Any] = {}
 
     def note(self, state: AgentState, refusal: Refusal | None) -> None:
         """Look at the present facts; a change makes a report due shortly."""
@@ -74,18 +75,22 @@ class Reporter:
             capabilities=self.capabilities,
             outbox=self._count_windows(),
             certificate=self.certificate,
-            extra=_clock_fields(state.accepted.time_floor_at),
+            extra={**_clock_fields(state.accepted.time_floor_at), **self._serving_fields()},
         )
         encoded = report.encode()
         if len(encoded) > REPORTED_BYTES_MAX:
             encoded = _shortened(report).encode()
         return encoded
 
+    def _serving_fields(self) -> dict[str, Any]:
+        """Say how the process that serves does, once it had to be started again."""
+        return {"serving": dict(self.serving)} if self.serving.get("restarts") else {}
+
     def _facts(self, state: AgentState, refusal: Refusal | None) -> tuple[object, ...]:
         # The rows of a probation change with every request; they travel with the next report.
         slots = tuple((name, _without_rows(report_slot(s))) for name, s in state.slots.items())
         said = (refusal.code, refusal.detail) if refusal else None
-        identity = (self.capabilities, dict(self.certificate))
+        identity = (self.capabilities, dict(self.certificate), dict(self.serving))
         return slots, state.accepted.counter, dict(state.metadata), said, identity
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from edge_agent.adapters.http_parser import HttpError
 from edge_agent.errors import SettingsError
+from edge_agent.settings import AgentSettings
 
 LIVE_PATH = "/v2/health/live"
 """Answered to everybody: a supervisor need not hold the token to see that the agent lives."""
@@ -82,6 +83,23 @@ class HttpAccess:
             f"the request bears {what}; send Authorization: Bearer TOKEN",
             {"WWW-Authenticate": 'Bearer realm="edge-agent"'},
         )
+
+
+def access_of(directory: Path, settings: AgentSettings) -> HttpAccess:
+    """Read the rules the settings of an agent's directory ask for, and check its host.
+
+    Raises:
+        SettingsError: As ``load_access``, or other machines could ask and nothing tells who may.
+    """
+    access = load_access(
+        directory,
+        token_file=settings.http_token_file,
+        certificate_file=settings.http_certificate_file,
+        key_file=settings.http_key_file,
+        client_ca_file=settings.http_client_ca_file,
+    )
+    access.check_host(settings.http_host)
+    return access
 
 
 def load_access(

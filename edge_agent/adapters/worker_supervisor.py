@@ -9,8 +9,8 @@ What runs in the process is its owner's business (``worker_service.py``).
 """
 
 import logging
-import os
 import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -107,8 +107,8 @@ class WorkerSupervisor:
         self._next_id = 0
         self._closing = threading.Event()
         self._given_up: WorkerFault | None = None
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.settimeout(0)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self.failures = self.restarts = 0
         self.wait_s = 0.0
@@ -125,8 +125,8 @@ class WorkerSupervisor:
         self.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wake_read.close()
+        self._wake_write.close()
 
     @property
     def pid(self) -> int | None:
@@ -160,7 +160,7 @@ class WorkerSupervisor:
     def wake(self) -> None:
         """Look now; a wait before the next start ends."""
         try:
-            os.write(self._wake_write, b"w")
+            self._wake_write.send(b"w")
         except BlockingIOError:
             _LOG.debug("the supervisor has been woken often enough")
 
@@ -192,7 +192,7 @@ class WorkerSupervisor:
     def _is_woken(self, timeout_s: float) -> bool:
         readable, _, _ = select.select([self._wake_read], [], [], timeout_s)
         if readable:
-            os.read(self._wake_read, 4_096)
+            self._wake_read.recv(4_096)
         return bool(readable)
 
     def _live(self, now: float) -> WorkerFault | None:
@@ -240,7 +240,7 @@ class WorkerSupervisor:
         """
         child = life.child
         while True:
-            if child.wait(self._wait_s(life), self._wake_read):
+            if child.wait(self._wait_s(life), self._wake_read.fileno()):
                 child.channel.fill()
                 for message in child.channel.take_all():
                     self._take(life, message)
