@@ -16,26 +16,21 @@ from device_profiles.catalog import load_profile
 from device_profiles.errors import ProfileError
 from device_profiles.profile import DeviceProfile
 from edge_agent.adapters.blob_store import DirectoryBlobStore
-from edge_agent.adapters.capability_probe import DeviceProbe
+from edge_agent.adapters.capability_probe import ChildProbe
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.directory_lock import DirectoryLock
-from edge_agent.adapters.http_access import load_access
-from edge_agent.adapters.http_inference_server import HttpInferenceServer
+from edge_agent.adapters.http_access import access_of
 from edge_agent.adapters.identity_renewer import FileIdentityRenewer
 from edge_agent.adapters.identity_store import load_identity
-from edge_agent.adapters.inference_routes import InferenceRoutes
-from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.job_lanes import ThreadLanes
-from edge_agent.adapters.label_buffer import LabelBuffer
+from edge_agent.adapters.listening import listen
 from edge_agent.adapters.mqtt_link import MqttLink
-from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.self_test import ChildSelfTester
 from edge_agent.adapters.service_notifier import ServiceNotifier
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
@@ -45,6 +40,8 @@ from edge_agent.errors import SettingsError
 from edge_agent.local_control import LocalControl
 from edge_agent.local_status import INSECURE
 from edge_agent.ports import Identity, SelfTestLimits
+from edge_agent.serving_config import ServingConfig
+from edge_agent.serving_host import make_serving_host
 from edge_agent.settings import AgentSettings
 
 INBOX_MAX = 10_000
@@ -59,7 +56,8 @@ class AgentProcess:
         """Lock the directory and build everything; nothing runs yet.
 
         Raises:
-            AgentError: Not enrolled, locked, damaged, or a setting or profile is wrong.
+            AgentError: Not enrolled, locked, damaged, a setting or profile is wrong, or the HTTP
+                address is taken.
         """
         self._lock = DirectoryLock(directory)
         self._lock.acquire()
@@ -69,41 +67,25 @@ class AgentProcess:
         self.profile = load_device_profile(self.identity, directory, settings)
         boot = secrets.randbits(63)
         clock, jitter = SystemClock(), secrets.SystemRandom().random
-        windows = WindowLimits(
-            window_s=settings.window_s or float(self.profile.telemetry.window_s),
-            window_rows_max=self.profile.telemetry.window_rows_max,
-        )
-        options = RuntimeOptions(
-            intra_op_threads=self.profile.intra_op_threads,
-            allow_spinning=self.profile.allow_spinning,
-            arena=self.profile.arena,
-        )
+        access_of(directory, settings)  # refused here, not only where it is used
         state_store = FileStateStore(directory)
         state = restore_state(state_store)
         blobs = DirectoryBlobStore(directory / "blobs")
         self._outbox = Outbox(
             directory / "outbox.db", bytes_max=self.profile.telemetry.outbox_bytes_max
         )
-        self.service = InferenceService(
-            clock=clock, outbox=self._outbox, boot=boot, windows=windows, options=options
-        )
         self._link = link = MqttLink(
             self.identity, boot, self._inbox.put, clock=clock, jitter=jitter
         )
         self._lanes = ThreadLanes(self._inbox.put)
-        self._server = HttpInferenceServer(
-            InferenceRoutes(
-                self.service, labels=LabelBuffer(boot), outbox_counts=self._outbox.counts
-            ),
-            host=settings.http_host,
-            port=settings.http_port,
-            access=load_access(
-                directory,
-                token_file=settings.http_token_file,
-                certificate_file=settings.http_certificate_file,
-                key_file=settings.http_key_file,
-                client_ca_file=settings.http_client_ca_file,
-            ),
+        self._sockets = listen(settings.http_host, settings.http_port)
+        self._serving = make_serving_host(
+            ServingConfig(directory=directory, boot=boot, settings=settings, profile=self.profile),
+            self._sockets,
+            blobs,
+            self._outbox,
+            clock=clock,
+            give=self._inbox.put,
         )
         self.agent = Agent(
             AgentOptions(
@@ -126,7 +108,7 @@ class AgentProcess:
                 state_store=state_store,
                 blobs=blobs,
                 chunks=DirectoryChunkStore(directory / "parts", blobs),
-                inference=self.service,
+                inference=self._serving.inference,
                 self_tester=ChildSelfTester(
                     blobs, self_test_limits(self.profile), threads=self.profile.intra_op_threads
                 ),
@@ -135,11 +117,11 @@ class AgentProcess:
                     lambda payload: link.publish(Channel.TELEMETRY, payload, qos=1),
                     clock,
                     jitter,
-                    close_due=self.service.close_due,
+                    close_due=self._serving.close_due,
                 ),
                 link=link,
                 jobs=self._lanes,
-                probe=DeviceProbe(directory),
+                probe=ChildProbe(directory),
                 identity=None
                 if self.identity.is_plain
                 else FileIdentityRenewer(
@@ -162,13 +144,10 @@ class AgentProcess:
         )
 
     def run(self) -> None:
-        """Serve, connect and update until ``request_stop``; then end in good order.
-
-        Raises:
-            AgentError: The HTTP address is taken.
-        """
+        """Serve, connect and update until ``request_stop``; then end in good order."""
         try:
-            port = self._server.start()
+            port = int(self._sockets[0].getsockname()[1])
+            self._serving.start()
             host = self._settings.http_host
             self._lock.describe({"http_host": host, "http_port": port})
             _LOG.info(
@@ -205,8 +184,7 @@ class AgentProcess:
     def _end(self) -> None:
         self._notifier.say_stopping()
         self._control.stop()
-        self._server.stop()
-        self.service.close()
+        self._serving.stop()
         self.agent.stop()
         self._link.stop()
         self._lanes.stop()
