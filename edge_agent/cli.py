@@ -6,14 +6,14 @@ stdout, words to stderr. Heavy imports wait until a command needs them.
 
 import argparse
 import faulthandler
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_agent import __version__
+from edge_agent.cli_edges import add_commands as add_edge_commands
 from edge_agent.cli_operate import add_commands
-from edge_agent.errors import AgentError, EnrolmentError
+from edge_agent.errors import AgentError, EnrolmentError, UnreachableError
 from edge_agent.settings import LOG_LEVELS, find_directory, load_settings
 
 DONE, FAILED, MISUSE, UNREACHABLE = 0, 1, 2, 3
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: AgentError) -> int:
-    is_unreachable = isinstance(error, EnrolmentError) and getattr(error, "is_unreachable", False)
+    is_unreachable = isinstance(error, UnreachableError) or (
+        isinstance(error, EnrolmentError) and getattr(error, "is_unreachable", False)
+    )
     return UNREACHABLE if is_unreachable else FAILED
 
 
@@ -88,15 +90,6 @@ def _run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    from edge_agent.local_predict import predict_file
-
-    rows = predict_file(find_directory(arguments.dir), arguments.slot, arguments.file)
-    for row in rows:
-        _print(json.dumps(row))
-    return DONE
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent",
@@ -118,15 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_commands(commands, _command)
 
-    predict = _command(
-        commands,
-        "predict",
-        _predict,
-        "let the running agent answer the rows of a CSV file",
-        "edge-agent predict rows.csv --slot digits",
-    )
-    predict.add_argument("file", help="CSV with a header; its columns are those of the model")
-    predict.add_argument("--slot", help="slot or model (default: the only one)")
+    add_edge_commands(commands, _command)
     return parser
 
 
@@ -146,10 +131,6 @@ def _command(
 
 def _say(words: str) -> None:
     sys.stderr.write(f"{words}\n")
-
-
-def _print(data: str) -> None:
-    sys.stdout.write(f"{data}\n")
 
 
 if __name__ == "__main__":

@@ -1,113 +1,150 @@
-"""Lets the running agent answer the rows of a CSV file; this process loads no model.
+"""Lets the running agent answer the rows of a file; this process loads no model.
 
-The columns are found by name with the schema of the very package that answers. One request
-carries ROWS_PER_REQUEST rows, so a long file does not hold up other applications.
+CSV, Parquet, a PNG or JPEG picture, or a folder of pictures. What the model takes is asked of the
+agent. One request carries ROWS_PER_REQUEST rows at most, so a long file does not hold up other
+applications. Invariant: rows are answered in the order of the file, pictures in that of their
+names.
 """
 
-import csv
-import http.client
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from edge_agent.adapters.blob_store import DirectoryBlobStore
-from edge_agent.adapters.directory_lock import is_locked, read_holder
-from edge_agent.contract.package import SCHEMA, unpack_members
-from edge_agent.contract.schema import INPUT_NAME, ModelSchema
-from edge_agent.core.agent_state import AgentState
-from edge_agent.errors import AgentError, InputError, ServingError
-from edge_agent.local_state import load_state
+import numpy as np
+
+from edge_agent.adapters.image_files import SUFFIXES, load_pillow, read_picture
+from edge_agent.adapters.row_files import PARQUET_SUFFIXES, read_csv, read_parquet
+from edge_agent.client import Client, connect
+from edge_agent.client_wire import Answer
+from edge_agent.contract.schema import Feature
+from edge_agent.core.pixel_layout import PixelLayout, find_layout
+from edge_agent.errors import InputError, ServingError
 
 ROWS_PER_REQUEST = 256
-TIMEOUT_S = 60.0
+REQUEST_BYTES_MAX = 4_194_304
+PICTURES_MAX = 100_000
+PixelRange = tuple[float, float]
 
 
-def predict_file(directory: Path, slot: str | None, path: str) -> Iterator[dict[str, Any]]:
-    """Yield one answer a row: its number from 1, then each output by name.
+def predict_file(
+    directory: Path, slot: str | None, path: str, pixel_range: PixelRange | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield one answer a row.
+
+    Args:
+        directory: The agent's.
+        slot: Slot or model; None for the only one.
+        path: File, or a folder of pictures.
+        pixel_range: Numbers for black and full brightness; None takes the schema's.
+
+    Yields:
+        ``row`` from 1, ``file`` for a picture, each output by name, ``class`` and
+        ``prediction_id``; of a picture of a folder that cannot be read ``error`` instead.
 
     Raises:
-        AgentError: No agent runs, the file lacks a column, or a cell is no number.
+        ServingError: No agent runs, or it refuses a row.
+        InputError: The file cannot be read, or does not fit the model.
     """
-    host, port = _find_address(directory)
-    name = slot or _only_slot(load_state(directory))
-    model = _ask(host, port, "GET", f"/v2/models/{quote(name, safe='')}", None)
-    blob = DirectoryBlobStore(directory / "blobs").read(model["parameters"]["sha256"])
-    schema = ModelSchema.decode(unpack_members(blob)[SCHEMA])
+    source = Path(path)
+    with connect(directory) as client:
+        name, features = find_fields(client, slot)
+        if source.is_dir() or source.suffix.lower() in SUFFIXES:
+            yield from _predict_pictures(client, name, source, find_layout(features, pixel_range))
+            return
+        columns = [column for feature in features for column in feature.columns]
+        read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
+        first = 1
+        for rows in read(source, columns, _batch_rows(len(columns))):
+            yield from _list_answers(client.predict(rows, name), first)
+            first += len(rows)
+
+
+def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature]]:
+    """Ask for the slot that answers and the fields it takes; raises ServingError."""
+    told = client.describe(slot)
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = _read_rows(csv.DictReader(file), schema.columns, path)
-            first = 1
-            while batch := list(islice(rows, ROWS_PER_REQUEST)):
-                yield from _predict(host, port, name, batch, first)
-                first += len(batch)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        return str(told["slot"]), [
+            Feature(
+                name=field["name"],
+                dtype=field["dtype"],
+                shape=tuple(field["shape"]),
+                low=field["low"],
+                high=field["high"],
+            )
+            for field in told["fields"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ServingError(f"the agent does not tell its fields; update it: {error!r}") from error
 
 
-def _find_address(directory: Path) -> tuple[str, int]:
-    facts = read_holder(directory) if is_locked(directory) else None
-    if not facts or "http_port" not in facts:
-        raise ServingError(f"no agent runs on {directory}; start it with edge-agent run")
-    return str(facts["http_host"]), int(facts["http_port"])
+def predict_picture(
+    client: Client, slot: str, path: Path, layout: PixelLayout, number: int
+) -> dict[str, Any]:
+    """Answer one picture; what cannot be read of it becomes an answer with ``error``."""
+    try:
+        row = read_picture(path, layout)
+    except InputError as error:
+        return {"row": number, "file": str(path), "error": str(error)}
+    answer = next(_list_answers(client.predict(row.reshape(1, -1), slot), number))
+    return {"row": number, "file": str(path)} | answer
 
 
-def _only_slot(state: AgentState) -> str:
-    if len(state.slots) == 1:
-        return next(iter(state.slots))
-    raise InputError(f"name a slot with --slot; there are {', '.join(state.slots) or 'none yet'}")
-
-
-def _read_rows(
-    reader: "csv.DictReader[str]", columns: Sequence[str], path: str
-) -> Iterator[list[float]]:
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(f"{path} lacks column {', '.join(missing[:5])}; the model needs them all")
-    for row in reader:
-        values = []
-        for name in columns:
-            try:
-                values.append(float(row[name]))
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"{path} line {reader.line_num}: {name} is {row[name]!r:.40}, not a number"
-                ) from error
-        yield values
-
-
-def _predict(
-    host: str, port: int, name: str, rows: list[list[float]], first: int
+def _predict_pictures(
+    client: Client, slot: str, source: Path, layout: PixelLayout
 ) -> Iterator[dict[str, Any]]:
-    tensor = {
-        "name": INPUT_NAME,
-        "datatype": "FP32",
-        "shape": [len(rows), len(rows[0])],
-        "data": rows,
-    }
-    path = f"/v2/models/{quote(name, safe='')}/infer"
-    answer = _ask(host, port, "POST", path, {"inputs": [tensor]})
-    for number in range(len(rows)):
-        given: dict[str, Any] = {"row": first + number}
-        for output in answer["outputs"]:
-            width = len(output["data"]) // len(rows)
-            cells = output["data"][number * width : (number + 1) * width]
-            given[output["name"]] = cells[0] if len(output["shape"]) == 1 else cells
-        yield given
+    load_pillow()
+    if not source.is_dir():
+        rows = read_picture(source, layout).reshape(1, -1)
+        for answer in _list_answers(client.predict(rows, slot), 1):
+            yield {"row": 1, "file": str(source)} | answer
+        return
+    batch_rows = _batch_rows(layout.height * layout.width * layout.channels)
+    numbered = iter(enumerate(_list_pictures(source), 1))
+    while batch := list(islice(numbered, batch_rows)):
+        yield from _predict_batch(client, slot, batch, layout)
 
 
-def _ask(host: str, port: int, method: str, path: str, body: Any) -> Any:
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+def _predict_batch(
+    client: Client, slot: str, batch: list[tuple[int, Path]], layout: PixelLayout
+) -> Iterator[dict[str, Any]]:
+    read = []
+    faults: dict[int, str] = {}
+    for number, path in batch:
+        try:
+            read.append(read_picture(path, layout))
+        except InputError as error:
+            faults[number] = str(error)
+    answers = _list_answers(client.predict(np.stack(read), slot), 1) if read else iter(())
+    for number, path in batch:
+        known = {"error": faults[number]} if number in faults else next(answers)
+        yield known | {"row": number, "file": str(path)}
+
+
+def _list_pictures(folder: Path) -> list[Path]:
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise AgentError(f"the agent on {host} port {port} does not answer: {error}") from error
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        raise ServingError(str(answer.get("error", response.reason)))
-    return answer
+        found = list(islice(_pictures(folder.iterdir()), PICTURES_MAX + 1))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error}") from error
+    if not found:
+        raise InputError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    if len(found) > PICTURES_MAX:
+        raise InputError(f"{folder} holds more than {PICTURES_MAX} pictures; split it")
+    return sorted(found)
+
+
+def _pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    return (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _batch_rows(width: int) -> int:
+    return max(1, min(ROWS_PER_REQUEST, REQUEST_BYTES_MAX // (8 * width)))
+
+
+def _list_answers(answer: Answer, first: int) -> Iterator[dict[str, Any]]:
+    for n, prediction_id in enumerate(answer.prediction_ids):
+        given: dict[str, Any] = {"row": first + n}
+        given |= {name: values[n].tolist() for name, values in answer.outputs.items()}
+        if answer.class_names:
+            given["class"] = answer.class_names[n]
+        yield given | {"prediction_id": prediction_id}

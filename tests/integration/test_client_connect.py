@@ -272,7 +272,7 @@ def test_nothing_is_repeated_after_the_first_byte_of_an_answer(
     scripted: Start, part: bytes
 ) -> None:
     client, questions = scripted([[part], [GOOD]])
-    with pytest.raises(UnreachableError, match="did not answer|broken off"):
+    with pytest.raises(UnreachableError, match=r"did not answer|broken off"):
         client.models()
     assert questions == [0]
 

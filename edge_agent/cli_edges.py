@@ -1,0 +1,67 @@
+"""The commands of ``edge-agent`` that feed a running agent: predict.
+
+Data goes to stdout, words to stderr; heavy imports wait until a command needs them.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from edge_agent.settings import find_directory
+
+DONE, FAILED = 0, 1
+AddCommand = Callable[..., argparse.ArgumentParser]
+
+
+def add_commands(commands: Any, add: AddCommand) -> None:
+    """Add the commands to the parser; ``add`` makes one with its help and example."""
+    predict = add(
+        commands,
+        "predict",
+        _predict,
+        "let the running agent answer the rows of a file",
+        "edge-agent predict rows.csv --slot digits --csv answers.csv",
+    )
+    predict.add_argument(
+        "file", help="CSV or Parquet with the model's columns, a PNG or JPEG, or a folder of them"
+    )
+    _add_model_options(predict)
+    predict.add_argument("--csv", metavar="OUT", help="write a CSV file instead of JSON lines")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slot", help="slot or model (default: the only one)")
+    parser.add_argument(
+        "--pixel-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="numbers for black and full brightness of pictures (default: the model's range)",
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from edge_agent.answer_output import show_progress, write_csv, write_lines
+    from edge_agent.local_predict import predict_file
+
+    answers: Any = predict_file(
+        find_directory(arguments.dir), arguments.slot, arguments.file, _pixel_range(arguments)
+    )
+    # Lines on the same terminal show by themselves how far it is.
+    if sys.stderr.isatty() and (arguments.csv or not sys.stdout.isatty()):
+        answers = show_progress(answers, sys.stderr)
+    if arguments.csv:
+        faults = write_csv(answers, Path(arguments.csv))
+    else:
+        faults = write_lines(answers, sys.stdout)
+    if faults:
+        sys.stderr.write(f"edge-agent: {faults} pictures could not be read; see error in them\n")
+    return FAILED if faults else DONE
+
+
+def _pixel_range(arguments: argparse.Namespace) -> tuple[float, float] | None:
+    given = arguments.pixel_range
+    return (given[0], given[1]) if given else None
