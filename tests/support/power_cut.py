@@ -69,6 +69,7 @@ class Marked:
 
     name: str
     value: Any
+    calls: int
 
 
 Step = Named | Written | Synced | NamesSynced | Marked
@@ -98,7 +99,7 @@ class Recording:
 
     def mark(self, name: str, value: Any) -> None:
         """Note that something is promised from this moment on."""
-        self.steps.append(Marked(name, value))
+        self.steps.append(Marked(name, value, self.calls))
 
 
 class RecordingOs:
@@ -143,6 +144,10 @@ class RecordingOs:
         os.ftruncate(handle, size)
         self._r.calls += 1
         self._r.steps.append(Written(self._open[handle][1], size, None))
+
+    def is_directory(self, handle: int) -> bool:
+        """Tell what an open handle is of."""
+        return self._open[handle][1] == DIRECTORY
 
     def fsync(self, handle: int) -> None:
         os.fsync(handle)
@@ -198,7 +203,7 @@ class RecordingOs:
 
 
 @contextmanager
-def recording(root: Path) -> Iterator[Recording]:
+def recording(root: Path, seam: type[RecordingOs] | None = None) -> Iterator[Recording]:
     """Record what happens below ``root``; everything that is there already is durable."""
     recorded = Recording(root)
     by_inode: dict[int, int] = {}
@@ -211,7 +216,7 @@ def recording(root: Path) -> Iterator[Recording]:
             node = by_inode.setdefault(path.stat().st_ino, len(by_inode))
             recorded.before[name], recorded.contents[node] = node, path.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "os", RecordingOs(recorded))
+        patch.setattr(files, "os", (seam or RecordingOs)(recorded))
         yield recorded
 
 

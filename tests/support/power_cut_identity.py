@@ -21,7 +21,7 @@ from edge_agent.adapters.identity_store import is_enrolled, load_identity
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.ports import Identity
 from tests.support.clock import FakeClock
-from tests.support.power_cut import CrashState, Recording, recording
+from tests.support.power_cut import CrashState, Recording, RecordingOs, recording
 
 DEVICE = "cam-7"
 ROOT = "1\n"
@@ -144,11 +144,11 @@ class IdentityScenario:
     before: PlayedAuthority | None = None
     is_renewal: bool = False
 
-    def record(self, root: Path) -> Recording:
+    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
         directory = root / HOME
         if self.before is not None:
             join(self.before, directory)
-        with recording(root) as recorded:
+        with recording(root, seam) as recorded:
             if self.before is not None:
                 recorded.mark("joined", _serial(load_identity(directory)))
             if self.is_renewal:

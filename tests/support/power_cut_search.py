@@ -6,13 +6,20 @@ many as are asked for, chosen by a fixed seed.
 
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.power_cut import CrashState, Recording, Tree, crash_states, write_tree
+from tests.support.power_cut import (
+    CrashState,
+    Recording,
+    RecordingOs,
+    Tree,
+    crash_states,
+    write_tree,
+)
 
 SEED = 20_170_117
 _RAM = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
@@ -27,7 +34,7 @@ class Scenario(Protocol):
 
     @property
     def name(self) -> str: ...
-    def record(self, root: Path) -> Recording:
+    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
         """Live once below ``root``, uncut."""
         ...
 
@@ -58,7 +65,7 @@ def search(
     *,
     mixtures: int | None,
     failures_max: int = 1_000_000,
-    is_plain_first: bool = True,
+    seam: type[RecordingOs] | None = None,
 ) -> Found:
     """Record a scenario, then check it on the states a cut may leave.
 
@@ -66,16 +73,17 @@ def search(
         scenario: Whose.
         mixtures: States beside the plain ones to look at; None for all.
         failures_max: Stop after so many different failures.
-        is_plain_first: Whether plain states are looked at, then mixtures; else in any order.
+        seam: What stands for ``os`` while it is recorded; one that records unless told.
     """
     with ram_directory() as root:
-        recorded = scenario.record(root)
-    states = list(crash_states(recorded))
-    chosen = _choose(states, mixtures)
-    if not is_plain_first:
-        random.Random(SEED).shuffle(chosen)
+        recorded = scenario.record(root, seam)
+    found = Found(calls=recorded.calls)
+    chosen: Iterable[CrashState] = crash_states(recorded)
+    if mixtures is not None:
+        states = list(chosen)
+        found.states = len({state.tree for state in states})
+        chosen = _choose(states, mixtures)
     looked_at: set[Tree] = set()
-    found = Found(calls=recorded.calls, states=len({state.tree for state in states}))
     for state in chosen:
         looked_at.add(state.tree)
         with ram_directory() as root:
@@ -88,6 +96,7 @@ def search(
         if len(found.failures) >= failures_max:
             break
     found.looked_at = len(looked_at)
+    found.states = found.states or found.looked_at
     return found
 
 
@@ -107,9 +116,9 @@ def ram_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def _choose(states: list[CrashState], mixtures: int | None) -> list[CrashState]:
+def _choose(states: list[CrashState], mixtures: int) -> list[CrashState]:
     plain = [state for state in states if state.is_plain]
     mixed = [state for state in states if not state.is_plain]
-    if mixtures is not None and mixtures < len(mixed):
+    if mixtures < len(mixed):
         mixed = random.Random(SEED).sample(mixed, mixtures)
     return plain + mixed

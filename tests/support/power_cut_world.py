@@ -26,7 +26,7 @@ from edge_agent.core.agent_state import AgentState, state_from_json, state_to_js
 from edge_agent.core.verified import AcceptedTrust
 from tests.support.agent import GOOD_STATS, ChunkServer, a_package
 from tests.support.agent_world import SLOT, PlayedTester, PlayedVerifier, World
-from tests.support.power_cut import CrashState, Recording, recording
+from tests.support.power_cut import CrashState, Recording, RecordingOs, recording
 
 V1, V2, V3 = a_package("one"), a_package("two", padding=70_000), a_package("three")
 LONG = a_package("long", padding=330_000)
@@ -83,10 +83,10 @@ class AgentScenario:
     keeps: tuple[bytes, ...] = ()
     set_ups: tuple[Callable[[World], None], ...] = ()
 
-    def record(self, root: Path) -> Recording:
+    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
         directory = root / HOME
         self.prepare(directory)
-        with recording(root) as recorded, _marking(recorded):
+        with recording(root, seam) as recorded, _marking(recorded):
             recorded.mark("saved", _read_state(directory))
             self.live(directory)
         return recorded
@@ -115,6 +115,16 @@ class AgentScenario:
         found = restore_state(FileStateStore(directory))
         promised = [state.marks[name] for name in ("saved", "saving") if name in state.marks]
         assert state_to_json(found) in promised, "a committed state is lost"
+        with _reading_back(directory):
+            self._go_on(state, found, directory, set_up)
+
+    def _go_on(
+        self,
+        state: CrashState,
+        found: AgentState,
+        directory: Path,
+        set_up: Callable[[World], None],
+    ) -> None:
         allowed = self._find_runnable(state, found, directory)
         tested = set(state.marks.get("tested", ()))
         world = CutWorld(directory, set_up)
@@ -344,6 +354,20 @@ AGENT_SCENARIOS = (
         keeps=(V1, V2),
     ),
 )
+
+
+@contextmanager
+def _reading_back(directory: Path) -> Iterator[None]:
+    """Each state that is saved from now on is what would be read."""
+    save = FileStateStore.save
+
+    def checked_save(store: FileStateStore, state: Any) -> None:
+        save(store, state)
+        assert _read_state(directory) == state, "what was saved is not what is read"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileStateStore, "save", checked_save)
+        yield
 
 
 @contextmanager
