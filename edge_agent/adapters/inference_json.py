@@ -97,6 +97,7 @@ class ModelCodec:
         self._widths = dict.fromkeys(self._names, 1)
         if Role.PROBABILITIES in self._widths:
             self._widths[Role.PROBABILITIES] = len(schema.classes)
+        self._numbers_a_row = sum(self._widths.values())
         self._datatypes = {o.name: _DATATYPE_OF_ROLE[o.role] for o in schema.outputs}
         self._datatypes[CLASS_OUTPUT] = "BYTES"
         self._head = (
@@ -132,7 +133,10 @@ class ModelCodec:
             raise InputError(f"inputs must be a list of one tensor named {INPUT_NAME!r}")
         names, raw_names = _decode_wanted(request.get("outputs"), self._names, is_raw=is_raw)
         features = self._decode_features(inputs[0], raw)
-        check_answer_size(len(features), sum(self._widths[name] for name in names))
+        if names is self._names:
+            check_answer_size(len(features), self._numbers_a_row)
+        else:
+            check_answer_size(len(features), sum(self._widths[name] for name in names))
         return InferRequest(
             request_id=request_id, features=features, outputs=names, raw_outputs=raw_names
         )
