@@ -21,6 +21,7 @@ CODE_WORDS: Mapping[Code, str] = {
     Code.WRONG_SLOT: "it names a slot the package was not signed for, or too many slots",
     Code.NOT_APPROVED: "no approver signed it; sign it with `edgefleet model approve`",
     Code.WITHDRAWN: "the approvers took their signature back; assign an approved version",
+    Code.WRONG_AUTHORITY: "another authority than this fleet's was offered; tell the operator",
     Code.TUF_EXPIRED: "signed metadata is past its date: is the server up, is the clock right?",
     Code.TUF_ROLLBACK: "older metadata than was seen before; tell whoever runs the server",
     Code.TUF_SIGNATURE: "metadata is not signed by its keys; tell whoever runs the server",

@@ -37,10 +37,11 @@ TRIALS: Mapping[str, str] = {
     ),
     "numpy": "import numpy; numpy.ones((8, 8)) @ numpy.ones((8, 8)); print(numpy.__version__)",
     "runtime": (
-        "import onnxruntime; from edge_agent.adapters.tiny_model import tiny_model;"
+        "import numpy, onnxruntime; from edge_agent.adapters.tiny_model import tiny_model;"
         "options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1;"
-        "onnxruntime.InferenceSession(tiny_model(ir=7, opset=13), options,"
-        " providers=['CPUExecutionProvider']); print('onnxruntime', onnxruntime.__version__)"
+        "session = onnxruntime.InferenceSession(tiny_model(ir=7, opset=13), options,"
+        " providers=['CPUExecutionProvider']); session.run(None, {'x': numpy.ones(1, 'f4')});"
+        "print('onnxruntime', onnxruntime.__version__)"
     ),
 }
 """What is tried, each in a process of its own; it prints what it found."""

@@ -220,7 +220,7 @@ def test_a_join_string_is_tried_before_joining_and_the_server_after(
     assert code == 0, out
     assert "ok   server     cam-7 may join fleet" in out
     assert f"ok   api        127.0.0.1:{port} answers" in out
-    assert "ok   skew       0 s" in out or "ok   skew       1 s" in out
+    assert "ok   skew " in out
     assert f"ok   broker     127.0.0.1:{port} answers with TLSv1.3" in out
     assert added.secret not in out
     joined = enrol(string, tmp_path)
