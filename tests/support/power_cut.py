@@ -117,8 +117,8 @@ class RecordingOs:
     def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
         name = self._relative(path)
         is_new = not os.path.lexists(path)
-        handle = os.open(path, flags, mode)
         self._r.calls += 1
+        handle = os.open(path, flags, mode)
         if flags & os.O_DIRECTORY:
             self._open[handle] = (name, DIRECTORY)
             return handle
@@ -135,14 +135,14 @@ class RecordingOs:
 
     def write(self, handle: int, data: Any) -> int:
         offset = os.lseek(handle, 0, os.SEEK_CUR)
-        count = os.write(handle, data)
         self._r.calls += 1
+        count = os.write(handle, data)
         self._r.steps.append(Written(self._open[handle][1], offset, bytes(data[:count])))
         return count
 
     def ftruncate(self, handle: int, size: int) -> None:
-        os.ftruncate(handle, size)
         self._r.calls += 1
+        os.ftruncate(handle, size)
         self._r.steps.append(Written(self._open[handle][1], size, None))
 
     def is_directory(self, handle: int) -> bool:
@@ -150,14 +150,14 @@ class RecordingOs:
         return self._open[handle][1] == DIRECTORY
 
     def fsync(self, handle: int) -> None:
-        os.fsync(handle)
         self._r.calls += 1
+        os.fsync(handle)
         name, node = self._open[handle]
         self._r.steps.append(NamesSynced(name) if node == DIRECTORY else Synced(node))
 
     def replace(self, source: Any, target: Any) -> None:
-        Path(source).replace(target)
         self._r.calls += 1
+        Path(source).replace(target)
         old, new = self._relative(source), self._relative(target)
         if self._nodes[old] == self._nodes.get(new):
             return  # POSIX: two names of one file stay as they are
@@ -170,21 +170,21 @@ class RecordingOs:
             self._name(old, None)
 
     def link(self, source: Any, target: Any) -> None:
-        os.link(source, target)
         self._r.calls += 1
+        os.link(source, target)
         node = self._nodes[self._relative(source)]
         self._nodes[self._relative(target)] = node
         self._name(self._relative(target), node)
 
     def unlink(self, path: Any) -> None:
-        Path(path).unlink()
         self._r.calls += 1
+        Path(path).unlink()
         del self._nodes[self._relative(path)]
         self._name(self._relative(path), None)
 
     def mkdir(self, path: Any, mode: int = 0o777) -> None:
-        Path(path).mkdir(mode)
         self._r.calls += 1
+        Path(path).mkdir(mode)
         self._nodes[self._relative(path)] = DIRECTORY
         self._name(self._relative(path), DIRECTORY)
 
