@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from edge_agent.adapters.feedback_json import LABELS_PER_REQUEST_MAX
-from edge_agent.adapters.label_buffer import LABELS_MAX, LabelBuffer
 from edge_agent.contract.schema import Feature
-from edge_agent.errors import InputError
 from tests.support.serving import CLASSES, TARGET, activate, build_classifier, build_regressor
 from tests.support.serving_http import World, serving, tensor
 
-BOOT = 5
 BUILT = build_classifier(
     features=(
         Feature(name="heat", low=-40, high=125, unit="degC"),
@@ -25,13 +22,12 @@ BUILT = build_classifier(
 ROW = {"heat": 21.5, "door": 1, "pixels": [[0.1, 0.2], [0.3, 0.4]]}
 PACKED = np.array([[21.5, 1, 0.1, 0.2, 0.3, 0.4]], np.float32)
 PREDICT = "/v1/models/main/predict"
-LABELS = LabelBuffer(BOOT)
 OUTBOX = {"waiting": 3, "dropped": 1}
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with serving(BUILT, labels=LABELS, outbox_counts=lambda: OUTBOX) as world:
+    with serving(BUILT, takes_labels=True, outbox_counts=lambda: OUTBOX) as world:
         yield world
 
 
@@ -167,13 +163,14 @@ def test_a_label_is_handed_on(world: World) -> None:
         {"taken": 1, "refused": 0},
     )
     several = [
-        {"prediction_id": second, "value": 3},
+        {"prediction_id": second, "label": "calm"},
         {"prediction_id": "0000000000000006-0-0", "label": "fog"},
     ]
     status, told = world.ask("/v1/feedback", several)
     assert (status, told["taken"], told["refused"], told["errors"][0]["index"]) == (200, 1, 1, 1)
     assert "not of this start of this agent" in told["errors"][0]["error"]
-    assert LABELS.labels()[-2:] == [(first, "fog"), (second, 3.0)]
+    world.service.close_due()
+    assert world.service._outbox.counts()["labels"] == 2
 
 
 @pytest.mark.parametrize(
@@ -206,16 +203,6 @@ def test_an_agent_without_a_place_for_labels_says_so() -> None:
     with serving(BUILT) as world:
         status, _ = world.ask("/v1/feedback", {"prediction_id": "x", "label": "fog"})
         assert status == 501
-
-
-def test_the_buffer_keeps_the_newest_labels_and_takes_finite_values_only() -> None:
-    buffer = LabelBuffer(1)
-    for n in range(LABELS_MAX + 1):
-        buffer.add(f"{1:016x}-0-{n:x}", float(n))
-    assert len(buffer.labels()) == LABELS_MAX
-    assert buffer.labels()[0][1] == 1.0
-    with pytest.raises(InputError, match="finite"):
-        buffer.add(f"{1:016x}-0-0", float("nan"))
 
 
 # Metrics ------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.adapters.label_buffer import LabelBuffer
 from edge_agent.contract.schema import Feature
 from tests.support.serving import build_classifier
 from tests.support.serving_http import serving
@@ -32,7 +31,7 @@ def rounded(text: str) -> object:
 def test_the_examples_of_the_page_are_true() -> None:
     examples = EXAMPLE.findall(PAGE.read_text())
     assert len(examples) >= 7
-    with serving(build_classifier(features=FIELDS), labels=LabelBuffer(5)) as world:
+    with serving(build_classifier(features=FIELDS), takes_labels=True) as world:
         for command, told in examples:
             words = shlex.split(command.replace("127.0.0.1:8090", f"127.0.0.1:{world.port}"))
             done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)

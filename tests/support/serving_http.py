@@ -14,7 +14,6 @@ from edge_agent.adapters.http_connection import ServerLimits
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.adapters.inference_service import InferenceService
-from edge_agent.ports import LabelSink
 from tests.support.serving import BuiltPackage, activate, make_service
 
 
@@ -82,11 +81,12 @@ def serving(
     limits: ServerLimits | None = None,
     *,
     access: HttpAccess | None = None,
-    labels: LabelSink | None = None,
+    takes_labels: bool = False,
     outbox_counts: Callable[[], Mapping[str, float]] | None = None,
 ) -> Iterator[World]:
     service = make_service()
     activate(service, built)
+    labels = service.labels if takes_labels else None
     routes = InferenceRoutes(service, labels=labels, outbox_counts=outbox_counts)
     server = HttpInferenceServer(routes, limits=limits, access=access)
     try:
