@@ -8,7 +8,18 @@ from collections.abc import Sequence
 
 import typer
 
-from fleet_server.cli import audit, device, drift, group, keys, model, profile, rollout, user
+from fleet_server.cli import (
+    audit,
+    device,
+    drift,
+    group,
+    keys,
+    label,
+    model,
+    profile,
+    rollout,
+    user,
+)
 from fleet_server.cli.demo import demo
 from fleet_server.cli.doctor import doctor
 from fleet_server.cli.init import init
@@ -40,6 +51,7 @@ for _noun, _app in (
     ("group", group.app),
     ("rollout", rollout.app),
     ("drift", drift.app),
+    ("label", label.app),
     ("keys", keys.app),
     ("user", user.app),
     ("audit", audit.app),

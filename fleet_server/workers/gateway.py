@@ -17,6 +17,7 @@ from edge_agent.contract.topics import PREFIX, Channel
 from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import LOOPBACK
 from fleet_server.adapters.broker_process import load_server_secret
+from fleet_server.adapters.database.label_book import DatabaseLabelBook
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
 from fleet_server.adapters.database.report_repository import (
     SqlDeviceDirectory,
@@ -50,6 +51,7 @@ from fleet_server.wiring.identity import (
 )
 from fleet_server.wiring.workspace import check_insecure
 from fleet_server.workers.gateway_identity import CutLoop, RenewLoop
+from fleet_server.workers.gateway_labels import LabelLoop
 from fleet_server.workers.gateway_loops import (
     Chore,
     Loop,
@@ -65,7 +67,13 @@ from fleet_server.workers.supervisor import INSECURE_FLAG, stop_on_signals
 from fleet_server.workspace import Workspace
 
 REPORT_INBOX_MAX, TRANSFER_INBOX_MAX = 5_000, 5_000
-CONTROL_CHANNELS = (Channel.STATUS, Channel.REPORTED, Channel.ACK, Channel.RENEW)
+CONTROL_CHANNELS = (
+    Channel.STATUS,
+    Channel.REPORTED,
+    Channel.ACK,
+    Channel.RENEW,
+    Channel.LABELS,
+)
 BEAT_S = 5.0
 REFRESH_S = 5.0
 RETENTION_S = 3_600.0
@@ -144,6 +152,11 @@ class Gateway:
             ),
         ]
         self._renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
+        labels = DatabaseLabelBook(engine, retention=retention)
+        self._labels = LabelLoop(self._control, labels, directory, ingest, seen, clock, stop)
+        report_loop.chores.append(
+            Chore("labels", RETENTION_S, lambda: labels.drop_before(clock.now() - retention))
+        )
         host, port = find_device_door(fleet)
         cutter = SessionCutter(
             link_settings(workspace, "", [], is_persistent=False),
@@ -154,6 +167,7 @@ class Gateway:
         ender = build_session_ender(fleet, cutter, stop, is_insecure=is_insecure)
         self._loops: tuple[Loop, ...] = (
             self._renewals,
+            self._labels,
             CutLoop(ender, partial(is_cut_wanted, fleet), clock, stop),
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             report_loop,
@@ -186,7 +200,7 @@ class Gateway:
     def stop(self) -> None:
         """Finish the batches at hand, then disconnect."""
         self._stop.set()
-        for inbox in (self._reports, self._requests, self._renewals):
+        for inbox in (self._reports, self._requests, self._renewals, self._labels):
             inbox.close()
         for loop in self._loops:
             loop.join(JOIN_S_MAX)
@@ -199,7 +213,7 @@ class Gateway:
         if is_marker(delivery):
             self._state.note_marker(delivery)
             self._control.ack([delivery])
-        elif not self._renewals.take(delivery):
+        elif not self._renewals.take(delivery) and not self._labels.take(delivery):
             self._reports.put(delivery)
 
 

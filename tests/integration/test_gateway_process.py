@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from edge_agent.contract.assignment import Assignment, SlotAssignment
-from edge_agent.contract.messages import Reported, SlotReport, SlotState, Status, TelemetryAck
+from edge_agent.contract.labels import LabelRow, Labels
+from edge_agent.contract.messages import (
+    LabelRange,
+    Reported,
+    SlotReport,
+    SlotState,
+    Status,
+    TelemetryAck,
+)
 from edge_agent.contract.metadata import decode_bundle
 from edge_agent.contract.topics import META_TOPIC, Channel, device_filter, device_topic
 from edge_agent.contract.transfer import CHUNK_BYTES, ChunkFrame, ChunkRequest, FrameKind, Part
@@ -26,7 +34,7 @@ from fleet_server.adapters.database.tables import (
 from fleet_server.run_state import read_heartbeat
 from tests.support.gateway import Client, WorkspaceLab
 
-DEVICES = ("cam-1", "cam-2", "cam-3", "cam-4", "cam-5", "cam-6")
+DEVICES = ("cam-1", "cam-2", "cam-3", "cam-4", "cam-5", "cam-6", "cam-7")
 BOOT = 0x51
 TARGET = "digits/1/camera.tar"
 
@@ -96,6 +104,22 @@ def test_windows_are_acknowledged_when_they_are_committed(lab: WorkspaceLab) -> 
     assert stored == {0, 1, 2}
     say(client, "cam-1", Channel.TELEMETRY, frame(lab, 7))
     assert client.wait(lambda: 7 in acked(client))
+    client.close()
+
+
+def test_labels_are_acknowledged_when_they_are_counted(lab: WorkspaceLab) -> None:
+    client = lab.device("cam-7")
+    client.subscribe(device_filter("cam-7"))
+    now_ms = int(lab.fleet.clock.now().timestamp() * 1_000)
+    row = LabelRow(3, b"a" * 8, True, 1, 1, now_ms)
+    say(client, "cam-7", Channel.LABELS, Labels(boot=BOOT, rows=(row,)).encode())
+
+    def counted() -> list[LabelRange]:
+        acks = [r.payload for r in client.received if r.topic.endswith("/down/telack")]
+        return [found for payload in acks for found in TelemetryAck.decode(payload).labels]
+
+    assert client.wait(lambda: counted() == [LabelRange(BOOT, 3, 3)])
+    lab.wait(lambda: lab.totals().get("quarantined:label", 0) == 1)  # of no package known here
     client.close()
 
 

@@ -6,7 +6,7 @@ stored as text and checked in the domain; JSON columns hold text that a reposito
 
 from datetime import datetime
 
-from sqlalchemy import Index, Text
+from sqlalchemy import BigInteger, Index, Text
 from sqlmodel import Field, SQLModel
 
 SQLModel.metadata.naming_convention = {
@@ -308,6 +308,35 @@ class DriftAlarmRow(SQLModel, table=True):
     acknowledged_at: datetime | None = None
     acknowledged_reason: str = ""
     changed_at: datetime
+
+
+class LabelMarkRow(SQLModel, table=True):
+    """How far the labels of one start of a device's agent have been counted."""
+
+    __tablename__ = "label_mark"
+    device: int = Field(primary_key=True, foreign_key="device.number")
+    boot: str = Field(primary_key=True)
+    highest: int = Field(sa_type=BigInteger)
+    seen_at: datetime
+
+
+class LabelCountRow(SQLModel, table=True):
+    """Late labels of one device and hour, of one predicted and one true class.
+
+    Both are indices of classes; of a regression both are -1 and the sums say how far it was off.
+    """
+
+    __tablename__ = "label_count"
+    model: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    device: int = Field(primary_key=True, foreign_key="device.number")
+    hour_at: datetime = Field(primary_key=True, index=True)
+    predicted: int = Field(primary_key=True)
+    label: int = Field(primary_key=True)
+    rows: int = Field(default=0, sa_type=BigInteger)
+    error_sum: float = 0.0
+    absolute_sum: float = 0.0
+    squared_sum: float = 0.0
 
 
 class AuditRow(SQLModel, table=True):

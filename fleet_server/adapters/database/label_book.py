@@ -1,0 +1,199 @@
+"""Counts of late labels in the control database.
+
+A device numbers its labels within a boot and sends the next message only when the last was
+acknowledged, so one number a boot says what has been counted. It moves in the transaction that
+counts. Invariants: a label is counted once, whatever is sent again; marks of a device are bounded.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine, delete, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session, col
+
+from edge_agent.contract.labels import LabelRow
+from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.tables import (
+    ArtifactRow,
+    DeviceRow,
+    LabelCountRow,
+    LabelMarkRow,
+)
+from fleet_server.errors import FleetError
+from fleet_server.ports.labels import ClassCell, Counted, DeviceLabels, LabelledVersion
+
+MARKS_MAX = 16
+"""Boots of a device whose marks are kept, the newest."""
+AHEAD_MAX = timedelta(days=1)
+ARTIFACT_DIGITS = 16
+VALUE = -1
+"""Stands for both classes in the row of a regression."""
+
+_Package = tuple[str, int]
+_Place = tuple[str, int, int, datetime, int, int]
+"""Model, version, device, hour, predicted, label: the primary key."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    rows: int = 0
+    error: float = 0.0
+    absolute: float = 0.0
+    squared: float = 0.0
+
+
+class DatabaseLabelBook:
+    """The ``LabelBook`` of a workspace."""
+
+    def __init__(self, engine: Engine, *, retention: timedelta) -> None:
+        self._engine, self._retention = engine, retention
+
+    def add(self, messages: Sequence[DeviceLabels], *, at: datetime) -> Counted:
+        """Count each label once; see the port."""
+        try:
+            with write_session(self._engine) as session:
+                return self._add(session, messages, at)
+        except SQLAlchemyError as error:
+            raise FleetError(f"labels cannot be counted: {error}") from error
+
+    def drop_before(self, at: datetime) -> int:
+        """Forget old hours, and marks nobody has moved since."""
+        with write_session(self._engine) as session:
+            session.execute(delete(LabelMarkRow).where(col(LabelMarkRow.seen_at) < at))
+            gone = session.execute(
+                delete(LabelCountRow).where(col(LabelCountRow.hour_at) < at - timedelta(hours=1))
+            )
+            return int(getattr(gone, "rowcount", 0))
+
+    def read(
+        self, model: str, *, since_at: datetime, device: str | None = None
+    ) -> list[LabelledVersion]:
+        """Add up a model's labels by version, newest version first."""
+        query = select(LabelCountRow).where(
+            col(LabelCountRow.model) == model, col(LabelCountRow.hour_at) >= since_at
+        )
+        if device is not None:
+            number = select(col(DeviceRow.number)).where(col(DeviceRow.id) == device)
+            query = query.where(col(LabelCountRow.device).in_(number))
+        by_version: dict[int, list[LabelCountRow]] = defaultdict(list)
+        with read_session(self._engine) as session:
+            for row in session.scalars(query):
+                by_version[row.version].append(row)
+        return [_add_up(version, by_version[version]) for version in sorted(by_version)[::-1]]
+
+    def _add(self, session: Session, messages: Sequence[DeviceLabels], at: datetime) -> Counted:
+        packages = self._find_packages(session, messages)
+        sums: dict[_Place, _Sums] = defaultdict(_Sums)
+        duplicates = unknown = undated = counted = 0
+        for device, message in messages:
+            highest = self._move_mark(session, device, message.boot, message.rows[-1].sequence, at)
+            for row in message.rows:
+                package = packages.get(row.artifact.hex())
+                if row.sequence <= highest:
+                    duplicates += 1
+                elif package is None:
+                    unknown += 1
+                elif (hour_at := self._hour_of(row, at)) is None:
+                    undated += 1
+                else:
+                    counted += 1
+                    _count(sums, (*package, device, hour_at), row)
+        for place, sum_ in sums.items():
+            _store(session, place, sum_)
+        return Counted(counted=counted, duplicates=duplicates, unknown=unknown, undated=undated)
+
+    def _find_packages(
+        self, session: Session, messages: Sequence[DeviceLabels]
+    ) -> Mapping[str, _Package]:
+        wanted = {row.artifact.hex() for _, message in messages for row in message.rows}
+        digits = func.substr(col(ArtifactRow.sha256), 1, ARTIFACT_DIGITS)
+        query = select(digits, col(ArtifactRow.model), col(ArtifactRow.version)).where(
+            digits.in_(sorted(wanted))
+        )
+        return {name: (model, version) for name, model, version in session.execute(query)}
+
+    def _move_mark(self, session: Session, device: int, boot: int, last: int, at: datetime) -> int:
+        """Return the highest number counted before, and note the new one."""
+        name = f"{boot:016x}"
+        mark = session.get(LabelMarkRow, (device, name))
+        if mark is None:
+            self._trim_marks(session, device)
+            session.add(LabelMarkRow(device=device, boot=name, highest=last, seen_at=at))
+            session.flush()
+            return 0
+        before = mark.highest
+        mark.highest, mark.seen_at = max(before, last), at
+        return before
+
+    def _trim_marks(self, session: Session, device: int) -> None:
+        boots = session.scalars(
+            select(col(LabelMarkRow.boot))
+            .where(col(LabelMarkRow.device) == device)
+            .order_by(col(LabelMarkRow.seen_at).desc())
+            .offset(MARKS_MAX - 1)
+        )
+        for boot in list(boots):
+            session.execute(
+                delete(LabelMarkRow).where(
+                    col(LabelMarkRow.device) == device, col(LabelMarkRow.boot) == boot
+                )
+            )
+
+    def _hour_of(self, row: LabelRow, now: datetime) -> datetime | None:
+        oldest, newest = now - self._retention, now + AHEAD_MAX
+        if not oldest.timestamp() <= row.at_ms / 1e3 <= newest.timestamp():
+            return None
+        at = datetime.fromtimestamp(row.at_ms // 1_000, UTC)
+        return at.replace(minute=0, second=0, microsecond=0)
+
+
+def _count(sums: dict[_Place, _Sums], place: tuple[str, int, int, datetime], row: LabelRow) -> None:
+    if row.is_class:
+        sums[*place, int(row.predicted), int(row.label)].rows += 1
+        return
+    error = row.predicted - row.label
+    found = sums[*place, VALUE, VALUE]
+    found.rows += 1
+    found.error += error
+    found.absolute += abs(error)
+    found.squared += error * error
+
+
+def _store(session: Session, place: _Place, sums: _Sums) -> None:
+    stored = session.get(LabelCountRow, place)
+    if stored is None:
+        model, version, device, hour_at, predicted, label = place
+        stored = LabelCountRow(
+            model=model,
+            version=version,
+            device=device,
+            hour_at=hour_at,
+            predicted=predicted,
+            label=label,
+        )
+        session.add(stored)
+    stored.rows += sums.rows
+    stored.error_sum += sums.error
+    stored.absolute_sum += sums.absolute
+    stored.squared_sum += sums.squared
+
+
+def _add_up(version: int, rows: Sequence[LabelCountRow]) -> LabelledVersion:
+    cells: dict[tuple[int, int], int] = defaultdict(int)
+    for row in rows:
+        if row.predicted != VALUE:
+            cells[row.predicted, row.label] += row.rows
+    return LabelledVersion(
+        version=version,
+        devices=len({row.device for row in rows}),
+        first_at=min(row.hour_at for row in rows),
+        last_at=max(row.hour_at for row in rows),
+        cells=[ClassCell(*place, count) for place, count in sorted(cells.items())],
+        rows=sum(row.rows for row in rows),
+        absolute_sum=sum(row.absolute_sum for row in rows),
+        squared_sum=sum(row.squared_sum for row in rows),
+        error_sum=sum(row.error_sum for row in rows),
+    )

@@ -1,0 +1,111 @@
+"""``edgefleet label``: how right models are in service, by labels that became known later."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fleet_server.cli.output import JsonOption, WorkspaceOption, fleet_errors, print_json, say
+
+if TYPE_CHECKING:
+    from fleet_server.core.live_accuracy import Estimate
+    from fleet_server.services.read_labels import LiveFigures
+
+app = typer.Typer(no_args_is_help=True, help="Late labels: show.")
+
+CONFUSIONS_SHOWN = 5
+HOURS_MAX = 87_600
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    hours: Annotated[int, typer.Option(min=1, max=HOURS_MAX, help="Answers of the last hours.")] = (
+        168
+    ),
+    device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show accuracy or error in service, by version, with 95 % intervals and row counts.
+
+    Only answers somebody labelled count. Whoever labels mistakes alone sees mistakes alone.
+
+    Example: edgefleet label show digits --hours 24
+    """
+    with fleet_errors():
+        from datetime import timedelta
+
+        from fleet_server.bootstrap import open_fleet
+        from fleet_server.wiring.labels import build_label_reader
+        from fleet_server.wiring.training import build_browser
+
+        fleet = open_fleet(workspace)
+        build_browser(fleet).get_model(model)
+        since_at = fleet.clock.now() - timedelta(hours=hours)
+        found = build_label_reader(fleet).read(model, since_at=since_at, device=device)
+        if as_json:
+            print_json({"model": model, "versions": [_to_json(figures) for figures in found]})
+            return
+        if not found:
+            say(
+                f"{model}: no labels of the last {hours} hours; applications send them to the"
+                " agent (docs/telemetry.md)"
+            )
+            return
+        for figures in found:
+            typer.echo(f"{model} {figures.labelled.version}: {_describe(figures)}")
+            _print_details(figures)
+
+
+def _describe(figures: "LiveFigures") -> str:
+    labelled = figures.labelled
+    span = f"{labelled.devices} devices, {labelled.first_at:%m-%d %H:%M} to"
+    span += f" {labelled.last_at:%m-%d %H:%M} UTC"
+    if figures.accuracy is not None:
+        return f"accuracy {_write(figures.accuracy, percent=True)}; {span}"
+    error = figures.absolute_error
+    if error is None:
+        return f"{labelled.rows} label, too few for an interval; {span}"
+    return f"mean absolute error {_write(error)}, rmse {figures.rmse:.4g}; {span}"
+
+
+def _write(estimate: "Estimate", *, percent: bool = False) -> str:
+    if percent:
+        value, low, high = (100 * n for n in (estimate.value, estimate.low, estimate.high))
+        return f"{value:.1f} % ({low:.1f} to {high:.1f}) over {estimate.rows} labels"
+    return (
+        f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+        f" over {estimate.rows} labels"
+    )
+
+
+def _print_details(figures: "LiveFigures") -> None:
+    from fleet_server.services.read_labels import name_class, worst_confusions
+
+    for name, recall in figures.recalls.items():
+        typer.echo(f"  {name}: found {_write(recall, percent=True)}")
+    for cell in worst_confusions(figures.labelled.cells, CONFUSIONS_SHOWN):
+        label, predicted = (name_class(n, figures.classes) for n in (cell.label, cell.predicted))
+        typer.echo(f"  {label} taken for {predicted}: {cell.rows}")
+    if figures.error is not None:
+        typer.echo(f"  leans by {_write(figures.error)}")
+
+
+def _to_json(figures: "LiveFigures") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    labelled = figures.labelled
+    return {
+        "version": labelled.version,
+        "rows": labelled.rows,
+        "devices": labelled.devices,
+        "first_at": labelled.first_at.isoformat(),
+        "last_at": labelled.last_at.isoformat(),
+        "accuracy": asdict(figures.accuracy) if figures.accuracy else None,
+        "recalls": {name: asdict(found) for name, found in figures.recalls.items()},
+        "absolute_error": asdict(figures.absolute_error) if figures.absolute_error else None,
+        "error": asdict(figures.error) if figures.error else None,
+        "rmse": figures.rmse,
+        "classes": list(figures.classes),
+        "cells": [list(cell) for cell in labelled.cells],
+    }
