@@ -33,6 +33,7 @@ from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
+from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
 from edge_agent.agent_loop import AgentLoop
 from edge_agent.contract.topics import Channel
@@ -118,6 +119,12 @@ class AgentProcess:
                     clock,
                     jitter,
                     close_due=self._serving.close_due,
+                    meter=UplinkMeter(
+                        self.profile.telemetry.uplink_bytes_per_day_max,
+                        clock,
+                        self._outbox.notes(),
+                    ),
+                    publish_labels=lambda payload: link.publish(Channel.LABELS, payload, qos=1),
                 ),
                 link=link,
                 jobs=self._lanes,
