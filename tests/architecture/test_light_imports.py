@@ -51,6 +51,16 @@ def test_the_command_line_and_the_contract_load_nothing_heavy(module: str) -> No
     assert loaded_by(module, [*NEVER_ON_A_DEVICE, *HEAVY]) == []
 
 
+def test_the_agents_own_process_loads_neither_runtime_nor_numpy_nor_a_server() -> None:
+    serving = ["onnxruntime", "numpy", "asyncio", "edge_agent.adapters.inference_service"]
+    assert loaded_by("edge_agent.bootstrap", serving) == []
+
+
+def test_what_serves_loads_the_runtime_only_with_a_model() -> None:
+    never = ["onnxruntime", "paho", "tuf", "cryptography"]
+    assert loaded_by("edge_agent.serving_worker", never) == []
+
+
 def test_the_core_loads_no_outside_library() -> None:
     modules = "edge_agent.core.update_machine, edge_agent.core.changes"
     assert loaded_by(modules, [*NEVER_ON_A_DEVICE, *HEAVY]) == []
