@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from edge_agent.adapters import files
+from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
+from edge_agent.errors import StorageError
 from tests.support.agent_world import SLOT, World
 from tests.support.power_cut_search import ram_directory
 from tests.support.power_cut_world import V1, V2, CutWorld, assigning, confirmed, having
@@ -111,3 +113,13 @@ def test_one_failure_at_any_call_costs_at_most_another_try(monkeypatch: pytest.M
             monkeypatch.undo()
         at += 1 if IS_ALL else STRIDE
     assert at > 60
+
+
+def test_an_agent_does_not_start_on_a_read_only_disk_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is there may be opened and synced; the lock's file cannot be made.
+    monkeypatch.setattr(files, "os", FailingOs(3, errno.EROFS))
+    with pytest.raises(StorageError, match=r"agent\.lock: Read-only file system") as error:
+        DirectoryLock(tmp_path).acquire()
+    assert error.value.code is Code.DISK_ERROR

@@ -133,6 +133,15 @@ def forgets_what_is_left(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def keeps_the_parts_of_what_is_whole(patch: pytest.MonkeyPatch) -> None:
+    def drop(store: Any, keep: frozenset[str]) -> None:
+        for path in store._directory.iterdir():
+            if path.name.partition(".")[0] not in keep:
+                files.remove_file(path)
+
+    patch.setattr(chunk_store.DirectoryChunkStore, "drop", drop)
+
+
 def makes_directories_without_sync(patch: pytest.MonkeyPatch) -> None:
     for module in (state_store, blob_store, chunk_store):
         patch.setattr(module, "make_directory", made_without_sync)
@@ -180,6 +189,9 @@ BUGS: Mapping[str, Bug] = {
     ),
     "what a cut brings back is never collected": Bug(
         scenario="garbage collection", plant=forgets_what_is_left
+    ),
+    "the parts of a package that is whole stay": Bug(
+        scenario="install", plant=keeps_the_parts_of_what_is_whole
     ),
     "the identity names a certificate before it is there": Bug(
         scenario="renewal", plant=names_the_pair_before_it_is_there
