@@ -1,14 +1,16 @@
-"""The commands of ``edge-agent`` that feed a running agent: predict.
+"""The commands of ``edge-agent`` that feed a running agent: predict, bridge.
 
 Data goes to stdout, words to stderr; heavy imports wait until a command needs them.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from edge_agent.settings import find_directory
+from edge_agent.settings import find_directory, load_settings
 
 DONE, FAILED = 0, 1
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -28,6 +30,15 @@ def add_commands(commands: Any, add: AddCommand) -> None:
     )
     _add_model_options(predict)
     predict.add_argument("--csv", metavar="OUT", help="write a CSV file instead of JSON lines")
+
+    bridge = add(
+        commands,
+        "bridge",
+        _bridge,
+        "let the running agent answer messages of a local MQTT broker",
+        "edge-agent bridge (section [mqtt_bridge] of agent.toml says broker and topics)",
+    )
+    bridge.add_argument("--check", action="store_true", help="check the settings alone")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +71,31 @@ def _predict(arguments: argparse.Namespace) -> int:
     if faults:
         sys.stderr.write(f"edge-agent: {faults} pictures could not be read; see error in them\n")
     return FAILED if faults else DONE
+
+
+def _bridge(arguments: argparse.Namespace) -> int:
+    from edge_agent.adapters.log_output import start_logging
+    from edge_agent.adapters.mqtt_bridge import MqttBridge
+    from edge_agent.adapters.system_clock import SystemClock
+    from edge_agent.bridge_settings import load_bridge_settings
+    from edge_agent.client import connect
+
+    directory = find_directory(arguments.dir)
+    settings = load_bridge_settings(directory)
+    with connect(directory) as agent:
+        bridge = MqttBridge(settings, directory, agent, SystemClock())
+        if arguments.check:
+            return DONE
+        # Not the agent's log file: two processes would set it aside at once.
+        start_logging(replace(load_settings(directory), log_file=""), directory)
+        _stop_on_signals(bridge.stop)
+        bridge.run()
+    return DONE
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
 
 
 def _pixel_range(arguments: argparse.Namespace) -> tuple[float, float] | None:

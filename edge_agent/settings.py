@@ -21,6 +21,8 @@ ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 DIRECTORY_VARIABLE = "EDGE_AGENT_DIR"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+SECTIONS = ("mqtt_bridge",)
+"""Tables of the file that commands of their own read; see ``bridge_settings``."""
 DEFAULT_SOURCE, FLAG_SOURCE = "default", "command line"
 _LOG_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\.log\Z")
 
@@ -147,7 +149,24 @@ def find_settings(
         raise SettingsError(f"{error} (from {source})") from error
 
 
+def read_section(directory: Path, name: str) -> dict[str, Any] | None:
+    """Return one of SECTIONS as it stands in the file, None without it; raises SettingsError."""
+    section = _read_toml(directory / FILE).get(name)
+    if section is not None and not isinstance(section, dict):
+        raise SettingsError(f"{directory / FILE}: {name} must be a section, [{name}]")
+    return section
+
+
 def _read_file(path: Path) -> dict[str, Any]:
+    values = {name: value for name, value in _read_toml(path).items() if name not in SECTIONS}
+    known = [field.name for field in fields(AgentSettings)]
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
@@ -158,14 +177,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     if len(data) > FILE_BYTES_MAX:
         raise SettingsError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
     try:
-        values = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    known = [field.name for field in fields(AgentSettings)]
-    for name in values:
-        if name not in known:
-            raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
-    return values
 
 
 def _parse(name: str, text: str) -> Any:
