@@ -171,7 +171,11 @@ def _read_field(n: int, feature: Feature, value: Any) -> list[float]:
     is_kind = isinstance(value, list) == bool(feature.shape)
     if not is_kind or not _NUMBERS.issuperset(map(type, cells)):
         wrong = next((c for c in cells if type(c) not in _NUMBERS), value)
-        shown = name_type(value) if isinstance(wrong, list | dict) else encode_json(wrong)[:60]
+        shown = name_type(value)
+        if type(wrong) in _NUMBERS:
+            shown = str(wrong)[:60]
+        elif not isinstance(wrong, list | dict):
+            shown = encode_json(wrong)[:60]
         raise InputError(f"row {n}: field {feature.name} is {shown}, it takes {_allowed(feature)}")
     if len(cells) != feature.width:
         raise InputError(

@@ -129,6 +129,7 @@ def test_a_regression_answers_values() -> None:
         ),
         (b'{"rows":[{"heat":1,"door":1e999,"pixels":[0,0,0,0]}]}', "field door is inf"),
         ({"rows": [{**ROW, "pixels": 1}]}, "field pixels is 1, it takes a list of 4 numbers"),
+        (b'{"rows":[{"heat":1,"door":0,"pixels":1e999}]}', "field pixels is inf, it takes a list"),
         (
             {"rows": [{**ROW, "pixels": [1, 2, 3]}]},
             "field pixels has 3 numbers, it takes a list of 4 numbers (shape 2 x 2)",

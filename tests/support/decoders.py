@@ -7,12 +7,13 @@ for as long as one likes. A decoder gives anything or raises one of its declared
 import base64
 import io
 import json
+import math
 import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,9 +28,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 
 from edge_agent.adapters import enrolment, tuf_verifier
 from edge_agent.adapters.device_keys import find_certificate_problem, make_request
+from edge_agent.adapters.feedback_json import take_feedback
 from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.adapters.http_parser import HttpError, HttpLimits, RequestParser
 from edge_agent.adapters.inference_json import ModelCodec
+from edge_agent.adapters.named_fields import FieldReader
+from edge_agent.adapters.request_json import read_object
 from edge_agent.adapters.self_test import decode_result, encode_result
 from edge_agent.contract.assignment import Assignment, SlotAssignment
 from edge_agent.contract.errors import ContractError
@@ -47,7 +51,7 @@ from edge_agent.contract.metadata import decode_bin, decode_bundle, encode_bundl
 from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.contract.package import GOLDEN, MODEL, REFERENCE, SCHEMA, unpack_members
 from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
-from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.schema import Feature, ModelSchema
 from edge_agent.contract.topics import Channel, device_topic, parse_topic
 from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
 from edge_agent.contract.windows import Window, decode_windows, encode_windows
@@ -252,6 +256,41 @@ def _infer() -> list[bytes]:
     ]
 
 
+def read_raw_infer(data: bytes) -> object:
+    """Read a request with raw tensors; the first two bytes are the length of its JSON."""
+    size = str(int.from_bytes(data[:2], "little")).encode()
+    return _codec().decode(data[2:], size)
+
+
+def _raw_infer() -> list[bytes]:
+    tensor: dict[str, Any] = {"name": "features", "shape": [1, 4]}
+    seeds = []
+    for datatype, itemsize in (("FP32", 4), ("BF16", 2), ("BOOL", 1)):
+        raw = bytes(4 * itemsize)
+        parameters = {"binary_data_size": len(raw)}
+        asked = {"inputs": [{**tensor, "datatype": datatype, "parameters": parameters}]}
+        text = json.dumps({**asked, "parameters": {"binary_data_output": True}}).encode()
+        seeds.append(len(text).to_bytes(2, "little") + text + raw)
+    return seeds
+
+
+def read_named_rows(data: bytes) -> object:
+    """Read rows by field name of a model with numbers, whole numbers and lists."""
+    features = (
+        Feature(name="heat", low=-40, high=125),
+        Feature(name="door", dtype="int64"),
+        Feature(name="pixels", shape=(2, 2)),
+    )
+    schema = replace(_classifier().schema, features=features)
+    return FieldReader(schema).read(read_object(data).get("rows"))
+
+
+class _NoLabels:
+    def add(self, prediction_id: str, label: str | float) -> None:
+        assert isinstance(prediction_id, str)
+        assert isinstance(label, str) or math.isfinite(label)
+
+
 def _self_test() -> bytes:
     return encode_result(SelfTestResult(ok=True, latency_ms_p95=1.0, rss_bytes=5))
 
@@ -441,6 +480,26 @@ DECODERS: dict[str, Decoder] = {
         decode=lambda data: _codec().decode(data),
         errors=(InputError,),
         seeds=_infer,
+        is_json=True,
+        is_stored=False,
+    ),
+    "infer-raw": Decoder(
+        decode=read_raw_infer, errors=(InputError,), seeds=_raw_infer, is_stored=False
+    ),
+    "named-rows": Decoder(
+        decode=read_named_rows,
+        errors=(InputError,),
+        seeds=lambda: [b'{"rows": [{"heat": 1.5, "door": 1, "pixels": [[1, 2], [3, 4]]}]}'],
+        is_json=True,
+        is_stored=False,
+    ),
+    "feedback": Decoder(
+        decode=lambda data: take_feedback(_NoLabels(), data),
+        errors=(InputError,),
+        seeds=lambda: [
+            b'{"prediction_id": "a", "label": "fog"}',
+            b'[{"prediction_id": "a", "value": 1}]',
+        ],
         is_json=True,
         is_stored=False,
     ),
