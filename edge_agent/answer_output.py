@@ -15,11 +15,12 @@ PROGRESS_ROWS = 256
 
 
 def write_lines(answers: Iterable[Mapping[str, Any]], out: TextIO) -> int:
-    """Write one JSON object a line; return how many bear an ``error``."""
+    """Write one JSON object a line, each at once; return how many bear an ``error``."""
     faults = 0
     for answer in answers:
         faults += "error" in answer
         out.write(f"{json.dumps(answer)}\n")
+        out.flush()
     return faults
 
 

@@ -1,4 +1,4 @@
-"""The commands of ``edge-agent`` that feed a running agent: predict, bridge.
+"""The commands of ``edge-agent`` that feed a running agent: predict, bridge, camera.
 
 Data goes to stdout, words to stderr; heavy imports wait until a command needs them.
 """
@@ -39,6 +39,19 @@ def add_commands(commands: Any, add: AddCommand) -> None:
         "edge-agent bridge (section [mqtt_bridge] of agent.toml says broker and topics)",
     )
     bridge.add_argument("--check", action="store_true", help="check the settings alone")
+
+    camera = add(
+        commands,
+        "camera",
+        _camera,
+        "let the running agent answer new pictures of a folder",
+        "edge-agent camera --folder /run/camera --delete",
+    )
+    camera.add_argument("--folder", required=True, help="where the camera writes PNG or JPEG")
+    camera.add_argument("--every", type=float, default=0.5, help="seconds between looks (0.5)")
+    camera.add_argument("--existing", action="store_true", help="answer what is there already too")
+    camera.add_argument("--delete", action="store_true", help="remove pictures once answered")
+    _add_model_options(camera)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +103,39 @@ def _bridge(arguments: argparse.Namespace) -> int:
         start_logging(replace(load_settings(directory), log_file=""), directory)
         _stop_on_signals(bridge.stop)
         bridge.run()
+    return DONE
+
+
+def _camera(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+    from threading import Event
+
+    from edge_agent.adapters.camera_folder import CameraFolder
+    from edge_agent.answer_output import write_lines
+    from edge_agent.local_camera import predict_frames
+
+    stop = Event()
+    camera = CameraFolder(
+        Path(arguments.folder),
+        stop,
+        every_s=arguments.every,
+        is_taking_existing=arguments.existing,
+    )
+    _stop_on_signals(stop.set)
+    answers = predict_frames(
+        find_directory(arguments.dir),
+        arguments.slot,
+        camera,
+        stop,
+        pixel_range=_pixel_range(arguments),
+        is_deleting=arguments.delete,
+    )
+    faults = write_lines(answers, sys.stdout)
+    if faults or camera.dropped:
+        sys.stderr.write(
+            f"edge-agent: {faults} pictures could not be read, {camera.dropped} were left out"
+            " because too many came at once\n"
+        )
     return DONE
 
 
