@@ -102,7 +102,11 @@ def _ask_api(server: Server) -> tuple[Check, str, datetime | None]:
     except PlainTextError as error:
         return Check(name="api", level=Level.BAD, detail=str(error)), "", None
     except (OSError, http.client.HTTPException) as error:
-        return _unreachable("api", where, error), "", None
+        if server.pair is None:
+            return _unreachable("api", where, error), "", None
+        detail = f"{where} cannot be reached: {error}; a device that has joined does without it"
+        check = Check(name="api", level=Level.WARN, detail=detail, next_step=IS_IT_UP)
+        return check, server.ca_pem, None
     ca_pem = server.ca_pem or _find_authority(body, server.ca_sha256)
     if not ca_pem:
         detail = f"{where} answers, but its authority is not the one the join string pins"

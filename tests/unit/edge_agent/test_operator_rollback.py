@@ -117,6 +117,7 @@ def test_what_does_not_load_is_no_way_back(both: Slot, code: Code) -> None:
     assert slot.detail == (
         f"an operator's rollback to {ONE.target} failed ({code}); it goes on with {TWO.target}"
     )
+    assert (ONE.sha256 in slot.banks.digests) == (code is Code.SELFTEST_LOAD)
     assert tell(slot, Assigned(TWO, NOW))[0].phase is Phase.CONFIRMED
 
 
