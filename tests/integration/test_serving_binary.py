@@ -189,6 +189,7 @@ GOOD = ROW.astype("<f4").tobytes()
         (raw_tensor(GOOD, data=[1, 2, 0, 3]), GOOD, None, "it must be one"),
         (raw_tensor(GOOD, rows=2), GOOD, None, "16 bytes, 8 numbers of FP32 need 32"),
         (raw_tensor(GOOD, datatype="FP64"), GOOD, None, "4 numbers of FP64 need 32"),
+        (raw_tensor(GOOD + b"x"), GOOD + b"x", None, "17 bytes, 4 numbers of FP32 need 16"),
         (raw_tensor(GOOD, datatype="BYTES"), GOOD, None, "datatype must be one of"),
         (raw_tensor(b"\0\1\2\1", datatype="BOOL"), b"\0\1\2\1", None, "neither 0 nor 1"),
     ],
