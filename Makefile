@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check bench fuzz fix lock clean
+.PHONY: setup demo test check bench arm-check fuzz fix lock clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,11 @@ check: setup
 bench: setup
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=one of: $$(ls benchmarks | sed -n 's/^bench_\(.*\)\.py/\1/p' | tr '\n' ' ')"; exit 2; }
 	@$(BIN)/python -m benchmarks.bench_$(NAME) $(ARGS)
+
+# The agent as a Raspberry Pi 3, 4 and 5 would run it, under QEMU; about fifteen minutes. Not part of the tests.
+arm-check: setup
+	@sh tools/arm_userland.sh build/arm
+	@rm -rf build/arm/run && $(BIN)/python tools/arm_check.py build/arm build/arm/run $(ARGS)
 
 # Fuzz one decoder of network bytes for SECONDS; findings stay in .fuzz/. Not part of the tests.
 fuzz: setup
