@@ -89,11 +89,17 @@ def test_a_package_is_pushed_answers_and_is_swapped_without_a_failed_request(
     two = lab.release("plant", 2, package(2))
     lab.wish("dev-swap", two)
     lab.wait_for_slot("dev-swap", "confirmed", two)
+    before = len(seen)
+    command("rollback", "--dir", str(directory))
+    row = lab.wait_for_slot("dev-swap", "failed", two)
     stop.set()
     application.join()
     assert failures == []
-    assert (seen[0], seen[-1]) == ("1", "2")
-    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == ("1", "1")
+    assert seen[:before] == sorted(seen[:before])
+    assert "2" in seen
+    assert (row.code, row.running_target) == ("operator-rollback", one)
+    assert f"confirmed  {one} (" in command("status", "--dir", str(directory))
 
 
 def check_predict_and_doctor(directory: Path) -> None:
