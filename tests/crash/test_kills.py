@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from edge_agent.adapters import files
+from edge_agent.adapters.identity_store import is_enrolled
 from tests.support.power_cut import CrashState, Marked, Recording
+from tests.support.power_cut_identity import IdentityScenario, check_whole, identity_scenarios
 from tests.support.power_cut_search import SEED, ram_directory
 from tests.support.power_cut_world import AGENT_SCENARIOS, HOME, AgentScenario
 
@@ -45,17 +47,17 @@ class KillingOs:
         return made
 
 
-def kill(scenario: AgentScenario, root: Path, at: int) -> None:
-    """Live in a child that dies at a call."""
+def kill(live: Callable[[Path], None], root: Path, at: int) -> bool:
+    """Live in a child that dies at a call; tell whether it came so far."""
     child = os.fork()
     if child == 0:
         try:
             vars(files)["os"] = KillingOs(at)  # the child is thrown away
-            scenario.live(root / HOME)
+            live(root / HOME)
         finally:
-            os._exit(3)
+            os._exit(0)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the child did not die at call {at}"
+    return os.WIFSIGNALED(status)
 
 
 def promised_before(recorded: Recording, at: int) -> CrashState:
@@ -73,5 +75,20 @@ def test_a_killed_agent_gets_on(scenario: AgentScenario) -> None:
     for at in chosen:
         with ram_directory() as root:
             scenario.prepare(root / HOME)
-            kill(scenario, root, at)
+            assert kill(scenario.live, root, at), f"the child did not die at call {at}"
             scenario.check(promised_before(recorded, at), root)
+
+
+@pytest.mark.parametrize("scenario", identity_scenarios(), ids=lambda s: s.name)
+def test_a_killed_joining_or_renewal_leaves_one_whole_identity(scenario: IdentityScenario) -> None:
+    at, was_killed = 0, True
+    while was_killed:
+        at += 1
+        with ram_directory() as root:
+            scenario.prepare(root / HOME)
+            was_killed = kill(scenario.live, root, at)
+            if scenario.before is not None or is_enrolled(root / HOME):
+                check_whole(root / HOME)
+            scenario.live(root / HOME)
+            check_whole(root / HOME)
+    assert at > 15

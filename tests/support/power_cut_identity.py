@@ -144,10 +144,20 @@ class IdentityScenario:
     before: PlayedAuthority | None = None
     is_renewal: bool = False
 
-    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
-        directory = root / HOME
+    def prepare(self, directory: Path) -> None:
         if self.before is not None:
             join(self.before, directory)
+
+    def live(self, directory: Path) -> None:
+        """Join or renew; who issued what is not noted."""
+        if self.is_renewal:
+            renew(self.after, directory)
+        else:
+            join(self.after, directory, is_noted=False)
+
+    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
+        directory = root / HOME
+        self.prepare(directory)
         with recording(root, seam) as recorded:
             if self.before is not None:
                 recorded.mark("joined", _serial(load_identity(directory)))
@@ -161,13 +171,13 @@ class IdentityScenario:
         directory, promised = root / HOME, state.marks.get("joined")
         newest = self.after.issued[-1].serial_number
         if promised is not None or is_enrolled(directory):
-            serial = _check_whole(directory)
+            serial = check_whole(directory)
             assert serial in (promised, newest), "the identity in use is one that was replaced"
         if self.is_renewal:
             self._renew_again(state, directory)
         else:
             join(self.after, directory, is_noted=False)
-        serial = _check_whole(directory)
+        serial = check_whole(directory)
         assert serial not in (promised, newest)
         identity = load_identity(directory)
         names = {path.name for path in identity.directory.iterdir()}
@@ -196,7 +206,7 @@ def identity_scenarios() -> tuple[IdentityScenario, ...]:
     )
 
 
-def _check_whole(directory: Path) -> int:
+def check_whole(directory: Path) -> int:
     identity = load_identity(directory)
     key = load_key(identity.key_path.read_bytes())
     assert key is not None, "the key is torn"
