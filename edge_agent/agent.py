@@ -87,6 +87,8 @@ class AgentPorts:
     probe: CapabilityProbe
     identity: IdentityRenewer | None = None
     """None: the certificate is not renewed by this agent."""
+    read_resources: Callable[[], Mapping[str, float]] = dict
+    """Gives what agent and device use, for the report; must be cheap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,7 @@ class Agent:
             clock=ports.clock,
             jitter=ports.jitter,
             count_windows=ports.telemetry.counts,
+            read_resources=ports.read_resources,
         )
         self._renewal = Renewal(
             ports.identity,

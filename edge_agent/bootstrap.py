@@ -19,6 +19,7 @@ from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.capability_probe import ChildProbe
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.control_socket import ControlSocket
+from edge_agent.adapters.device_figures import DeviceFigures
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.http_access import access_of
 from edge_agent.adapters.identity_renewer import FileIdentityRenewer
@@ -126,6 +127,9 @@ class AgentProcess:
                     ),
                     publish_labels=lambda payload: link.publish(Channel.LABELS, payload, qos=1),
                 ),
+                read_resources=DeviceFigures(
+                    directory, clock, find_worker=lambda: self._serving.worker_pid
+                ).read,
                 link=link,
                 jobs=self._lanes,
                 probe=ChildProbe(directory),

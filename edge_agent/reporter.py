@@ -33,8 +33,18 @@ class Reporter:
         clock: Clock,
         jitter: Jitter,
         count_windows: Callable[[], Mapping[str, int]],
+        read_resources: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """Begin with nothing said; ``count_windows`` gives the outbox counts of a report."""
+        """Begin with nothing said.
+
+        Args:
+            boot: Id of this start.
+            clock: For when a report is due.
+            jitter: Spreads repeated reports.
+            count_windows: Gives the outbox counts of a report.
+            read_resources: Gives what agent and device use; asked once a report.
+        """
+        self._read_resources = read_resources
         self._boot, self._clock, self._jitter = boot, clock, jitter
         self._count_windows = count_windows
         self._sequence = 0
@@ -75,6 +85,7 @@ class Reporter:
             capabilities=self.capabilities,
             outbox=self._count_windows(),
             certificate=self.certificate,
+            resources=self._read_resources(),
             extra={**_clock_fields(state.accepted.time_floor_at), **self._serving_fields()},
         )
         encoded = report.encode()

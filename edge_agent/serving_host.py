@@ -33,6 +33,10 @@ class ServingHost(Protocol):
     def close_due(self) -> Callable[[], None] | None:
         """Puts closed windows into the outbox; None when that is done elsewhere."""
 
+    @property
+    def worker_pid(self) -> int | None:
+        """Process that answers; None while there is none, or when this one does."""
+
     def start(self) -> None:
         """Begin to answer."""
 
@@ -98,6 +102,10 @@ class _InWorker:
     def close_due(self) -> None:
         return None
 
+    @property
+    def worker_pid(self) -> int | None:
+        return self._service.pid
+
     def start(self) -> None:
         self._service.start()
 
@@ -127,6 +135,10 @@ class _InProcess:
     @property
     def close_due(self) -> Callable[[], None]:
         return self._serving.service.close_due
+
+    @property
+    def worker_pid(self) -> None:
+        return None
 
     def start(self) -> None:
         self._serving.start()

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from edge_agent.contract.windows import Window, encoded_size
+from edge_agent.contract.windows import MERGED_SPAN_MS_MAX, Window, encoded_size
 
 SLACK_SHARE = 16
 """Merging goes on until a sixteenth is free, so that not every batch has to merge."""
@@ -95,7 +95,7 @@ def _merge_once(
     Each window takes part once, so the oldest do not swallow all others: what is older is coarser.
     """
     # Loads numpy, which who only sends from an outbox must not pay for.
-    from edge_agent.statistics.merging import MERGED_SPAN_MS_MAX, merge_windows
+    from edge_agent.statistics.merging import merge_windows
 
     waiting: dict[tuple[int, bytes, bytes], tuple[int, Window]] = {}
     pairs = freed = 0

@@ -80,13 +80,16 @@ class RecentAnswers:
         """
         count = min(len(numbers), ROWS_KEPT)
         with self._lock:
-            at = np.arange(self._next, self._next + count) % ROWS_KEPT
+            end = self._next + count
+            at: slice | NDArray[np.intp] = slice(self._next, end)
+            if end > ROWS_KEPT:
+                at = np.arange(self._next, end) % ROWS_KEPT
             self._numbers[at] = numbers[-count:]
             self._rows[at] = rows[-count:]
             self._predicted[at] = predicted[-count:]
             self._at_ms[at] = at_ms
             self._package[at] = package
-            self._next = (self._next + count) % ROWS_KEPT
+            self._next = end % ROWS_KEPT
 
     def find(self, number: int, row: int) -> Answer | None:
         """Return a row of the answer of that number; None when it is not remembered."""

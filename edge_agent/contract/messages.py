@@ -17,6 +17,7 @@ STATUS_BYTES_MAX = 1_024
 REPORTED_BYTES_MAX = 65_536
 TELEMETRY_ACK_BYTES_MAX = 65_536
 SLOTS_MAX = 32
+RESOURCES_MAX = 32
 ACK_RANGES_MAX = 1_024
 _BOOT = re.compile(r"[0-9a-f]{16}")
 
@@ -169,6 +170,7 @@ class Reported:
         capabilities: What the device is: runtime, limits, CPU, libc, memory, disk.
         outbox: Numbers of the outbox and its budget: ``waiting``, ``merged``, ``dropped``
             windows, and others (docs/telemetry.md).
+        resources: What agent and device use (docs/telemetry.md); not written when empty.
         certificate: The certificate in use: its ``serial``, and ``problem`` when its renewal does
             not get on; not written when empty.
     """
@@ -184,6 +186,7 @@ class Reported:
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     outbox: Mapping[str, int] = field(default_factory=dict)
     certificate: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -203,6 +206,7 @@ class Reported:
                 "capabilities": dict(self.capabilities),
                 "outbox": dict(self.outbox),
                 **({"certificate": dict(self.certificate)} if self.certificate else {}),
+                **({"resources": dict(self.resources)} if self.resources else {}),
             }
         )
 
@@ -216,6 +220,9 @@ class Reported:
         metadata = Fields(fields.mapping("metadata", {}), what="reported.metadata")
         outbox = Fields(fields.mapping("outbox", {}), what="reported.outbox")
         certificate = Fields(fields.mapping("certificate", {}), what="reported.certificate")
+        resources = Fields(
+            fields.mapping("resources", {}, items_max=RESOURCES_MAX), what="reported.resources"
+        )
         refusal = fields.optional("refusal")
         if refusal is not None:
             inner = Fields(refusal, what="reported.refusal")
@@ -235,6 +242,7 @@ class Reported:
             capabilities=fields.mapping("capabilities", {}),
             outbox={name: outbox.integer(name) for name in tuple(outbox.rest())},
             certificate={name: certificate.text(name) for name in tuple(certificate.rest())},
+            resources={name: resources.number(name) for name in tuple(resources.rest())},
             extra=fields.rest(),
         )
 

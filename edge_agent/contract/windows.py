@@ -18,6 +18,8 @@ from edge_agent.contract.errors import MalformedError, TooLargeError
 FRAME_BYTES_MAX = 262_144
 WINDOWS_PER_FRAME_MAX = 512
 COUNTER_BYTES_MAX = 65_536
+MERGED_SPAN_MS_MAX = 86_400_000
+"""A merged window covers a day at most: the server files it under its beginning."""
 MAGIC = b"EFW1"
 _HEAD = struct.Struct(">4sQH")
 _WINDOW = struct.Struct(">HIQQ8s8sII")

@@ -3,11 +3,9 @@
 import numpy as np
 
 from edge_agent.contract.errors import ContractError
-from edge_agent.contract.windows import Window
+from edge_agent.contract.windows import MERGED_SPAN_MS_MAX, Window
 from edge_agent.statistics.varint import decode_counters, encode_counters
 
-MERGED_SPAN_MS_MAX = 86_400_000
-"""A merged window covers a day at most: the server files it under its beginning."""
 _ROWS_MAX = 2**32 - 1
 
 
