@@ -13,7 +13,7 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.cli_edges import add_commands as add_edge_commands
 from edge_agent.cli_operate import add_commands
-from edge_agent.errors import AgentError, EnrolmentError, UnreachableError
+from edge_agent.errors import AgentError, EnrolmentError, NotRunningError, UnreachableError
 from edge_agent.settings import LOG_LEVELS, find_directory, load_settings
 
 DONE, FAILED, MISUSE, UNREACHABLE = 0, 1, 2, 3
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: AgentError) -> int:
-    is_unreachable = isinstance(error, UnreachableError) or (
+    is_unreachable = isinstance(error, UnreachableError | NotRunningError) or (
         isinstance(error, EnrolmentError) and getattr(error, "is_unreachable", False)
     )
     return UNREACHABLE if is_unreachable else FAILED

@@ -132,7 +132,7 @@ def test_rollback_without_an_agent_says_what_to_do(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(capsys, "rollback", "--dir", str(world.directory))
-    assert code == 1
+    assert code == 3
     assert "start it with edge-agent run" in err
 
 
