@@ -330,9 +330,21 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
     return told | ({"class": answer.class_names[0]} if answer.class_names else {})
 
 
+class _ClosingSocket(ssl.SSLSocket):
+    """A socket that a failed handshake closes; paho leaves it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is inherited
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def _tls_context(settings: BridgeSettings, directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _ClosingSocket
     loads: list[tuple[str, Callable[[], None]]] = [
         ("ca_file", lambda: context.load_verify_locations(directory / settings.ca_file))
     ]

@@ -14,10 +14,12 @@ import pytest
 
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.http_access import HttpAccess
+from edge_agent.adapters.http_inference_server import HttpInferenceServer
+from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.client import Client, connect
 from edge_agent.contract.schema import Feature
 from edge_agent.errors import InputError, ServingError, UnknownModelError, UnreachableError
-from tests.support.serving import CLASSES, activate, build_classifier, build_regressor
+from tests.support.serving import CLASSES, activate, build_classifier, build_regressor, make_service
 from tests.support.serving_http import World, serving
 
 BUILT = build_classifier(
@@ -45,8 +47,13 @@ def labels() -> Labels:
 
 @pytest.fixture(scope="module")
 def world(labels: Labels) -> Iterator[World]:
-    with serving(BUILT, labels=labels) as world:
-        yield world
+    service = make_service()
+    activate(service, BUILT)
+    server = HttpInferenceServer(InferenceRoutes(service, labels=labels))
+    try:
+        yield World(service, server.start())
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from edge_agent.bridge_settings import BridgeSettings
 from edge_agent.cli import main
 from edge_agent.client import connect
 from edge_agent.contract.schema import Feature
-from tests.support.edges import agent_directory
+from tests.support.edges import agent_directory, write_certificate
 from tests.support.serving import CLASSES, build_classifier
 from tests.support.serving_http import World
 from tests.support.waiting import wait_until
@@ -248,6 +248,40 @@ def test_the_oldest_are_dropped_while_the_agent_is_away_and_counted(
             bridge.stop()
             thread.join()
     assert bridge.counts["dropped"] == 5
+
+
+def test_a_broker_with_tls_is_believed_by_its_authority_alone(tmp_path: Path) -> None:
+    for name in ("broker", "other"):
+        write_certificate(tmp_path, name)
+    port = free_port()
+    (tmp_path / "mosquitto.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n"
+        f"certfile {tmp_path}/broker.pem\nkeyfile {tmp_path}/broker.key\n"
+    )
+    with subprocess.Popen(
+        ["mosquitto", "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL
+    ) as mosquitto:
+        try:
+            assert is_connecting(tmp_path, port, "broker.pem", wait_s=10)
+            assert not is_connecting(tmp_path, port, "other.pem", wait_s=1)
+        finally:
+            mosquitto.terminate()
+
+
+def is_connecting(directory: Path, port: int, ca_file: str, *, wait_s: float) -> bool:
+    settings = BridgeSettings(topic_in="in", topic_out="out", port=port, ca_file=ca_file)
+    with connect(directory) as client:
+        bridge = MqttBridge(settings, directory, client, SystemClock())
+        thread = threading.Thread(target=bridge.run)
+        thread.start()
+        try:
+            wait_until(lambda: bridge._is_connected, timeout_s=wait_s)
+        except AssertionError:
+            return False
+        finally:
+            bridge.stop()
+            thread.join()
+    return True
 
 
 def test_settings_are_checked_without_a_broker(
