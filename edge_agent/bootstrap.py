@@ -89,6 +89,19 @@ class AgentProcess:
             clock=clock,
             give=self._inbox.put,
         )
+        telemetry = TelemetryUplink(
+            self._outbox,
+            lambda payload: link.publish(Channel.TELEMETRY, payload, qos=1),
+            clock,
+            jitter,
+            close_due=self._serving.close_due,
+            meter=UplinkMeter(
+                self.profile.telemetry.uplink_bytes_per_day_max,
+                clock,
+                self._outbox.notes(),
+            ),
+            publish_labels=lambda payload: link.publish(Channel.LABELS, payload, qos=1),
+        )
         self.agent = Agent(
             AgentOptions(
                 device_id=self.identity.device_id,
@@ -114,19 +127,7 @@ class AgentProcess:
                 self_tester=ChildSelfTester(
                     blobs, self_test_limits(self.profile), threads=self.profile.intra_op_threads
                 ),
-                telemetry=TelemetryUplink(
-                    self._outbox,
-                    lambda payload: link.publish(Channel.TELEMETRY, payload, qos=1),
-                    clock,
-                    jitter,
-                    close_due=self._serving.close_due,
-                    meter=UplinkMeter(
-                        self.profile.telemetry.uplink_bytes_per_day_max,
-                        clock,
-                        self._outbox.notes(),
-                    ),
-                    publish_labels=lambda payload: link.publish(Channel.LABELS, payload, qos=1),
-                ),
+                telemetry=telemetry,
                 read_resources=DeviceFigures(
                     directory, clock, find_worker=lambda: self._serving.worker_pid
                 ).read,
@@ -150,7 +151,7 @@ class AgentProcess:
         self._loop = AgentLoop(
             self.agent,
             self._inbox,
-            LocalControl(agent=self.agent, clock=clock, count_windows=self._outbox.counts),
+            LocalControl(agent=self.agent, clock=clock, count_windows=telemetry.counts),
             self._notifier,
         )
 

@@ -78,6 +78,9 @@ def _ask(directory: Path) -> tuple[Mapping[str, Any] | None, str]:
         return None, str(error)
 
 
+_OUTBOX_COUNTERS = frozenset({"merged", "dropped", "dropped_rows", "labels_dropped"})
+
+
 def _count_windows(directory: Path) -> dict[str, int] | None:
     """Count what waits in the outbox of an agent that does not run; None when that is unknown."""
     path = directory / "outbox.db"
@@ -88,7 +91,8 @@ def _count_windows(directory: Path) -> dict[str, int] | None:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=1.0)) as db:
             (waiting,) = db.execute("SELECT count(*) FROM window").fetchone()
             counters = db.execute("SELECT name, value FROM counter").fetchall()
-        return {"waiting": int(waiting), **{str(name): int(value) for name, value in counters}}
+        counts = {str(name): int(value) for name, value in counters if name in _OUTBOX_COUNTERS}
+        return {"waiting": int(waiting), **counts}
     return None
 
 

@@ -71,9 +71,25 @@ def _certificate(certificate: Mapping[str, str]) -> str:
     return f"certificate holds until {certificate['expires_at'][:10] or 'an unknown date'}"
 
 
+_OUTBOX_WORDS = {
+    "merged": "merged",
+    "labels": "labels waiting",
+    "labels_dropped": "labels dropped",
+    "held": "times held by the day's budget",
+}
+
+
 def _outbox(counts: Mapping[str, int]) -> str:
-    others = [f"{count} {name}" for name, count in counts.items() if name != "waiting"]
-    return ", ".join([f"{counts.get('waiting', 0)} waiting to be sent", *others])
+    words = [
+        f"{counts.get('waiting', 0)} waiting to be sent",
+        f"{counts.get('dropped', 0)} dropped",
+    ]
+    words += [f"{counts[name]} {said}" for name, said in _OUTBOX_WORDS.items() if counts.get(name)]
+    if "left_bytes" in counts:
+        words.append(
+            f"{counts['used_bytes']} bytes sent today, {counts['left_bytes']} may leave now"
+        )
+    return ", ".join(words)
 
 
 def _slot(name: str, slot: Mapping[str, Any], now: datetime, paint: Any) -> list[str]:
