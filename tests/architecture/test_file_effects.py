@@ -23,6 +23,7 @@ EXCEPTIONS = {
     ("edge_agent/answer_output.py", ".open"): "a table a person asked for",
     ("edge_agent/answer_output.py", ".replace"): "a table a person asked for",
     ("edge_agent/answer_output.py", ".unlink"): "a table a person asked for",
+    ("edge_agent/local_camera.py", ".unlink"): "a camera's frames, in a folder that is not ours",
     ("edge_agent/local_status.py", "sqlite3.connect"): "opened to be read",
 }
 OS_CALLS = {
