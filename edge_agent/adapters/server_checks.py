@@ -136,7 +136,9 @@ def _try_broker(server: Server, ca_pem: str) -> Check:
         if server.is_plain:
             here = find_loopback(*address)
             socket.create_connection((here, server.mqtt_port), TIMEOUT_S).close()
-            return Check(name="broker", level=Level.OK, detail=f"{where} answers without TLS")
+            return Check(
+                name="broker", level=Level.OK, detail=f"INSECURE: {where} answers without TLS"
+            )
         with socket.create_connection(address, TIMEOUT_S) as raw:
             if not ca_pem:
                 detail = f"{where} takes connections; who it is could not be proven"
