@@ -244,7 +244,8 @@ def test_counts_of_a_probation_begin_anew_and_come_within_a_turn(world: WorkerWo
     wait_until(lambda: world.service.probation_stats("main").rows == 1)
 
 
-def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_stuck", [False, True])
+def test_the_process_ends_with_its_parent(tmp_path: Path, is_stuck: bool) -> None:
     program = textwrap.dedent(
         """
         import sys, pathlib, signal
@@ -260,6 +261,8 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     with parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        if is_stuck:
+            os.kill(pid, signal.SIGSTOP)
         parent.kill()
     wait_until(lambda: is_gone(pid) or _is_zombie(pid))
 
