@@ -1,7 +1,6 @@
 """Make a workspace and the supervisor of its processes."""
 
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from fleet_server.adapters.system_clock import SystemClock
 from fleet_server.adapters.tuf_repository import create_repository
 from fleet_server.durable_files import write_durable
 from fleet_server.errors import MisuseError, RefusedError
+from fleet_server.free_ports import find_free_ports, is_free
 from fleet_server.ports.clock import Clock
 from fleet_server.workspace import CONFIG_NAME, Config, Workspace, render_config
 
@@ -204,23 +204,7 @@ def choose_ports(config: Config, given: Sequence[int | None]) -> Config:
 
 
 def _choose(default: int, taken: set[int]) -> int:
-    return default if default not in taken and _is_free(default) else _free_port(taken)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port(taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken:
-            return port
+    if default not in taken and is_free(default):
+        return default
+    (port,) = find_free_ports(1, taken)
+    return port
