@@ -250,7 +250,9 @@ def test_the_process_ends_with_its_parent(tmp_path: Path, is_stuck: bool) -> Non
         """
         import sys, pathlib, signal
         from tests.support.serving_worker import WorkerWorld, LIMITS, COMMAND
+        from tests.support.waiting import wait_until
         world = WorkerWorld(pathlib.Path(sys.argv[1]), LIMITS, COMMAND)
+        wait_until(lambda: world.notes)  # it serves
         print(world.pid, flush=True)
         signal.pause()
         """
