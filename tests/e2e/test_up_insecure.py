@@ -157,7 +157,7 @@ def test_bytes_that_nobody_signed_are_never_run(plain: Plain) -> None:
     assert row is not None
     assert row.code == "fetch-budget"
     assert "hash" in row.detail
-    assert str(row.running_target).startswith("plant/1/")
+    plain.wait_for(lambda row: str(row.running_target).startswith("plant/1/"), "the first package")
 
 
 def test_with_the_next_start_everybody_speaks_tls_again(plain: Plain) -> None:
