@@ -153,6 +153,8 @@ def test_devices_follow_from_one_authority_to_the_next(site: Site, tmp_path: Pat
     again = join_fleet(site, "cam-2", tmp_path / "2", life=LIFE, is_again=True)
     assert trusted(again) == [second]
     site.wait(lambda: is_let_in(site, again))
+    # Done by the gateway that the new certificates started anew: from here on it listens.
+    site.wait(lambda: "device.cut" in [row.act for row in audit_rows(site, "cam-2")])
 
 
 def insist(site: Site, bundle: bytes, is_seen: Callable[[], bool]) -> None:
