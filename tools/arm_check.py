@@ -151,9 +151,9 @@ class ArmCheck:
         lines = (
             "#!/bin/sh",
             f"exec {self.userland}/qemu/usr/bin/qemu-aarch64 -0 {path} -cpu {cpu}"
-            f" -L {self.userland}/root -E PYTHONHOME=/usr"
+            f" -L {self.userland}/debian -E PYTHONHOME=/usr"
             f" -E PYTHONPATH={':'.join(str(place) for place in site)}"
-            f' {self.userland}/root/usr/bin/python3.11 "$@"',
+            f' {self.userland}/debian/usr/bin/python3.11 "$@"',
         )
         path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)

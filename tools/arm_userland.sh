@@ -20,12 +20,12 @@ apt_in() {
 
 if [ ! -e "$folder/userland.done" ]; then
   echo "aarch64 Debian packages ..."
-  state=$folder/apt-userland; mkdir -p "$state" "$folder/root"
+  state=$folder/apt-userland; mkdir -p "$state" "$folder/debian"
   echo "deb [arch=arm64 signed-by=$keyring] $mirror bookworm main" > "$state/sources.list"
   arm="-o APT::Architecture=arm64 -o APT::Architectures::=arm64"
   apt_in "$state" $arm update
   apt_in "$state" $arm install -y --download-only python3 libstdc++6 libgcc-s1 >/dev/null
-  for package in "$state"/cache/archives/*.deb; do dpkg-deb -x "$package" "$folder/root"; done
+  for package in "$state"/cache/archives/*.deb; do dpkg-deb -x "$package" "$folder/debian"; done
   touch "$folder/userland.done"
 fi
 
