@@ -4,16 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check bench arm-check fuzz fix lock clean
+.PHONY: setup demo test check bench arm-check fuzz fix lock lock-torch clean
 
 setup: $(STAMP)
 
-$(STAMP): requirements/dev.txt pyproject.toml tools/setup_system.sh
+$(STAMP): requirements/dev.txt requirements/torch.txt pyproject.toml tools/setup_system.sh
 	@sh tools/setup_system.sh
 	@echo "Making $(VENV) from requirements/dev.txt (pinned and hashed) ..."
 	@$(PYTHON) -c 'import sys; assert (3,11) <= sys.version_info < (3,14), "edgefleet needs Python 3.11 to 3.13, this is " + sys.version.split()[0]'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/torch.txt \
+	  || echo "No CPU build of PyTorch for this machine: everything works but PyTorch sources, whose tests are skipped."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index -e .
 	@touch $(STAMP)
 	@echo "Ready: $(BIN)/edgefleet --help"
@@ -53,6 +55,12 @@ lock:
 	@for extra in agent server dev fuzz; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --no-emit-index-url --no-emit-find-links --extra $$extra -o requirements/$$extra.txt pyproject.toml; done
+
+# PyTorch's CPU build is no part of the package index: name the folder or page that has it.
+lock-torch:
+	@test -n "$(WHEELS)" || { echo "usage: make lock-torch WHEELS=where the CPU build of torch lies"; exit 2; }
+	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	  --no-emit-find-links --find-links $(WHEELS) -c requirements/dev.txt -o requirements/torch.txt requirements/torch.in
 
 clean:
 	rm -rf $(VENV)
