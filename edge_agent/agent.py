@@ -1,7 +1,6 @@
 """The shell of the agent: takes an input, steps the pure core, commits, carries out effects.
 
-Order is the promise: the new state is committed in one atomic file before any effect of it, so
-after a power cut the agent knows at least as much as it had done. A disk that refuses the commit
+The new state is committed before any effect of it (``commits.py``). A disk that refuses the commit
 stops the step, not the agent: what runs keeps answering and the step is tried again.
 
 No threads, no sleeping: the owner calls ``handle`` for each input and ``tick`` when time passed,
@@ -10,36 +9,29 @@ from one thread or one event loop, never from inside ``Jobs.submit``. Slow work 
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from edge_agent.agent_jobs import AgentJobs, CapabilitiesFound, SlotEvent
 from edge_agent.authorities import AuthoritiesFollowed
+from edge_agent.commits import Change, Commits
 from edge_agent.contract.codes import Code
-from edge_agent.contract.errors import ContractError, UnsupportedVersionError
 from edge_agent.contract.messages import SLOTS_MAX, SlotState
 from edge_agent.contract.topics import AUTHORITIES_TOPIC, META_TOPIC, Channel, device_topic
-from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
-from edge_agent.core.changes import (
-    apply_change,
-    events_of,
-    held_packages,
-    is_durably_different,
-)
+from edge_agent.core.agent_state import AgentState
+from edge_agent.core.changes import events_of, held_packages
+from edge_agent.core.effects import Effect
 from edge_agent.core.events import (
     Booted,
-    Event,
     LinkDown,
     LinkUp,
     Observed,
     Stopped,
     Ticked,
 )
-from edge_agent.core.verified import Standing, VerifiedAssignment
 from edge_agent.downloads import Downloads, PartOpened, PartSaved
 from edge_agent.effects_runner import EffectsRunner
-from edge_agent.errors import Refusal, SettingsError, StorageError
+from edge_agent.errors import Refusal
 from edge_agent.ports import (
     AssignmentVerifier,
     BlobStore,
@@ -63,9 +55,6 @@ from edge_agent.renewal import IdentityRenewer, Renewal, RenewalFailed, Renewed,
 from edge_agent.reporter import Reporter
 from edge_agent.trust_inbox import GRACE_S, Judged, TrustInbox
 
-COMMIT_RETRY_S = 5.0
-CHANGES_MAX = 1_000
-"""Of these may wait for a disk that refuses; a flapping link adds none beyond."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -110,42 +99,18 @@ class AgentOptions:
     tick_s: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One step to commit: events by slot, and the trust that came with them."""
-
-    events: tuple[tuple[str, Event], ...]
-    verified: VerifiedAssignment | None = None
-    standing: Standing | None = None
-
-
-def restore_state(store: StateStore) -> AgentState:
-    """Read what was committed; begin anew when the file says nothing that can be understood.
-
-    Raises:
-        SettingsError: A newer agent wrote it.
-        StorageError: The disk cannot read it.
-    """
-    value = store.load()
-    if value is None:
-        return AgentState()
-    try:
-        return state_from_json(value)
-    except UnsupportedVersionError as error:
-        raise SettingsError(f"the agent's state was written by a newer agent: {error}") from error
-    except ContractError:
-        _LOG.exception("the agent's state cannot be understood; beginning anew")
-        return AgentState()
-
-
 class Agent:
     """One device's agent."""
 
     def __init__(self, options: AgentOptions, ports: AgentPorts, state: AgentState) -> None:
-        self._options, self._ports, self.state = options, ports, state
-        self._changes: deque[_Change] = deque()
-        self._commit_error: StorageError | None = None
-        self._commit_at = 0.0
+        self._options, self._ports = options, ports
+        self._commits = Commits(
+            state,
+            store=ports.state_store,
+            clock=ports.clock,
+            carry_out=self._carry_out,
+            spread=ports.link.spread_reconnects,
+        )
         self._pump_at = 0.0
         self._overflow: Refusal | None = None
         self._inbox = TrustInbox(ports.verifier, grace_s=options.grace_s)
@@ -166,7 +131,7 @@ class Agent:
             chunks=ports.chunks,
             jobs=ports.jobs,
             link=ports.link,
-            emit=self._post,
+            emit=self._commits.post,
         )
         self._effects = EffectsRunner(
             make_job=self._make_job,
@@ -213,7 +178,7 @@ class Agent:
             case MessageArrived(topic=topic, payload=payload):
                 self._on_message(topic, payload)
             case SlotEvent(slot=slot, event=event):
-                self._post(slot, event)
+                self._commits.post(slot, event)
             case PartOpened() | PartSaved():
                 self._downloads.handle(item)
             case Judged():
@@ -221,7 +186,7 @@ class Agent:
             case Connected():
                 self._on_connected()
             case Disconnected():
-                self._post_to_all(LinkDown())
+                self._commits.post_to_all(LinkDown())
                 self._downloads.on_link(is_up=False)
             case RequestMade() | Renewed() | RenewalFailed() | AuthoritiesFollowed():
                 self._renewal.handle(item)
@@ -238,7 +203,7 @@ class Agent:
     def tick(self) -> float:
         """Do what is due by now; return seconds until the next tick, at most ``tick_s``."""
         now = self._ports.clock.monotonic()
-        if not self._changes:
+        if self._commits.is_empty:
             self._tick_slots(now)
         self._downloads.tick()
         self._renewal.tick()
@@ -250,15 +215,19 @@ class Agent:
 
     def stop(self) -> None:
         """Commit that this life ends in good order."""
-        self._post_to_all(Stopped())
+        self._commits.post_to_all(Stopped())
         self._settle()
 
     @property
     def refusal(self) -> Refusal | None:
         """Why the newest assignment, or the disk, stops updates now; None when nothing does."""
-        if self._commit_error is not None:
-            return Refusal(self._commit_error.code, self._commit_error.detail)
-        return self._overflow or self._inbox.refusal(now=self._ports.clock.monotonic())
+        inbox = self._inbox.refusal(now=self._ports.clock.monotonic())
+        return self._commits.refusal or self._overflow or inbox
+
+    @property
+    def state(self) -> AgentState:
+        """What the agent is committed to."""
+        return self._commits.state
 
     def _boot(self, now: float) -> None:
         """Start every slot; one whose package is known to be withdrawn lets go of it first."""
@@ -269,10 +238,10 @@ class Agent:
         concerned = {slot for slot, _ in events}
         others = tuple((slot, Booted(now)) for slot in self.state.slots if slot not in concerned)
         if others:
-            self._changes.append(_Change(others))
+            self._commits.add(Change(others))
         if events:
             boots = tuple((slot, Booted(now)) for slot in sorted(concerned))
-            self._changes.append(_Change((*events, *boots)))
+            self._commits.add(Change((*events, *boots)))
 
     def _subscribe(self) -> Mapping[str, Callable[[bytes], None]]:
         device_id = self._options.device_id
@@ -296,7 +265,7 @@ class Agent:
         take(payload)
 
     def _on_connected(self) -> None:
-        self._post_to_all(LinkUp(self._ports.clock.monotonic()))
+        self._commits.post_to_all(LinkUp(self._ports.clock.monotonic()))
         self._downloads.on_link(is_up=True)
         self._ports.telemetry.on_connected()
         self._pump_at = 0.0
@@ -319,39 +288,32 @@ class Agent:
         if standing is not None:
             self._renewal.follow_listed(standing.authorities, spread_s=self.state.spread_s)
             events = events_of(self.state, standing, verified, now)
-            self._changes.append(_Change(events, verified, standing))
+            self._commits.add(Change(events, verified, standing))
 
     def _watch_bins(self) -> None:
         if self._inbox.bin_topics != self._watched:
             self._watched = self._inbox.bin_topics
             self._ports.link.watch(self._watched)
 
-    def _post(self, slot: str, event: Event) -> None:
-        self._changes.append(_Change(((slot, event),)))
-
-    def _post_to_all(self, event: Event) -> None:
-        if self.state.slots and len(self._changes) < CHANGES_MAX:
-            self._changes.append(_Change(tuple((slot, event) for slot in self.state.slots)))
-
     def _tick_slots(self, now: float) -> None:
         jitter = self._ports.jitter
         for name, slot in self.state.slots.items():
             if slot.next_at is not None and now >= slot.next_at:
-                self._post(name, Ticked(now, jitter()))
+                self._commits.post(name, Ticked(now, jitter()))
             if slot.phase is SlotState.PROBATION and slot.since_at is not None:
                 stats = self._ports.inference.probation_stats(name)
                 limit = self._options.latency_ms_p95_max
-                self._post(name, Observed(stats, limit, now))
+                self._commits.post(name, Observed(stats, limit, now))
 
     def _settle(self) -> None:
         """Commit and carry out everything that waits; then judge and report what is news."""
         now = self._ports.clock.monotonic()
-        while self._changes and now >= self._commit_at:
-            if not self._commit(self._changes[0], now):
-                break
+        self._commits.work_off()
         # Not while a judgement waits to be committed: the next one builds on what it changes.
         held = held_packages(self.state)
-        judge = None if self._changes else self._inbox.next_job(self.state.accepted, held, now=now)
+        judge = None
+        if self._commits.is_empty:
+            judge = self._inbox.next_job(self.state.accepted, held, now=now)
         if judge is not None:
             self._ports.jobs.submit(Lane.TRUST, judge)
         refusal = self.refusal
@@ -362,30 +324,8 @@ class Agent:
             if report is not None and not self._ports.link.publish(Channel.REPORTED, report, qos=1):
                 self._reporter.hurry()
 
-    def _commit(self, change: _Change, now: float) -> bool:
-        try:
-            state, effects = apply_change(
-                self.state, change.events, change.verified, change.standing
-            )
-        except LookupError:
-            self._changes.popleft()
-            raise
-        if is_durably_different(self.state, state):
-            try:
-                self._ports.state_store.save(state_to_json(state))
-            except StorageError as error:
-                if self._commit_error is None:
-                    _LOG.error("the state cannot be committed, updates wait: %s", error)
-                self._commit_error, self._commit_at = error, now + COMMIT_RETRY_S
-                return False
-        self._changes.popleft()
-        self._commit_error = None
-        if state.spread_s != self.state.spread_s:
-            self._ports.link.spread_reconnects(state.spread_s)
-        self.state = state
-        for slot, effect in effects:
-            self._effects.run(slot, effect)
-        return True
+    def _carry_out(self, slot: str, effect: Effect) -> None:
+        self._effects.run(slot, effect)
 
     def _next_wait_s(self) -> float:
         now, soonest = self._ports.clock.monotonic(), self._options.tick_s

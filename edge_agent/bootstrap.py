@@ -35,8 +35,9 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.adapters.uplink_meter import UplinkMeter
-from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
+from edge_agent.agent import Agent, AgentOptions, AgentPorts
 from edge_agent.agent_loop import AgentLoop
+from edge_agent.commits import restore_state
 from edge_agent.contract.topics import Channel
 from edge_agent.errors import SettingsError
 from edge_agent.local_control import LocalControl

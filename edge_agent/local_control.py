@@ -26,7 +26,9 @@ REASON_CHARS_MAX = 200
 class ControlledAgent(Protocol):
     """What is needed of the agent."""
 
-    state: AgentState
+    @property
+    def state(self) -> AgentState:
+        """What the agent is committed to."""
 
     @property
     def refusal(self) -> Refusal | None:

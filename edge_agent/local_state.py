@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge_agent.adapters.state_store import FileStateStore
-from edge_agent.agent import restore_state
+from edge_agent.commits import restore_state
 from edge_agent.core.agent_state import AgentState
 
 

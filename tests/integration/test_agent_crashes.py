@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edge_agent.adapters.state_store import FileStateStore
-from edge_agent.agent import restore_state
+from edge_agent.commits import restore_state
 from edge_agent.contract.messages import SlotState
 from edge_agent.contract.topics import Channel
 from tests.support.agent import ChunkServer, a_package

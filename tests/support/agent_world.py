@@ -13,7 +13,8 @@ from typing import Any
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.state_store import FileStateStore
-from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
+from edge_agent.agent import Agent, AgentOptions, AgentPorts
+from edge_agent.commits import restore_state
 from edge_agent.contract.assignment import Assignment, ProbationPolicy, SlotAssignment
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import Reported

@@ -19,7 +19,8 @@ from edge_agent.adapters.package_check import check_package
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
-from edge_agent.agent import Agent, AgentOptions, AgentPorts, restore_state
+from edge_agent.agent import Agent, AgentOptions, AgentPorts
+from edge_agent.commits import restore_state
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import Reported
 from edge_agent.contract.metadata import encode_bundle

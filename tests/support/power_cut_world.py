@@ -18,7 +18,7 @@ import pytest
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.state_store import FILE as STATE_FILE
 from edge_agent.adapters.state_store import FORMER, FileStateStore
-from edge_agent.agent import restore_state
+from edge_agent.commits import restore_state
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
 from edge_agent.contract.transfer import Part
