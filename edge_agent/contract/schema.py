@@ -1,7 +1,12 @@
 """``schema.json`` of a package: ordered, named, typed inputs and outputs.
 
-All numeric features travel packed in one float32 tensor (``features``, shape [rows, width]) in
-the order of the features: one tensor costs the device a fraction of twenty.
+All features travel packed in one float32 tensor (``features``, shape [rows, width]) in the order
+of the features: one tensor costs the device a fraction of twenty. A category travels as its index
+in the schema's list, a boolean as 0 or 1, a missing value as NaN, a category that is not listed
+as -1. A schema with an image takes pictures instead (``contract/image.py``).
+
+Format 1 has plain numbers only; whatever older code would misread makes it format 2, which that
+code refuses.
 """
 
 from dataclasses import dataclass
@@ -10,14 +15,21 @@ from typing import Any, TypeVar
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
+from edge_agent.contract.image import IMAGE_INPUT, ImageInput
 
 SCHEMA_BYTES_MAX = 1_048_576
 SCHEMA_FORMAT = 1
+SCHEMA_FORMAT_TYPED = 2
+"""Of schemas with categories, booleans, missing values or an image."""
 FEATURES_MAX = 4_096
 WIDTH_MAX = 1_048_576
 CLASSES_MAX = 4_096
 CLASS_CHARS_MAX = 1_024
+CATEGORIES_MAX = 65_536
+CATEGORY_CHARS_MAX = 256
 INPUT_NAME = "features"
+UNKNOWN_CODE = -1
+"""What a category that is not listed travels as."""
 
 _EnumT = TypeVar("_EnumT", bound=StrEnum)
 
@@ -27,6 +39,17 @@ class Task(StrEnum):
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+
+
+class Dtype(StrEnum):
+    """What a feature is declared as; every kind travels as float32."""
+
+    FLOAT32 = "float32"
+    INT64 = "int64"
+    BOOL = "bool"
+    """Travels as 0 or 1."""
+    CATEGORY = "category"
+    """Travels as the index of its text in ``categories``."""
 
 
 class Role(StrEnum):
@@ -42,23 +65,67 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One declared feature: a number or a small array of numbers.
+    """One declared feature: a number, a boolean, a category, or a small array of numbers.
 
     Attributes:
         name: As in the spec; its columns are ``name`` or ``name_0`` and up.
-        dtype: ``float32`` or ``int64`` as declared; both travel as float32.
-        shape: () for a number, else its dimensions; columns are in row-major order.
-        low: Smallest allowed value, None when unlimited.
-        high: Largest allowed value, None when unlimited.
+        dtype: A ``Dtype``, as declared; all travel as float32.
+        shape: () for one value, else the dimensions of numbers; columns are in row-major order.
+        low: Smallest allowed number, None when unlimited.
+        high: Largest allowed number, None when unlimited.
         unit: For people.
+        categories: Texts of a category by index; empty for the other kinds.
+        is_nullable: Whether a value may be missing (NaN).
+        is_open: Whether a category may be one that is not listed.
     """
 
     name: str
-    dtype: str = "float32"
+    dtype: str = Dtype.FLOAT32
     shape: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    categories: tuple[str, ...] = ()
+    is_nullable: bool = False
+    is_open: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in list(Dtype):
+            raise MalformedError(
+                f"feature {self.name!r}: type {self.dtype[:40]!r} is not one of {list(Dtype)};"
+                " a later version may know it"
+            )
+        is_category = self.dtype == Dtype.CATEGORY
+        if is_category and not 1 <= len(self.categories) <= CATEGORIES_MAX:
+            raise MalformedError(
+                f"feature {self.name!r}: {len(self.categories)} categories, must be 1 to"
+                f" {CATEGORIES_MAX}"
+            )
+        if len(set(self.categories)) != len(self.categories):
+            raise MalformedError(f"feature {self.name!r}: a category is listed twice")
+        if not is_category and (self.categories or self.is_open):
+            raise MalformedError(f"feature {self.name!r}: only a category lists categories")
+        has_numbers = self.dtype in (Dtype.FLOAT32, Dtype.INT64)
+        if not has_numbers and (self.shape or self.low is not None or self.high is not None):
+            raise MalformedError(f"feature {self.name!r}: a {self.dtype} has no shape and no range")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers by themselves."""
+        return self.dtype in (Dtype.FLOAT32, Dtype.INT64)
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Smallest and largest value in the packed tensor, None when unlimited.
+
+        >>> Feature(name="hue", dtype="category", categories=("red", "blue"), is_open=True).bounds
+        (-1, 1)
+        """
+        if self.dtype == Dtype.BOOL:
+            return 0, 1
+        if self.dtype == Dtype.CATEGORY:
+            return (UNKNOWN_CODE if self.is_open else 0), len(self.categories) - 1
+        return self.low, self.high
 
     @property
     def width(self) -> int:
@@ -98,6 +165,8 @@ class ModelSchema:
         features: In the order of the packed tensor.
         outputs: In the order of the graph.
         classes: Names of the classes by label index, as text; empty for a regression.
+        image: The picture the model takes instead of the packed tensor; the features are then
+            the figures of the picture that telemetry watches, which the graph answers.
     """
 
     model: str
@@ -105,6 +174,7 @@ class ModelSchema:
     features: tuple[Feature, ...]
     outputs: tuple[Output, ...]
     classes: tuple[str, ...] = ()
+    image: ImageInput | None = None
 
     @property
     def width(self) -> int:
@@ -116,48 +186,73 @@ class ModelSchema:
         """Column names of the packed input tensor, in order."""
         return tuple(c for feature in self.features for c in feature.columns)
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether every feature is a number that is always there: what format 1 can say."""
+        return self.image is None and all(f.is_number and not f.is_nullable for f in self.features)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph's only input."""
+        return INPUT_NAME if self.image is None else IMAGE_INPUT
+
     def encode(self) -> bytes:
         """Encode as JSON; the same schema always gives the same bytes."""
-        return dump_object(
-            {
-                "format": SCHEMA_FORMAT,
-                "model": self.model,
-                "task": str(self.task),
-                "input": INPUT_NAME,
-                "features": [_feature_to_json(f) for f in self.features],
-                "outputs": [{"name": o.name, "role": str(o.role)} for o in self.outputs],
-                "classes": list(self.classes),
-            }
-        )
+        fields: dict[str, Any] = {
+            "format": SCHEMA_FORMAT if self.is_numeric else SCHEMA_FORMAT_TYPED,
+            "model": self.model,
+            "task": str(self.task),
+            "input": self.input_name,
+            "features": [_feature_to_json(f) for f in self.features],
+            "outputs": [{"name": o.name, "role": str(o.role)} for o in self.outputs],
+            "classes": list(self.classes),
+        }
+        if self.image is not None:
+            fields["image"] = self.image.to_json()
+        return dump_object(fields)
 
     @classmethod
     def decode(cls, payload: bytes) -> "ModelSchema":
         """Decode; raises ContractError."""
         what = "schema.json"
         fields = Fields(parse_object(payload, what=what, limit_bytes=SCHEMA_BYTES_MAX), what=what)
-        if fields.integer("format") != SCHEMA_FORMAT or fields.text("input") != INPUT_NAME:
-            raise MalformedError(f"{what}: needs format {SCHEMA_FORMAT} and input {INPUT_NAME!r}")
+        if fields.integer("format") not in (SCHEMA_FORMAT, SCHEMA_FORMAT_TYPED):
+            raise MalformedError(
+                f"{what}: needs format {SCHEMA_FORMAT} or {SCHEMA_FORMAT_TYPED}; upgrade what reads"
+                " it"
+            )
+        image = fields.optional("image")
         schema = cls(
             model=fields.text("model"),
             task=_member(Task, fields.text("task"), what),
             features=fields.items("features", _feature_from_json, items_max=FEATURES_MAX),
             outputs=fields.items("outputs", _output_from_json, items_max=8),
             classes=fields.items("classes", _class_name, items_max=CLASSES_MAX),
+            image=None if image is None else ImageInput.from_json(image),
         )
+        if fields.text("input") != schema.input_name:
+            raise MalformedError(f"{what}: needs input {schema.input_name!r}")
         if not 1 <= schema.width <= WIDTH_MAX:
             raise MalformedError(f"{what}: {schema.width} columns, must be 1 to {WIDTH_MAX}")
         return schema
 
 
 def _feature_to_json(feature: Feature) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "name": feature.name,
-        "dtype": feature.dtype,
+        "dtype": str(feature.dtype),
         "shape": list(feature.shape),
         "low": feature.low,
         "high": feature.high,
         "unit": feature.unit,
     }
+    if feature.categories:
+        fields["categories"] = list(feature.categories)
+    if feature.is_nullable:
+        fields["missing"] = True
+    if feature.is_open:
+        fields["unknown"] = True
+    return fields
 
 
 def _feature_from_json(value: Any) -> Feature:
@@ -173,7 +268,19 @@ def _feature_from_json(value: Any) -> Feature:
         low=low,
         high=high,
         unit=fields.text("unit", ""),
+        categories=fields.items("categories", _category, (), items_max=CATEGORIES_MAX),
+        is_nullable=fields.flag("missing", default=False),
+        is_open=fields.flag("unknown", default=False),
     )
+
+
+def _category(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= CATEGORY_CHARS_MAX:
+        raise MalformedError(
+            f"schema.json feature: category {str(value)[:80]!r} is not text of 1 to"
+            f" {CATEGORY_CHARS_MAX} characters"
+        )
+    return value
 
 
 def _class_name(value: Any) -> str:
