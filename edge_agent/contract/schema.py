@@ -149,10 +149,22 @@ class Feature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One output tensor of the graph."""
+    """One output tensor of the graph.
+
+    Attributes:
+        name: As its role.
+        role: What it means.
+        is_label_only: Of probabilities: they are 1 for the label and 0 otherwise, because the
+            model tells labels alone.
+    """
 
     name: str
     role: Role
+    is_label_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_label_only and self.role is not Role.PROBABILITIES:
+            raise MalformedError(f"output {self.name!r}: only probabilities say is_label_only")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +216,7 @@ class ModelSchema:
             "task": str(self.task),
             "input": self.input_name,
             "features": [_feature_to_json(f) for f in self.features],
-            "outputs": [{"name": o.name, "role": str(o.role)} for o in self.outputs],
+            "outputs": [_output_to_json(o) for o in self.outputs],
             "classes": list(self.classes),
         }
         if self.image is not None:
@@ -297,11 +309,17 @@ def _dimension(value: Any) -> int:
     return value
 
 
+def _output_to_json(output: Output) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": output.name, "role": str(output.role)}
+    return {**said, "label_only": True} if output.is_label_only else said
+
+
 def _output_from_json(value: Any) -> Output:
     fields = Fields(value, what="schema.json output")
     return Output(
         name=fields.text("name", chars_max=128),
         role=_member(Role, fields.text("role"), "schema.json output"),
+        is_label_only=fields.flag("label_only", default=False),
     )
 
 
