@@ -3,7 +3,8 @@
 Bins are fixed here once, at build time: quantile edges of the training rows, rounded to nothing
 (each edge *is* a float32 training value), so a device that compares float32 with float32 puts
 a training row into the bin it was counted in. A value that many rows share gets a bin of its own;
-ties make fewer bins, never empty ones.
+ties make fewer bins, never empty ones. A category has a bin for each of its commonest values and
+one for the rest (``category_bins.py``).
 
 Left out: the test (``fleet_server/core/drift_test.py``) and the counting (``binning.py``).
 Invariants: edges strictly ascend and lie above ``low``; counts match the layout; the same input
@@ -11,7 +12,6 @@ gives the same bytes.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,9 +22,20 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
-from edge_agent.contract.schema import ModelSchema, Role, Task
+from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema, Role, Task
+from edge_agent.statistics.category_bins import group_categories
+from edge_agent.statistics.reference_fields import (
+    check_counts,
+    check_edges,
+    read_code,
+    read_count,
+    read_number,
+    read_text,
+)
 
 REFERENCE_FORMAT = 1
+REFERENCE_FORMAT_TYPED = 2
+"""Of references with categories, which older code would bin wrongly."""
 REFERENCE_BYTES_MAX = 4_194_304
 BINS_MAX = 10
 COLUMNS_MAX = 1_024
@@ -49,7 +60,10 @@ class FeatureReference:
         edges: At most 9 ascending float32 values; bin = number of edges <= value.
         low: Smallest training value.
         high: Largest training value; beyond either a row counts as ``outside``.
-        counts: Training rows per bin, then missing, then outside (always 0 here).
+        counts: Training rows per bin, then missing, then outside (0 for a number).
+        codes: Of a category, the bin of each index of the schema's list, -1 for one that no
+            training row had; edges, low and high are then of the bins. Empty for a number.
+        labels: Of a category, the name of each bin.
     """
 
     name: str
@@ -58,12 +72,19 @@ class FeatureReference:
     low: float
     high: float
     counts: tuple[int, ...]
+    codes: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_edges(self.name, self.edges)
+        check_edges(self.name, self.edges)
         if not self.low <= self.high or any(not self.low < e <= self.high for e in self.edges):
             raise MalformedError(f"reference {self.name!r}: edges are not in (low, high]")
-        _check_counts(self.name, self.counts, len(self.edges) + 3)
+        check_counts(self.name, self.counts, len(self.edges) + 3)
+        if self.codes and (len(self.labels) != self.bins or max(self.codes) >= self.bins):
+            raise MalformedError(
+                f"reference {self.name!r}: {len(self.labels)} names and codes up to"
+                f" {max(self.codes)} for {self.bins} bins"
+            )
 
     @property
     def bins(self) -> int:
@@ -86,14 +107,14 @@ class ClassOutputReference:
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _check_edges("confidence", self.confidence_edges)
+        check_edges("confidence", self.confidence_edges)
         if len(self.confidence_edges) != BINS_MAX - 1:
             raise MalformedError(f"reference: needs {BINS_MAX - 1} confidence edges")
         if not 1 <= len(self.classes) <= CLASSES_MAX:
             raise MalformedError(
                 f"reference: {len(self.classes)} classes, must be 1 to {CLASSES_MAX}"
             )
-        _check_counts("answers", self.counts, len(self.classes) * BINS_MAX)
+        check_counts("answers", self.counts, len(self.classes) * BINS_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +130,8 @@ class ValueOutputReference:
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _check_edges("answers", self.edges)
-        _check_counts("answers", self.counts, len(self.edges) + 1)
+        check_edges("answers", self.edges)
+        check_counts("answers", self.counts, len(self.edges) + 1)
 
 
 OutputReference = ClassOutputReference | ValueOutputReference
@@ -133,7 +154,7 @@ class Reference:
     latency_edges_ms: tuple[float, ...] = LATENCY_EDGES_MS
 
     def __post_init__(self) -> None:
-        _check_edges("latency", self.latency_edges_ms)
+        check_edges("latency", self.latency_edges_ms)
         if len(self.latency_edges_ms) != len(LATENCY_EDGES_MS):
             raise MalformedError(f"reference: needs {len(LATENCY_EDGES_MS)} latency edges")
         for feature in self.features:
@@ -146,23 +167,18 @@ class Reference:
         if any(a >= b for a, b in pairwise(columns)):
             raise MalformedError("reference: columns do not ascend")
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether a feature is a category."""
+        return any(f.codes for f in self.features)
+
     def encode(self) -> bytes:
         """Encode as JSON; the same reference always gives the same bytes."""
         return dump_object(
             {
-                "format": REFERENCE_FORMAT,
+                "format": REFERENCE_FORMAT_TYPED if self.is_typed else REFERENCE_FORMAT,
                 "rows": self.rows,
-                "features": [
-                    {
-                        "name": f.name,
-                        "column": f.column,
-                        "edges": list(f.edges),
-                        "low": f.low,
-                        "high": f.high,
-                        "counts": list(f.counts),
-                    }
-                    for f in self.features
-                ],
+                "features": [_feature_to_json(f) for f in self.features],
                 "output": _output_to_json(self.output),
                 "latency_edges_ms": list(self.latency_edges_ms),
             }
@@ -175,13 +191,13 @@ class Reference:
         fields = Fields(
             parse_object(payload, what=what, limit_bytes=REFERENCE_BYTES_MAX), what=what
         )
-        if fields.integer("format") != REFERENCE_FORMAT:
-            raise MalformedError(f"{what}: needs format {REFERENCE_FORMAT}; upgrade the agent")
+        if fields.integer("format") not in (REFERENCE_FORMAT, REFERENCE_FORMAT_TYPED):
+            raise MalformedError(f"{what}: of a later format; upgrade the agent")
         return cls(
             rows=fields.integer("rows"),
             features=fields.items("features", _feature_from_json, items_max=COLUMNS_MAX),
             output=_output_from_json(fields.mapping("output")),
-            latency_edges_ms=fields.items("latency_edges_ms", _number, items_max=64),
+            latency_edges_ms=fields.items("latency_edges_ms", read_number, items_max=64),
         )
 
 
@@ -214,12 +230,16 @@ def build_reference(
             f"features have shape {features.shape}, need [1 or more rows, {schema.width}]"
         )
     rows = np.ascontiguousarray(features, dtype=np.float32)
-    watched = _pick_columns(schema.width)
+    # All of them, unless there are more than COLUMNS_MAX.
+    watched = {schema.width * k // COLUMNS_MAX for k in range(COLUMNS_MAX)}
+    declared = [(feature, name) for feature in schema.features for name in feature.columns]
     return Reference(
         rows=len(rows),
         features=tuple(
-            _count_feature(name, column, rows[:, column])
-            for column, name in enumerate(schema.columns)
+            _count_category(feature, column, rows[:, column])
+            if feature.dtype == Dtype.CATEGORY
+            else _count_feature(name, column, rows[:, column])
+            for column, (feature, name) in enumerate(declared)
             if column in watched
         ),
         output=_count_output(schema, outputs),
@@ -256,12 +276,6 @@ def quantile_edges(values: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(edges)
 
 
-def _pick_columns(width: int) -> frozenset[int]:
-    if width <= COLUMNS_MAX:
-        return frozenset(range(width))
-    return frozenset(width * k // COLUMNS_MAX for k in range(COLUMNS_MAX))
-
-
 def _count_feature(name: str, column: int, values: NDArray[np.float32]) -> FeatureReference:
     finite = values[np.isfinite(values)]
     edges = quantile_edges(finite)
@@ -275,6 +289,26 @@ def _count_feature(name: str, column: int, values: NDArray[np.float32]) -> Featu
         low=low,
         high=high,
         counts=(*counts, len(values) - len(finite), 0),
+    )
+
+
+def _count_category(feature: Feature, column: int, values: NDArray[np.float32]) -> FeatureReference:
+    finite = values[np.isfinite(values)].astype(np.intp)
+    listed = finite[(finite >= 0) & (finite < len(feature.categories))]
+    by_code = np.bincount(listed, minlength=len(feature.categories)).tolist()
+    codes, groups = group_categories(by_code, bins_max=BINS_MAX, share_min=BIN_SHARE_MIN)
+    labels = [feature.categories[g[0]] if len(g) == 1 else f"{len(g)} others" for g in groups]
+    labels = labels or [""]
+    counts = [sum(by_code[code] for code in group) for group in groups] or [0]
+    return FeatureReference(
+        name=feature.name,
+        column=column,
+        edges=tuple(float(place) for place in range(1, len(labels))),
+        low=0.0,
+        high=float(len(labels) - 1),
+        counts=(*counts, len(values) - len(finite), len(finite) - len(listed)),
+        codes=codes,
+        labels=tuple(labels),
     )
 
 
@@ -323,18 +357,32 @@ def _output_to_json(output: OutputReference) -> dict[str, Any]:
 def _output_from_json(value: Any) -> OutputReference:
     fields = Fields(value, what="reference.json output")
     kind = fields.text("kind", chars_max=16)
-    counts = fields.items("counts", _count, items_max=CLASSES_MAX * BINS_MAX)
+    counts = fields.items("counts", read_count, items_max=CLASSES_MAX * BINS_MAX)
     if kind == "value":
         return ValueOutputReference(
-            edges=fields.items("edges", _number, items_max=BINS_MAX - 1), counts=counts
+            edges=fields.items("edges", read_number, items_max=BINS_MAX - 1), counts=counts
         )
     if kind != "classes":
         raise MalformedError(f"reference.json output: kind {kind!r} is not classes or value")
     return ClassOutputReference(
-        classes=fields.items("classes", _text, items_max=CLASSES_MAX),
-        confidence_edges=fields.items("confidence_edges", _number, items_max=BINS_MAX - 1),
+        classes=fields.items("classes", read_text, items_max=CLASSES_MAX),
+        confidence_edges=fields.items("confidence_edges", read_number, items_max=BINS_MAX - 1),
         counts=counts,
     )
+
+
+def _feature_to_json(feature: FeatureReference) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": feature.name,
+        "column": feature.column,
+        "edges": list(feature.edges),
+        "low": feature.low,
+        "high": feature.high,
+        "counts": list(feature.counts),
+    }
+    if feature.codes:
+        fields |= {"codes": list(feature.codes), "labels": list(feature.labels)}
+    return fields
 
 
 def _feature_from_json(value: Any) -> FeatureReference:
@@ -342,36 +390,10 @@ def _feature_from_json(value: Any) -> FeatureReference:
     return FeatureReference(
         name=fields.text("name", chars_max=160),
         column=fields.integer("column"),
-        edges=fields.items("edges", _number, items_max=BINS_MAX - 1),
+        edges=fields.items("edges", read_number, items_max=BINS_MAX - 1),
         low=fields.number("low"),
         high=fields.number("high"),
-        counts=fields.items("counts", _count, items_max=BINS_MAX + 2),
+        counts=fields.items("counts", read_count, items_max=BINS_MAX + 2),
+        codes=fields.items("codes", read_code, (), items_max=CATEGORIES_MAX),
+        labels=fields.items("labels", read_text, (), items_max=BINS_MAX),
     )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise MalformedError(f"reference.json: class {str(value)[:40]!r} is not text")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MalformedError(f"reference.json: {str(value)[:40]!r} is not a number")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        raise MalformedError(f"reference.json: {str(value)[:40]!r} is not a count")
-    return value
-
-
-def _check_edges(name: str, edges: tuple[float, ...]) -> None:
-    if any(not math.isfinite(e) for e in edges) or any(a >= b for a, b in pairwise(edges)):
-        raise MalformedError(f"reference {name!r}: edges do not ascend")
-
-
-def _check_counts(name: str, counts: tuple[int, ...], size: int) -> None:
-    if len(counts) != size or any(c < 0 for c in counts):
-        raise MalformedError(f"reference {name!r}: needs {size} counts, got {len(counts)}")

@@ -196,7 +196,7 @@ def test_answers_may_come_from_other_rows_than_the_features() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 3},
         {"rows": 11},
         {"rows": -1},
         {"features": [{}]},
