@@ -29,6 +29,7 @@ from converters.interface import (
     set_input,
 )
 from converters.normalise import normalise
+from converters.operator_table import share_operator_table
 from converters.repairs import Prepared, check_convertible, find_last_step, prepare
 from converters.runtime import GraphRunner
 from converters.source import Conversion
@@ -190,6 +191,7 @@ def _to_onnx(
         "": min(OPSET_TARGET, profile.opset_max),
         ML_DOMAIN: min(OPSET_ML_TARGET, profile.opset_ml_max),
     }
+    share_operator_table()
     try:
         model: ModelProto = convert_sklearn(
             estimator,
