@@ -1,9 +1,10 @@
 """Make a graph portable: within the profile, self-contained, and the same bytes every time.
 
 Exporters write an operator set twice (which onnxruntime's quantizer refuses), newer file formats
-than onnxruntime reads, comments, unused constants and names drawn at random. Invariants of the
-result: one import a domain; IR and operator sets within the profile; only standard operators; no
-external data; no producer, comment or free metadata; names by place; serialised deterministically.
+than onnxruntime reads, comments, dead nodes, unused constants and names drawn at random. Invariants
+of the result: one import a domain; IR and operator sets within the profile; only standard
+operators; no external data; nothing that no answer depends on; no producer, comment or free
+metadata; names by place; serialised deterministically.
 """
 
 import onnx
@@ -12,12 +13,12 @@ from onnx import ModelProto, TensorProto
 from converters.errors import InvalidRequestError, ProfileMisfitError
 from converters.graph import (
     ML_DOMAIN,
-    drop_unused_initializers,
     find_opset,
     iterate_graphs,
     iterate_nodes,
     name_by_place,
 )
+from converters.simplify import simplify
 from device_profiles.compatibility import Misfit
 from device_profiles.profile import DeviceProfile
 
@@ -37,8 +38,10 @@ def normalise(model: ModelProto, profile: DeviceProfile) -> bytes:
     clean = ModelProto()
     clean.CopyFrom(model)
     _check_self_contained(clean)
+    _name_domains(clean)
+    if not clean.functions:
+        simplify(clean)
     _merge_imports(clean)
-    drop_unused_initializers(clean)
     _strip(clean)
     if not clean.functions and not any(g.sparse_initializer for g in iterate_graphs(clean.graph)):
         name_by_place(clean)
@@ -66,14 +69,18 @@ def _check_self_contained(model: ModelProto) -> None:
                 )
 
 
-def _merge_imports(model: ModelProto) -> None:
-    """Keep one import a domain; ``ai.onnx`` is another name of the empty domain."""
+def _name_domains(model: ModelProto) -> None:
+    """Write ``ai.onnx`` as the empty domain, which is another name of it."""
     for entry in model.opset_import:
         if entry.domain == "ai.onnx":
             entry.domain = ""
     for node in iterate_nodes(model):
         if node.domain == "ai.onnx":
             node.domain = ""
+
+
+def _merge_imports(model: ModelProto) -> None:
+    """Keep one import a domain."""
     used = {"", *(node.domain for node in iterate_nodes(model))}
     versions = {domain: find_opset(model, domain) for domain in _DOMAINS if domain in used}
     for domain, version in versions.items():
