@@ -1,8 +1,9 @@
 """Count what one package answers: windows for the server, statistics for the probation.
 
-A request costs a copy of its row and one append; no lock, because appending to a list and cutting
-off its beginning are atomic in CPython. Counting happens once a second (``close_due``), or for
-256 requests together. Encoding happens when a window is full, writing never while a request waits.
+A request costs a copy of its row and one extension of a list; no lock, because extending a list by
+a tuple, copying it and cutting off its beginning are atomic in CPython. Counting happens once a
+second (``close_due``), or for 256 requests together. Encoding happens when a window is full,
+writing never while a request waits.
 
 Left out: storing (``outbox.py``) and sending (``telemetry_uplink.py``).
 Invariants: every row recorded is in exactly one window, one recorded after ``retire`` included;
@@ -36,6 +37,8 @@ PENDING_BYTES_MAX = 4_194_304
 SMALL_REQUEST_BYTES = 8_192
 """A larger request of several rows is counted at once, under the lock."""
 _ARTIFACT_BYTES = 8
+_FIELDS = 5
+"""Of a pending request: features, first and last output, latency, number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,6 @@ class TelemetryRecorder:
         self._lock = threading.Lock()
         self._counter = WindowCounter(model.reference)
         self._layout = self._counter.layout
-        self._latency_edges = np.array(model.reference.latency_edges_ms)
         self._names = [output.name for output in model.schema.outputs]
         self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
         self._recent = recent
@@ -92,17 +94,18 @@ class TelemetryRecorder:
             if recent is not None
             else 0
         )
-        self._pending: list[tuple[bytes, bytes, bytes, float, int]] = []
+        self._pending: list[Any] = []
+        """Flat, _FIELDS a request: a tuple for each would be work for the garbage collector."""
         self._small_bytes = max(SMALL_REQUEST_BYTES, 4 * model.width)
         self._pending_max = 0
         self._opened_at_ms = 0
         self._ends_at = 0.0
         self._is_open = self._is_retired = False
         self._window_rows = 0
-        self._window: NDArray[np.int64] = np.zeros(self._layout.size, np.int64)
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
-        self._requests = self._rows = self._errors = self._non_finite = 0
-        self._answers: NDArray[np.int64] = np.zeros_like(self._window[self._layout.output])
+        self._requests = self._rows = self._errors = 0
+        self._answers, self._non_finite = self._counter.output_counts()[0].copy(), 0
+        """Of closed windows, without what was counted before ``reset_stats``."""
         self._fit_pending()
 
     def record(
@@ -127,7 +130,7 @@ class TelemetryRecorder:
         # Bytes, because keeping the arrays costs more than copying them: they would be freed
         # cold. A regression's only output is there twice and read once.
         first, last = outputs[0].tobytes(), outputs[-1].tobytes()
-        pending.append((features.tobytes(), first, last, latency_ms, number))
+        pending += (features.tobytes(), first, last, latency_ms, number)
         if len(pending) >= self._pending_max:
             self._settle()
 
@@ -165,6 +168,7 @@ class TelemetryRecorder:
         """Return what was answered since the beginning or ``reset_stats``."""
         with self._lock:
             self._drain()
+            answers, non_finite = self._answered()
             return ProbationStats(
                 requests=self._requests,
                 rows=self._rows,
@@ -172,16 +176,17 @@ class TelemetryRecorder:
                 latency_ms_p95=float(np.percentile(self._latencies, 95))
                 if self._latencies
                 else None,
-                output_shift=self._measure_shift(),
-                non_finite_rows=self._non_finite,
+                output_shift=self._measure_shift(answers),
+                non_finite_rows=non_finite,
             )
 
     def reset_stats(self) -> None:
         """Begin the statistics anew; windows are not touched."""
         with self._lock:
             self._drain()
-            self._requests = self._rows = self._errors = self._non_finite = 0
-            self._answers[:] = 0
+            self._requests = self._rows = self._errors = 0
+            answers, non_finite = self._answered()
+            self._answers, self._non_finite = self._answers - answers, self._non_finite - non_finite
             self._latencies.clear()
 
     def _record_large(
@@ -216,11 +221,12 @@ class TelemetryRecorder:
 
     def _drain(self) -> None:
         """Count what is pending; the lock is held, others may go on appending."""
-        taken = len(self._pending)
-        if not taken:
+        pending = self._pending[: len(self._pending)]
+        if not pending:
             return
-        features, first, last, latencies, numbers = zip(*self._pending[:taken], strict=True)
-        del self._pending[:taken]
+        del self._pending[: len(pending)]
+        features, first, last, latencies, numbers = (pending[n::_FIELDS] for n in range(_FIELDS))
+        taken = len(features)
         rows = np.frombuffer(b"".join(features), np.float32).reshape(-1, self._model.width)
         outputs = {
             name: np.frombuffer(b"".join(parts), dtype)
@@ -251,14 +257,7 @@ class TelemetryRecorder:
         latencies: Sequence[float],
     ) -> None:
         """Add requests to the window and to the statistics."""
-        self._counter.add(features, outputs, latencies[0])
-        _, counters = self._counter.take()
-        # The counter saw one request; here stands how long each of them took.
-        at = np.searchsorted(self._latency_edges, latencies, side="right")
-        counters[self._layout.latency] = np.bincount(at, minlength=len(self._latency_edges) + 1)
-        self._window += counters
-        self._answers += counters[self._layout.output]
-        self._non_finite += int(counters[self._layout.non_finite])
+        self._counter.add_block(features, outputs, latencies)
         self._latencies.extend(latencies)
         self._requests += len(latencies)
         self._rows += len(features)
@@ -267,9 +266,10 @@ class TelemetryRecorder:
 
     def _close(self) -> None:
         self._drain()
-        _, errors = self._counter.take()
-        self._window += errors
-        if not self._window.any():
+        answers, non_finite = self._answered()
+        _, counters = self._counter.take()
+        self._answers, self._non_finite = answers, non_finite
+        if not counters.any():
             self._is_open = False
             self._fit_pending()
             return
@@ -283,9 +283,8 @@ class TelemetryRecorder:
             reference=self._model.reference_hash,
             artifact=self._artifact,
             rows=self._window_rows,
-            counters=encode_counters(self._window),
+            counters=encode_counters(counters),
         )
-        self._window[:] = 0
         self._window_rows = 0
         self._is_open = False
         self._fit_pending()
@@ -296,16 +295,20 @@ class TelemetryRecorder:
         left = self._limits.window_rows_max - self._window_rows
         fits = PENDING_BYTES_MAX // self._small_bytes
         is_filling = self._is_open and not self._is_retired
-        self._pending_max = max(1, min(PENDING_REQUESTS_MAX, fits, left)) if is_filling else 1
+        most = max(1, min(PENDING_REQUESTS_MAX, fits, left)) if is_filling else 1
+        self._pending_max = _FIELDS * most
 
-    def _measure_shift(self) -> float | None:
-        if not self._answers.any():
+    def _answered(self) -> tuple[NDArray[np.int64], int]:
+        """Return the answers' counters since ``reset_stats``, and how many were not finite."""
+        counts, non_finite = self._counter.output_counts()
+        return self._answers + counts, self._non_finite + non_finite
+
+    def _measure_shift(self, answers: NDArray[np.int64]) -> float | None:
+        if not answers.any():
             return None
         reference = self._model.reference
         expected = np.array(reference.output.counts, np.int64)
-        return total_variation(
-            answer_mix(reference, self._answers), answer_mix(reference, expected)
-        )
+        return total_variation(answer_mix(reference, answers), answer_mix(reference, expected))
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)

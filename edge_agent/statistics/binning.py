@@ -1,20 +1,22 @@
 """Count one window's rows at the speed of a copy.
 
 ``add`` copies rows into a small buffer; binning happens 256 rows at a time, over all columns at
-once. Nothing here knows the clock or the wire. Not thread-safe: the owner holds a lock or has one
-thread.
+once (``column_bins.py``). Who gathers rows itself gives them to ``add_block``, which copies
+nothing. Nothing here knows the clock or the wire. Not thread-safe: the owner holds a lock or has
+one thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.statistics.column_bins import BLOCK_ROWS, ColumnBins
 from edge_agent.statistics.layout import CounterLayout
 from edge_agent.statistics.reference import BINS_MAX, ClassOutputReference, Reference
 
-BUFFER_ROWS = 256
+BUFFER_ROWS = BLOCK_ROWS
 BUFFER_BYTES_MAX = 4_194_304
 LABEL_OUTPUT = "label"
 PROBABILITIES_OUTPUT = "probabilities"
@@ -33,7 +35,7 @@ class WindowCounter:
 
     def __init__(self, reference: Reference) -> None:
         self._layout = CounterLayout.of(reference)
-        self._bins = _ColumnBins(reference, self._layout)
+        self._bins = ColumnBins(reference, self._layout)
         self._totals: Counters = np.zeros(self._layout.size, dtype=np.int64)
         self._rows_total = 0
         self._fill = 0
@@ -108,64 +110,69 @@ class WindowCounter:
         self._rows_total, self._totals = 0, np.zeros_like(totals)
         return rows, totals
 
+    def add_block(
+        self,
+        rows: NDArray[np.float32],
+        outputs: Mapping[str, NDArray[Any]],
+        latencies_ms: Sequence[float] | NDArray[np.float64],
+    ) -> None:
+        """Count answered requests at once; nothing of the arrays is kept.
+
+        Args:
+            rows: float32 [rows, width] of all of them.
+            outputs: As of ``add``, for all rows.
+            latencies_ms: One a request.
+        """
+        totals = self._totals
+        latency = totals[self._layout.latency]
+        at = self._latency_edges.searchsorted(latencies_ms, side="right")
+        latency += np.bincount(at, minlength=len(latency))
+        count = len(rows)
+        if not count:
+            return
+        rows = rows if rows.dtype is _FLOAT else rows.astype(_FLOAT)
+        for start in range(0, count, BUFFER_ROWS):
+            self._bins.count_into(totals, rows[start : start + BUFFER_ROWS])
+        self._count_answers(count, outputs)
+        self._rows_total += count
+
+    def output_counts(self) -> tuple[Counters, int]:
+        """Return the answers' counters and how many were not finite, without what is buffered."""
+        totals = self._totals
+        return totals[self._layout.output], int(totals[self._layout.non_finite])
+
     def _flush(self) -> None:
         if not self._latencies:
             return
-        latency = self._totals[self._layout.latency]
-        at = np.searchsorted(self._latency_edges, self._latencies, side="right")
-        latency += np.bincount(at, minlength=len(latency))
-        if self._fill:
-            rows = np.frombuffer(b"".join(self._rows), np.float32).reshape(self._fill, -1)
-            for start in range(0, self._fill, BUFFER_ROWS):
-                self._bins.count_into(self._totals, rows[start : start + BUFFER_ROWS])
-            self._count_answers()
-        self._rows_total += self._fill
+        rows = np.frombuffer(b"".join(self._rows), np.float32)
+        rows = rows.reshape(self._fill, -1) if self._fill else rows.reshape(0, 0)
+        outputs = {self._answers_output: np.frombuffer(b"".join(self._answers), np.float32)}
+        if self._classes:
+            outputs[LABEL_OUTPUT] = np.frombuffer(b"".join(self._labels), np.int64)
+        latencies = self._latencies.copy()
         self._fill, self._room = 0, BUFFER_BYTES_MAX
         for pending in (self._rows, self._labels, self._answers, self._latencies):
             pending.clear()
+        self.add_block(rows, outputs, latencies)
 
-    def _count_answers(self) -> None:
-        answers = np.frombuffer(b"".join(self._answers), np.float32).reshape(self._fill, -1)
-        is_valid = np.isfinite(answers).all(axis=1)
-        at = np.searchsorted(self._answer_edges, answers.max(axis=1), side="right")
+    def _count_answers(self, count: int, outputs: Mapping[str, NDArray[Any]]) -> None:
+        answers = outputs[self._answers_output].reshape(count, -1)
+        if answers.dtype is not _FLOAT:
+            answers = answers.astype(_FLOAT)
+        is_valid: NDArray[np.bool_] | None = None
+        if not np.isfinite(answers).all():
+            is_valid = np.isfinite(answers).all(axis=1)
+        # Class by class: row by row would be a loop over two or three numbers each.
+        largest = np.ascontiguousarray(answers.T).max(axis=0)
+        at: NDArray[np.int64] = self._answer_edges.searchsorted(largest, side="right")
         if self._classes:
-            labels = np.frombuffer(b"".join(self._labels), np.int64)
-            is_valid &= (labels >= 0) & (labels < self._classes)
+            labels = outputs[LABEL_OUTPUT].reshape(count)
+            if int(labels.min()) < 0 or int(labels.max()) >= self._classes:
+                is_known = (labels >= 0) & (labels < self._classes)
+                is_valid = is_known if is_valid is None else is_valid & is_known
             at = at + labels * BINS_MAX
-        counted = at[is_valid]
+        if is_valid is not None:
+            at = at[is_valid]
+            self._totals[self._layout.non_finite] += count - len(at)
         counts = self._totals[self._layout.output]
-        counts += np.bincount(counted, minlength=len(counts))
-        self._totals[self._layout.non_finite] += self._fill - len(counted)
-
-
-class _ColumnBins:
-    """Bin all watched columns of a block of rows together: one compare an edge, not a column."""
-
-    def __init__(self, reference: Reference, layout: CounterLayout) -> None:
-        features = reference.features
-        self._columns = np.array([f.column for f in features], np.intp)
-        most = max((len(f.edges) for f in features), default=0)
-        self._edges = np.full((most, len(features), 1), np.inf, np.float32)
-        for k, feature in enumerate(features):
-            self._edges[: len(feature.edges), k, 0] = feature.edges
-        self._low = np.array([[f.low] for f in features], np.float32)
-        self._high = np.array([[f.high] for f in features], np.float32)
-        self._missing = np.array([[f.bins] for f in features], np.int8)
-        self._first = np.array([[s.start] for s in layout.features], np.int64)
-        self._size = layout.features[-1].stop if features else 0
-
-    def count_into(self, totals: Counters, rows: NDArray[np.float32]) -> None:
-        """Add the rows' bins to the counters of the features."""
-        if not self._size:
-            return
-        is_all = rows.shape[1] == len(self._columns)
-        # Columns first: the inner loops then run over rows, not over a few columns.
-        values = np.ascontiguousarray((rows if is_all else rows[:, self._columns]).T)
-        at = np.zeros(values.shape, np.int8)
-        for edge in self._edges:
-            at += (values >= edge).view(np.int8)
-        is_outside = (values < self._low) | (values > self._high)
-        np.copyto(at, self._missing + 1, where=is_outside)
-        np.copyto(at, self._missing, where=~np.isfinite(values))
-        flat = (at + self._first).ravel()
-        totals[: self._size] += np.bincount(flat, minlength=self._size)
+        counts += np.bincount(at, minlength=len(counts))
