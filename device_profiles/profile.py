@@ -103,6 +103,8 @@ class DeviceProfile:
         intra_op_threads: Threads of one prediction.
         allow_spinning: Whether idle threads may burn processor time for latency.
         arena: Whether onnxruntime may keep a memory arena.
+        int8_full_range: Whether every processor of this kind has VNNI or Arm dot products, so that
+            8-bit weights answer the same on all of them; int8 graphs get 7-bit weights otherwise.
         serving: Whether models answer in a process of their own.
         telemetry: What may be recorded and sent.
         labels: Given to every device of this kind.
@@ -128,6 +130,7 @@ class DeviceProfile:
     intra_op_threads: int = 1
     allow_spinning: bool = False
     arena: bool = True
+    int8_full_range: bool = False
     serving: Serving = Serving.WORKER
     telemetry: TelemetryLimits = field(default_factory=TelemetryLimits)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -235,7 +238,7 @@ class DeviceProfile:
             raise self._wrong("providers", "needs names such as CPUExecutionProvider")
         if not isinstance(self.serving, Serving):
             raise self._wrong("serving", f"must be one of {', '.join(Serving)}")
-        for name in ("allow_spinning", "arena"):
+        for name in ("allow_spinning", "arena", "int8_full_range"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, f"must be true or false, got {getattr(self, name)!r}")
         if len(self.labels) > LABELS_MAX:
@@ -259,6 +262,7 @@ _OPTIONAL = frozenset(
         "intra_op_threads",
         "allow_spinning",
         "arena",
+        "int8_full_range",
         "serving",
         "telemetry",
         "labels",
