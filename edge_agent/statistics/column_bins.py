@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.statistics.category_bins import CategoryCodes
 from edge_agent.statistics.layout import CounterLayout
 from edge_agent.statistics.reference import Reference
 
@@ -30,6 +31,7 @@ class ColumnBins:
         features = reference.features
         self._columns = np.array([f.column for f in features], np.intp)
         self._is_all = bool((self._columns == np.arange(len(features))).all())
+        self._categories = CategoryCodes([f.codes or None for f in features])
         most = max((len(f.edges) for f in features), default=0)
         high = np.array([[f.high] for f in features], np.float32)
         # Levels a value reaches one after another: low, the edges, beyond high. A column with
@@ -59,7 +61,7 @@ class ColumnBins:
         if not self._size:
             return
         is_all = self._is_all and rows.shape[1] == len(self._columns)
-        watched = rows if is_all else rows[:, self._columns]
+        watched = self._categories.recode(rows if is_all else rows[:, self._columns])
         counts = np.empty((watched.shape[1], self._bins + 2), np.int64)
         for first in range(0, watched.shape[1], self._columns_max):
             part = slice(first, first + self._columns_max)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from edge_agent.statistics.binning import WindowCounter
 from edge_agent.statistics.category_bins import CategoryCodes, group_categories
 from edge_agent.statistics.reference import BIN_SHARE_MIN, BINS_MAX, Reference, build_reference
 
@@ -92,3 +93,23 @@ def test_numbers_alone_keep_the_bytes_of_their_reference() -> None:
     fields = json.loads(encoded)
     assert fields["format"] == 1
     assert "codes" not in fields["features"][0]
+
+
+def test_a_device_counts_training_rows_as_the_reference_did() -> None:
+    draw = np.random.default_rng(3)
+    codes = draw.choice([*range(12), -1.0, np.nan], 600, p=[0.2, 0.2, *([0.05] * 12)])
+    reference = _reference(codes.tolist())
+    rows = _rows(codes.tolist())
+    counter = WindowCounter(reference)
+    counter.add(rows, {"value": np.zeros(600, np.float32)}, 1.0)
+    _, counted = counter.take()
+    for feature, at in zip(reference.features, counter.layout.features, strict=True):
+        assert tuple(counted[at]) == feature.counts
+
+
+def test_a_category_nobody_trained_on_counts_as_outside() -> None:
+    reference = _reference([0.0, 1.0] * 30)
+    counter = WindowCounter(reference)
+    counter.add(_rows([5.0, -1.0, 99.0, np.nan, 1.0]), {"value": np.zeros(5, np.float32)}, 1.0)
+    _, counted = counter.take()
+    assert counted[counter.layout.features[1]].tolist() == [0, 1, 1, 3]
