@@ -4,6 +4,7 @@ A file ``NAME.toml`` holds the profile whose id is ``NAME``. A user's file of th
 the place of a shipped one. The only module here that touches files.
 """
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from device_profiles.profile import DeviceProfile
 
 PROFILE_FILE_BYTES_MAX = 65_536
 PROFILES_MAX = 1_000
+_HEADER = re.compile(r"\s*\[\s*([^\[\]]{1,200}?)\s*\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-][^=#]{0,200}?)\s*=")
 _SHIPPED = Path(__file__).parent / "data"
 
 
@@ -52,15 +55,46 @@ def load_profile_file(path: Path) -> DeviceProfile:
             raise ProfileFormatError(
                 path.name, "", f"larger than {PROFILE_FILE_BYTES_MAX} bytes, not a profile"
             )
-        table = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProfileFormatError(path.name, "", f"cannot be read: {error}") from error
-    profile = DeviceProfile.from_table(table, source=path.name)
+    try:
+        profile = DeviceProfile.from_table(table, source=path.name)
+    except ProfileFormatError as error:
+        line = find_line(text, error.field) or find_line(text, f"telemetry.{error.field}")
+        raise ProfileFormatError(path.name, error.field, error.problem, line=line) from error
     if profile.id != path.stem:
         raise ProfileFormatError(
-            path.name, "id", f"is {profile.id!r}, but the file name says {path.stem!r}"
+            path.name,
+            "id",
+            f"is {profile.id!r}, but the file name says {path.stem!r}",
+            line=find_line(text, "id"),
         )
     return profile
+
+
+def find_line(text: str, field: str) -> int | None:
+    r"""Tell where a dotted key stands in a TOML text, from 1; None when it stands nowhere.
+
+    >>> find_line("id = 'a'\n[telemetry]\nwindow_s = 0\n", "telemetry.window_s")
+    3
+    """
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _plain(header.group(1)) + "."
+            if field == table[:-1]:
+                return number
+        elif (key := _KEY.match(line)) and field.startswith(table + _plain(key.group(1))):
+            rest = field.removeprefix(table + _plain(key.group(1)))
+            if rest == "" or rest.startswith("."):
+                return number
+    return None
+
+
+def _plain(key: str) -> str:
+    return key.replace('"', "").replace("'", "").replace(" ", "")
 
 
 def _find_files(extra_dir: Path | None) -> dict[str, Path]:

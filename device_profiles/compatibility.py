@@ -1,93 +1,27 @@
 """Judge whether a package fits a profile and a device fits both, before anything is sent. Pure.
 
-Only what is known is compared: a capability the device did not report never makes a misfit.
+Only what is known is compared: a capability the device did not report never makes a misfit, nor
+does a need that an older package does not tell.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from device_profiles.profile import DeviceProfile, Precision
+from device_profiles.capabilities import DOT_PRODUCT_FLAGS, DeviceCapabilities
+from device_profiles.needs import PackageNeeds
+from device_profiles.operators import find_missing, find_oldest, find_operators
+from device_profiles.profile import DeviceProfile
+from device_profiles.providers import CPU
 from device_profiles.versions import is_release_in, parse_release
+
+__all__ = ["DeviceCapabilities", "Misfit", "PackageNeeds", "find_misfits"]
 
 COPIES_ON_DISK = 2
 """The package while it is fetched, and its installed members."""
-PROVIDERS_MAX = 64
+OPERATORS_NAMED_MAX = 5
+_ONE_OF_THE_FLAGS = f"one of {', '.join(sorted(DOT_PRODUCT_FLAGS))}"
 _GLIBC = re.compile(r"(?:glibc)?[ -]*(\d+\.\d+.*)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageNeeds:
-    """What one package asks of a device.
-
-    Attributes:
-        ir: ONNX file format of the graph.
-        opset: Operator set of domain ``ai.onnx``, 0 when the graph uses none.
-        opset_ml: Operator set of domain ``ai.onnx.ml``, 0 when the graph uses none.
-        precision: Of the shipped graph.
-        package_bytes: Size of the package.
-    """
-
-    ir: int
-    opset: int
-    opset_ml: int
-    precision: Precision
-    package_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceCapabilities:
-    """What a device found itself to be; None or empty where it did not say.
-
-    Attributes:
-        arch: ``x86_64`` or ``aarch64``, as ``platform.machine()`` says.
-        libc: For example ``glibc 2.36``.
-        python: For example ``3.11.7``.
-        onnxruntime: For example ``1.31.1``.
-        ir_max: Newest ONNX file format that loaded.
-        opset_max: Newest operator set of ``ai.onnx`` that loaded.
-        opset_ml_max: Newest operator set of ``ai.onnx.ml`` that loaded.
-        ram_bytes: Memory of the device (of its control group when smaller).
-        disk_free_bytes: Free room where packages are kept.
-        cores: Processor cores the agent may use.
-        providers: Execution providers of its onnxruntime.
-    """
-
-    arch: str | None = None
-    libc: str | None = None
-    python: str | None = None
-    onnxruntime: str | None = None
-    ir_max: int | None = None
-    opset_max: int | None = None
-    opset_ml_max: int | None = None
-    ram_bytes: int | None = None
-    disk_free_bytes: int | None = None
-    cores: int | None = None
-    providers: tuple[str, ...] = ()
-
-    @classmethod
-    def from_report(cls, report: Mapping[str, Any]) -> "DeviceCapabilities":
-        """Read the ``capabilities`` of a device's report; wrong types count as not said.
-
-        >>> DeviceCapabilities.from_report({"cores": 4, "ir_max": "new"}).ir_max is None
-        True
-        """
-        named = report.get("providers")
-        providers = named[:PROVIDERS_MAX] if isinstance(named, list) else []
-        return cls(
-            arch=_text(report.get("arch")),
-            libc=_text(report.get("libc")),
-            python=_text(report.get("python")),
-            onnxruntime=_text(report.get("onnxruntime")),
-            ir_max=_count(report.get("ir_max")),
-            opset_max=_count(report.get("opset_max")),
-            opset_ml_max=_count(report.get("opset_ml_max")),
-            ram_bytes=_count(report.get("ram_bytes")),
-            disk_free_bytes=_count(report.get("disk_free_bytes")),
-            cores=_count(report.get("cores")),
-            providers=tuple(p for p in providers if isinstance(p, str)),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,72 +67,97 @@ def find_misfits(
     return found
 
 
-def _package_against_profile(needs: PackageNeeds, profile: DeviceProfile) -> list[Misfit]:
-    found = [
-        Misfit(field=name, need=f"{need}", have=f"at most {limit}")
-        for name, need, limit in (
-            ("ir_max", needs.ir, profile.ir_max),
-            ("opset_max", needs.opset, profile.opset_max),
-            ("opset_ml_max", needs.opset_ml, profile.opset_ml_max),
-            ("package_bytes_max", needs.package_bytes, profile.package_bytes_max),
-        )
-        if need > limit
-    ]
+def _package_against_profile(needs: PackageNeeds, profile: DeviceProfile) -> Iterator[Misfit]:
+    for name, need, limit in (
+        ("ir_max", needs.ir, profile.ir_max),
+        ("opset_max", needs.opset, profile.opset_max),
+        ("opset_ml_max", needs.opset_ml, profile.opset_ml_max),
+        ("package_bytes_max", needs.package_bytes, profile.package_bytes_max),
+        ("rss_bytes_max", needs.rss_bytes or 0, profile.rss_bytes_max),
+    ):
+        if need > limit:
+            yield Misfit(field=name, need=f"{need}", have=f"at most {limit}")
     if needs.precision not in profile.precisions:
         have = ", ".join(profile.precisions)
-        found.append(Misfit(field="precisions", need=str(needs.precision), have=have))
-    return found
+        yield Misfit(field="precisions", need=str(needs.precision), have=have)
+    if needs.is_full_range and not profile.int8_full_range:
+        bits = "true: its int8 weights use all 8 bits"
+        yield Misfit(field="int8_full_range", need=bits, have="false")
+    oldest = find_oldest(profile.onnxruntime)
+    yield from _missing_operators(needs, oldest, "the oldest the profile lets in")
 
 
-def _device_against_profile(profile: DeviceProfile, device: DeviceCapabilities) -> list[Misfit]:
-    found = []
+def _device_against_profile(profile: DeviceProfile, device: DeviceCapabilities) -> Iterator[Misfit]:
     if device.arch is not None and device.arch not in profile.arch:
-        found.append(Misfit(field="arch", need=" or ".join(profile.arch), have=device.arch))
-    if device.libc is not None and not _is_libc_new_enough(device.libc, profile.libc_min):
-        found.append(
-            Misfit(field="libc_min", need=f"glibc {profile.libc_min} or newer", have=device.libc)
-        )
+        yield Misfit(field="arch", need=" or ".join(profile.arch), have=device.arch)
+    if device.libc is not None and not is_libc_new_enough(device.libc, profile.libc_min):
+        yield Misfit(field="libc_min", need=f"glibc {profile.libc_min} or newer", have=device.libc)
     for name, have, wanted in (
         ("python", device.python, profile.python),
         ("onnxruntime", device.onnxruntime, profile.onnxruntime),
     ):
         if have is not None and not _is_in(have, wanted):
-            found.append(Misfit(field=name, need=wanted, have=have))
+            yield Misfit(field=name, need=wanted, have=have)
+    if device.runtime_fault:
+        yield Misfit(field="runtime", need="an onnxruntime that loads", have=device.runtime_fault)
     for name, need, have_at_most in (
         ("rss_bytes_max", profile.rss_bytes_max, device.ram_bytes),
         ("intra_op_threads", profile.intra_op_threads, device.cores),
     ):
         if have_at_most is not None and have_at_most < need:
-            found.append(Misfit(field=name, need=f"{need}", have=f"{have_at_most}"))
-    if device.providers and not set(device.providers) & set(profile.providers):
-        found.append(
-            Misfit(
-                field="providers",
-                need=" or ".join(profile.providers),
-                have=", ".join(device.providers),
-            )
+            yield Misfit(field=name, need=f"{need}", have=f"{have_at_most}")
+    yield from _missing_providers(profile, device)
+    if profile.int8_full_range and device.has_dot_products is False:
+        flags = ", ".join(sorted(device.cpu_flags))
+        yield Misfit(field="int8_full_range", need=_ONE_OF_THE_FLAGS, have=flags)
+
+
+def _missing_providers(profile: DeviceProfile, device: DeviceCapabilities) -> Iterator[Misfit]:
+    wanted = profile.providers[:1] if profile.require_provider else profile.providers
+    if device.providers and not set(device.providers) & set(wanted):
+        need, have = " or ".join(wanted), ", ".join(device.providers)
+        yield Misfit(field="providers", need=need, have=have)
+
+
+def _package_against_device(needs: PackageNeeds, device: DeviceCapabilities) -> Iterator[Misfit]:
+    for name, need, limit in (
+        ("ir_max", needs.ir, device.ir_max),
+        ("opset_max", needs.opset, device.opset_max),
+        ("opset_ml_max", needs.opset_ml, device.opset_ml_max),
+        ("disk_free_bytes", COPIES_ON_DISK * needs.package_bytes, device.disk_free_bytes),
+        ("ram_bytes", needs.rss_bytes or 0, device.ram_bytes),
+    ):
+        if limit is not None and need > limit:
+            yield Misfit(field=name, need=f"{need}", have=f"at most {limit}")
+    if needs.is_full_range and device.has_dot_products is False:
+        flags = ", ".join(sorted(device.cpu_flags))
+        why = "as its int8 weights use all 8 bits"
+        yield Misfit(field="cpu_flags", need=f"{_ONE_OF_THE_FLAGS}, {why}", have=flags)
+    if device.onnxruntime is not None:
+        yield from _missing_operators(needs, device.onnxruntime, "the device's")
+
+
+def _missing_operators(needs: PackageNeeds, release: str, whose: str) -> Iterator[Misfit]:
+    """Compare with what was asked of a runtime; nothing is known of one older than all of those."""
+    measured = find_operators(release) if needs.operators else None
+    if measured is None:
+        return
+    name, operators = measured
+    missing = find_missing(needs.operators, operators)
+    where = f"{CPU} of onnxruntime {release}, {whose}"
+    if name != release:
+        where += f" (asked: {name})"
+    for need, have in list(missing.items())[:OPERATORS_NAMED_MAX]:
+        yield Misfit(field="operators", need=need, have=f"{have} in {where}")
+    if len(missing) > OPERATORS_NAMED_MAX:
+        more = len(missing) - OPERATORS_NAMED_MAX
+        yield Misfit(
+            field="operators", need=f"{more} operators more", have=f"none of them in {where}"
         )
-    return found
 
 
-def _package_against_device(needs: PackageNeeds, device: DeviceCapabilities) -> list[Misfit]:
-    return [
-        Misfit(field=name, need=f"{need}", have=f"at most {limit}")
-        for name, need, limit in (
-            ("ir_max", needs.ir, device.ir_max),
-            ("opset_max", needs.opset, device.opset_max),
-            ("opset_ml_max", needs.opset_ml, device.opset_ml_max),
-            (
-                "disk_free_bytes",
-                COPIES_ON_DISK * needs.package_bytes,
-                device.disk_free_bytes,
-            ),
-        )
-        if limit is not None and need > limit
-    ]
-
-
-def _is_libc_new_enough(libc: str, oldest: str) -> bool:
+def is_libc_new_enough(libc: str, oldest: str) -> bool:
+    """Tell whether a C library is a glibc, and not older than ``oldest``."""
     found = _GLIBC.fullmatch(libc.strip())
     return found is not None and parse_release(found.group(1)) >= parse_release(oldest)
 
@@ -208,11 +167,3 @@ def _is_in(release: str, wanted: str) -> bool:
         return is_release_in(release, wanted)
     except ValueError:
         return False
-
-
-def _text(value: Any) -> str | None:
-    return value[:80] if isinstance(value, str) else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

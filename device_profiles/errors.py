@@ -37,11 +37,14 @@ class ProfileFormatError(ProfileError):
     Attributes:
         source: File or profile id.
         field: The key at fault, dotted; empty when the whole file is.
+        line: Where it is in the file, from 1; None when that is not known.
     """
 
-    def __init__(self, source: str, field: str, problem: str) -> None:
-        where = f"{source}: {field}" if field else source
+    def __init__(self, source: str, field: str, problem: str, *, line: int | None = None) -> None:
+        file = f"{source} line {line}" if line is not None else source
+        where = f"{file}: {field}" if field else file
         super().__init__(f"{where}: {problem}")
+        self.line = line
         self.source = source
         self.field = field
         self.problem = problem

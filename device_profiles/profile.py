@@ -11,7 +11,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from device_profiles.calibration import Calibration
 from device_profiles.errors import ProfileFormatError
+from device_profiles.providers import ProviderOptions, find_wrong_providers, read_options
 from device_profiles.versions import parse_range, parse_release
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -106,6 +108,10 @@ class DeviceProfile:
         int8_full_range: Whether every processor of this kind has VNNI or Arm dot products, so that
             8-bit weights answer the same on all of them; int8 graphs get 7-bit weights otherwise.
         serving: Whether models answer in a process of their own.
+        require_provider: Whether the first of ``providers`` must be the one that serves; else the
+            next that works takes its place, and the device says so.
+        provider_options: Options by provider, as onnxruntime names them.
+        calibration: Times of the reference graphs on such a device; None when nobody measured.
         telemetry: What may be recorded and sent.
         labels: Given to every device of this kind.
     """
@@ -132,6 +138,9 @@ class DeviceProfile:
     arena: bool = True
     int8_full_range: bool = False
     serving: Serving = Serving.WORKER
+    require_provider: bool = False
+    provider_options: ProviderOptions = field(default_factory=dict)
+    calibration: Calibration | None = None
     telemetry: TelemetryLimits = field(default_factory=TelemetryLimits)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -182,6 +191,7 @@ class DeviceProfile:
             limits = _table(values["telemetry"], source, "telemetry")
             _refuse_unknown(TelemetryLimits, limits, source, prefix="telemetry.")
             values["telemetry"] = TelemetryLimits(**limits)
+        values |= _read_further(values, source)
         if "serving" in values:
             (values["serving"],) = _members(Serving, [values["serving"]], source, "serving")
         values["labels"] = MappingProxyType(_table(values.get("labels", {}), source, "labels"))
@@ -194,6 +204,10 @@ class DeviceProfile:
             table[name] = [str(member) for member in table[name]]
         table["providers"] = list(self.providers)
         table["serving"] = str(self.serving)
+        table["provider_options"] = {n: dict(o) for n, o in self.provider_options.items()}
+        del table["calibration"]
+        if self.calibration is not None:
+            table["calibration"] = self.calibration.to_json()
         table["telemetry"] = asdict(self.telemetry)
         table["labels"] = dict(self.labels)
         return table
@@ -234,11 +248,13 @@ class DeviceProfile:
             raise self._wrong("arch", f"needs at least one of {', '.join(Arch)}")
         if Precision.FP32 not in self.precisions:
             raise self._wrong("precisions", "must hold fp32, the one the others are compared with")
-        if not self.providers or not all(map(_NAME.fullmatch, self.providers)):
-            raise self._wrong("providers", "needs names such as CPUExecutionProvider")
+        if wrong := find_wrong_providers(self.providers):
+            raise self._wrong("providers", wrong)
+        if idle := sorted(set(self.provider_options) - set(self.providers)):
+            raise self._wrong(f"provider_options.{idle[0]}", "is not among providers")
         if not isinstance(self.serving, Serving):
             raise self._wrong("serving", f"must be one of {', '.join(Serving)}")
-        for name in ("allow_spinning", "arena", "int8_full_range"):
+        for name in ("allow_spinning", "arena", "int8_full_range", "require_provider"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, f"must be true or false, got {getattr(self, name)!r}")
         if len(self.labels) > LABELS_MAX:
@@ -264,10 +280,31 @@ _OPTIONAL = frozenset(
         "arena",
         "int8_full_range",
         "serving",
+        "require_provider",
+        "provider_options",
+        "calibration",
         "telemetry",
         "labels",
     }
 )
+
+
+def _read_further(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Read the tables whose values are not plain."""
+    found: dict[str, Any] = {}
+    if "provider_options" in values:
+        try:
+            found["provider_options"] = read_options(values["provider_options"])
+        except ValueError as error:
+            key, _, problem = f"provider_options{error}".partition(": ")
+            raise ProfileFormatError(source, key, problem) from error
+    if "calibration" in values:
+        found["calibration"] = Calibration.from_report(values["calibration"])
+        if found["calibration"] is None:
+            raise ProfileFormatError(
+                source, "calibration", "must be what `edge-agent doctor --calibrate --json` says"
+            )
+    return found
 
 
 def _is_text(value: Any, chars_max: int) -> bool:
