@@ -9,6 +9,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -101,8 +102,9 @@ def describe_limits(limits: LadderLimits) -> dict[str, Any]:
     return asdict(limits)
 
 
-def describe_machine() -> dict[str, Any]:
-    """Name what the figures were measured with."""
+@cache
+def describe_machine() -> Mapping[str, Any]:
+    """Name what the figures were measured with; looked up once a process."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
