@@ -166,6 +166,7 @@ def take_evidence(scene: Scene, sums: Sums, at: tuple[int, int, int], name: str)
             windows=windows,
             counts=tuple(sums.cells[s, h, f].tolist()),
             baseline=tuple(scene.baseline[f].tolist()),
+            classes=scene.family.features[f].labels,
         )
     number = int(sums.output_of[s])
     output = scene.family.outputs[number]

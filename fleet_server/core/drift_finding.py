@@ -41,7 +41,10 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Shares that a sentence quotes, each 0 to 1, now and in the baseline."""
+    """Shares that a sentence quotes, each 0 to 1, now and in the baseline.
+
+    ``top_class`` is the class, or the category, whose share changed most.
+    """
 
     missing: float = 0.0
     missing_before: float = 0.0
@@ -99,7 +102,7 @@ class Evidence:
         baseline: The same of what it is compared with.
         mix: Rows a class, for the answers of a classification.
         baseline_mix: The same.
-        classes: Names of the classes.
+        classes: Names of the classes, or of the bins of a category; empty for numbers.
         is_reference: The baseline is the training reference.
         is_answers: The output distribution, not an input.
     """
@@ -208,10 +211,13 @@ def find_shares(evidence: Evidence) -> Shares:
     new, old = evidence.counts, evidence.baseline
     rows, rows_before = max(1, sum(new)), max(1, sum(old))
     top, top_now, top_before = "", 0.0, 0.0
-    if evidence.mix:
-        answers, answers_before = max(1, sum(evidence.mix)), max(1, sum(evidence.baseline_mix))
-        now = [count / answers for count in evidence.mix]
-        before = [count / answers_before for count in evidence.baseline_mix]
+    mix, mix_before = evidence.mix, evidence.baseline_mix
+    if evidence.classes and not evidence.is_answers:
+        mix, mix_before = new[: len(evidence.classes)], old[: len(evidence.classes)]
+    if mix:
+        answers, answers_before = max(1, sum(mix)), max(1, sum(mix_before))
+        now = [count / answers for count in mix]
+        before = [count / answers_before for count in mix_before]
         k = max(range(len(now)), key=lambda c: abs(now[c] - before[c]))
         top, top_now, top_before = evidence.classes[k], now[k], before[k]
     return Shares(

@@ -22,6 +22,7 @@ def say_finding(finding: Finding) -> str:
 
 def _say_change(finding: Finding) -> str:
     shares, name = finding.shares, finding.feature
+    is_category = bool(shares.top_class) and not finding.is_answers
     match finding.change:
         case Change.MIX:
             change = (
@@ -34,9 +35,17 @@ def _say_change(finding: Finding) -> str:
                 f" (before {_say_share(shares.missing_before)})"
             )
         case Change.OUTSIDE:
+            beyond = "lies outside its training range"
+            if is_category:
+                beyond = "is a category unseen in training"
             change = (
-                f"{name} lies outside its training range in {_say_share(shares.outside)} of the"
-                f" rows (before {_say_share(shares.outside_before)})"
+                f"{name} {beyond} in {_say_share(shares.outside)} of the rows (before"
+                f" {_say_share(shares.outside_before)})"
+            )
+        case _ if is_category:
+            change = (
+                f"{name} is {shares.top_class!r} in {_say_share(shares.top)} of the rows (before"
+                f" {_say_share(shares.top_before)})"
             )
         case Change.WIDER | Change.NARROWER:
             change = f"{name} {_MOVED[finding.change]} (spread z {finding.z_spread:+.1f})"
