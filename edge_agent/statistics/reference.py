@@ -231,7 +231,8 @@ def build_reference(
         )
     rows = np.ascontiguousarray(features, dtype=np.float32)
     # All of them, unless there are more than COLUMNS_MAX.
-    watched = {schema.width * k // COLUMNS_MAX for k in range(COLUMNS_MAX)}
+    width = rows.shape[1]
+    watched = {width * k // COLUMNS_MAX for k in range(COLUMNS_MAX)}
     declared = [(feature, name) for feature in schema.features for name in feature.columns]
     return Reference(
         rows=len(rows),
