@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.contract import CONTRACT_VERSION
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
+from edge_agent.contract.shadow import ShadowPolicy
 
 PAYLOAD_TYPE = "application/vnd.edgefleet.assignment+json"
 ENVELOPE_BYTES_MAX = 16_384
@@ -77,12 +78,15 @@ class SlotAssignment:
         rollout: Rollout that asked for it, 0 when none.
         retry: Raised by the operator to try a package known bad on this device again.
         probation: Limits of the probation.
+        shadow: How the candidate is compared before; None, and not written, when it is not. An
+            agent that knows no shadowing begins the probation at once.
     """
 
     target: str
     rollout: int = 0
     retry: int = 0
     probation: ProbationPolicy = _PROBATION
+    shadow: ShadowPolicy | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -91,17 +95,20 @@ class SlotAssignment:
             "rollout": self.rollout,
             "retry": self.retry,
             "probation": self.probation.to_json(),
+            **({"shadow": self.shadow.to_json()} if self.shadow is not None else {}),
         }
 
     @classmethod
     def from_json(cls, value: Any) -> "SlotAssignment":
         """Read the JSON form; raises MalformedError."""
         fields = Fields(value, what="assignment.slots")
+        shadow = fields.optional("shadow")
         return cls(
             target=check_target_path(fields.text("target", chars_max=256)),
             rollout=fields.integer("rollout", 0),
             retry=fields.integer("retry", 0),
             probation=ProbationPolicy.from_json(fields.mapping("probation", {})),
+            shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
         )
 
 

@@ -56,6 +56,9 @@ class Code(StrEnum):
     SELFTEST_MEMORY = "selftest-memory"
     SELFTEST_CRASH = "selftest-crash"
     SELFTEST_TIMEOUT = "selftest-timeout"
+    SHADOW_CRASH = "shadow-crash"
+    SHADOW_HANG = "shadow-hang"
+    SHADOW_MEMORY = "shadow-memory"
     PROBATION_ERRORS = "probation-errors"
     PROBATION_LATENCY = "probation-latency"
     PROBATION_OUTPUT = "probation-output"
@@ -81,6 +84,9 @@ _BROKEN_HERE = frozenset(
         Code.SELFTEST_MEMORY,
         Code.SELFTEST_CRASH,
         Code.SELFTEST_TIMEOUT,
+        Code.SHADOW_CRASH,
+        Code.SHADOW_HANG,
+        Code.SHADOW_MEMORY,
         Code.PROBATION_ERRORS,
         Code.PROBATION_LATENCY,
         Code.PROBATION_OUTPUT,

@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.contract import CONTRACT_VERSION
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
+from edge_agent.contract.shadow import ShadowReport
 
 STATUS_BYTES_MAX = 1_024
 REPORTED_BYTES_MAX = 65_536
@@ -30,6 +31,7 @@ class SlotState(StrEnum):
     FETCHING = "fetching"
     VERIFYING = "verifying"
     SELF_TESTING = "self_testing"
+    SHADOWING = "shadowing"
     PROBATION = "probation"
     CONFIRMED = "confirmed"
     ROLLING_BACK = "rolling_back"
@@ -103,6 +105,8 @@ class SlotReport:
         detail: One sentence beside the code.
         rollout: The rollout id of the assignment, 0 when none.
         rows: Rows answered in this probation.
+        shadow: What comparing the candidate found, also after it ended; None, and not written,
+            when nobody asked for it.
     """
 
     state: SlotState
@@ -114,12 +118,14 @@ class SlotReport:
     detail: str = ""
     rollout: int = 0
     rows: int = 0
+    shadow: ShadowReport | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
         return {
             **self.extra,
+            **({"shadow": self.shadow.to_json()} if self.shadow is not None else {}),
             "state": str(self.state),
             "running": self.running.to_json() if self.running else None,
             "confirmed": self.confirmed.to_json() if self.confirmed else None,
@@ -138,7 +144,7 @@ class SlotReport:
         state = fields.text("state", chars_max=40)
         if state not in SlotState.__members__.values():
             raise MalformedError(f"reported.slots: unknown state {state!r}")
-        code = fields.optional("code")
+        shadow, code = fields.optional("shadow"), fields.optional("code")
         if code is not None and (not isinstance(code, str) or len(code) > 64):
             raise MalformedError("reported.slots: code must be a string of at most 64 characters")
         return cls(
@@ -151,6 +157,7 @@ class SlotReport:
             detail=fields.text("detail", ""),
             rollout=fields.integer("rollout", 0),
             rows=fields.integer("rows", 0),
+            shadow=None if shadow is None else ShadowReport.from_json(shadow),
             extra=fields.rest(),
         )
 

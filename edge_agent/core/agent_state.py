@@ -14,6 +14,7 @@ from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields
 from edge_agent.contract.messages import SlotState
 from edge_agent.contract.package import OnWithdrawn
+from edge_agent.contract.shadow import ShadowPolicy, ShadowReport
 from edge_agent.core.banks import Bank, Banks
 from edge_agent.core.release import BAD_PACKAGES_MAX, BadPackage, Package, Release
 from edge_agent.core.slot import Slot
@@ -79,12 +80,13 @@ def _slot_to_json(slot: Slot) -> dict[str, Any]:
         "bad": [
             {"sha256": bad.sha256, "retry": bad.retry, "code": str(bad.code)} for bad in slot.bad
         ],
+        "shadow": slot.shadow.to_json() if slot.shadow is not None else None,
     }
 
 
 def _slot_from_json(value: Any) -> Slot:
     fields = Fields(value, what="agent state slot")
-    wanted = fields.optional("wanted")
+    wanted, shadow = fields.optional("wanted"), fields.optional("shadow")
     code = fields.text("code")
     try:
         return Slot(
@@ -101,6 +103,7 @@ def _slot_from_json(value: Any) -> Slot:
             code=Code(code) if code else None,
             detail=fields.text("detail", chars_max=4_096),
             bad=fields.items("bad", _bad_from_json, items_max=BAD_PACKAGES_MAX),
+            shadow=None if shadow is None else ShadowReport.from_json(shadow),
         )
     except ValueError as error:
         raise MalformedError(f"agent state slot: {error}") from error
@@ -116,12 +119,14 @@ def _release_to_json(release: Release) -> dict[str, Any]:
         "rollout": release.rollout,
         "retry": release.retry,
         "probation": release.probation.to_json(),
+        "shadow": release.shadow.to_json() if release.shadow is not None else None,
         "on_withdrawn": str(release.on_withdrawn),
     }
 
 
 def _release_from_json(value: Any) -> Release:
     fields = Fields(value, what="agent state release")
+    shadow = fields.optional("shadow")
     return Release(
         target=fields.text("target"),
         sha256=fields.text("sha256"),
@@ -131,6 +136,7 @@ def _release_from_json(value: Any) -> Release:
         rollout=fields.integer("rollout"),
         retry=fields.integer("retry"),
         probation=ProbationPolicy.from_json(fields.mapping("probation")),
+        shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
         on_withdrawn=_on_withdrawn(fields),
     )
 

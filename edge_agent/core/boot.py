@@ -1,7 +1,7 @@
 """What a start of the agent does with one slot: the confirmed package answers, the work goes on.
 
-A life of the agent that ended inside a self-test or a probation counts against the package, unless
-it ended in good order: the package itself may be what stopped it.
+A life of the agent that ended inside a self-test, a shadowing or a probation counts against the
+package, unless it ended in good order: the package itself may be what stopped it.
 """
 
 from dataclasses import replace
@@ -21,10 +21,11 @@ from edge_agent.core.moves import (
     release_of,
     roll_back,
 )
+from edge_agent.core.shadowing import drop_shadow, resume_shadow
 from edge_agent.core.slot import Slot
 
 BOOTS_MAX = 3
-COUNTED_BOOTS = frozenset({Phase.PROBATION, Phase.SELF_TESTING})
+COUNTED_BOOTS = frozenset({Phase.SELF_TESTING, Phase.SHADOWING, Phase.PROBATION})
 """Phases in which the package itself may be what stops the agent."""
 
 
@@ -45,6 +46,7 @@ def booted(slot: Slot, event: Booted) -> Outcome:
         reask_at=None,
         since_at=None,
         rows=0,
+        shadow_live=None,
     )
     if slot.phase is Phase.PROBATION:
         return _boot_in_probation(slot, event)
@@ -53,7 +55,8 @@ def booted(slot: Slot, event: Booted) -> Outcome:
         slot, effects = ask_for_confirmed(slot)
     elif slot.code is Code.WITHDRAWN:
         effects = [Deactivate(slot.detail)]
-    slot, more = _resume(slot, event)
+    resume = _resume_shadow if slot.phase is Phase.SHADOWING else _resume
+    slot, more = resume(slot, event)
     return slot, [*effects, *more]
 
 
@@ -62,6 +65,13 @@ def _boot_in_probation(slot: Slot, event: Booted) -> Outcome:
         return ask_for_candidate(slot, event.now)
     detail = f"the agent stopped {slot.boots} times while it was in probation"
     return roll_back(slot, Code.PROBATION_BOOTS, detail, event.now)
+
+
+def _resume_shadow(slot: Slot, event: Booted) -> Outcome:
+    if slot.boots < BOOTS_MAX:
+        return resume_shadow(slot, event.now)
+    detail = f"the agent stopped {slot.boots} times while the candidate was in shadow"
+    return drop_shadow(slot, Code.SHADOW_CRASH, detail)
 
 
 def _resume(slot: Slot, event: Booted) -> Outcome:

@@ -24,6 +24,7 @@ def releases_of(verified: VerifiedAssignment) -> dict[str, Release]:
             rollout=verified.assignment.slots[slot].rollout,
             retry=verified.assignment.slots[slot].retry,
             probation=verified.assignment.slots[slot].probation,
+            shadow=verified.assignment.slots[slot].shadow,
             on_withdrawn=target.custom.on_withdrawn,
         )
         for slot, target in verified.targets.items()

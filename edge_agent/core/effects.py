@@ -6,6 +6,7 @@ The shell commits the new state before it carries out an effect, so an effect ma
 
 from dataclasses import dataclass
 
+from edge_agent.contract.shadow import ShadowPolicy
 from edge_agent.core.release import Package, Release
 
 
@@ -62,8 +63,33 @@ class StartProbation:
 
 
 @dataclass(frozen=True, slots=True)
+class StartShadow:
+    """Compare a package, which answers nothing, with what answers; ends in ShadowSeen."""
+
+    attempt: int
+    package: Package
+    policy: ShadowPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class StopShadow:
+    """Compare no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Collect:
     """Remove bytes that no bank and no running attempt names."""
 
 
-Effect = Fetch | CancelFetch | Verify | SelfTest | Activate | Deactivate | StartProbation | Collect
+Effect = (
+    Fetch
+    | CancelFetch
+    | Verify
+    | SelfTest
+    | Activate
+    | Deactivate
+    | StartShadow
+    | StopShadow
+    | StartProbation
+    | Collect
+)

@@ -8,6 +8,7 @@ is over or superseded is ignored.
 from dataclasses import dataclass
 
 from edge_agent.contract.codes import Code
+from edge_agent.contract.shadow import ShadowReport
 from edge_agent.core.probation import ProbationStats
 from edge_agent.core.release import PackageKey, Release
 
@@ -173,6 +174,25 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSeen:
+    """How the comparing of a candidate goes.
+
+    Attributes:
+        attempt: It was begun with.
+        report: Counted so far.
+        code: What ended it; None while it goes on.
+        detail: One sentence beside the code.
+        now: Monotonic seconds.
+    """
+
+    attempt: int
+    report: ShadowReport
+    code: Code | None
+    detail: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorRollback:
     """A person on the device asks for the package that was confirmed before."""
 
@@ -206,6 +226,7 @@ Event = (
     | ActivationFailed
     | ServingLost
     | Observed
+    | ShadowSeen
     | OperatorRollback
     | Ticked
 )

@@ -9,7 +9,15 @@ from dataclasses import replace
 from edge_agent.contract.codes import Code, FailureClass, class_of
 from edge_agent.contract.messages import SlotState as Phase
 from edge_agent.core import banks as bank_rules
-from edge_agent.core.effects import Activate, CancelFetch, Collect, Deactivate, Effect, Fetch
+from edge_agent.core.effects import (
+    Activate,
+    CancelFetch,
+    Collect,
+    Deactivate,
+    Effect,
+    Fetch,
+    StopShadow,
+)
 from edge_agent.core.release import Release, find_bad, remember_bad
 from edge_agent.core.retry import full_jitter_s
 from edge_agent.core.slot import Slot
@@ -34,6 +42,8 @@ def begin(slot: Slot, now: float) -> Outcome:
     effects: list[Effect] = []
     if slot.phase in (Phase.OFFERED, Phase.FETCHING):
         effects.append(CancelFetch())
+    if slot.phase is Phase.SHADOWING:
+        effects.append(StopShadow())
     slot = replace(
         slot,
         banks=name_confirmed(slot),
@@ -46,6 +56,8 @@ def begin(slot: Slot, now: float) -> Outcome:
         due_at=None,
         since_at=None,
         rows=0,
+        shadow=None,
+        shadow_live=None,
     )
     wanted, confirmed = slot.wanted, slot.banks.confirmed_package
     if wanted is None:

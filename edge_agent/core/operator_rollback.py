@@ -1,6 +1,7 @@
 """What a slot does when a person on the device asks for the package that was confirmed before.
 
 The way back is the other bank, if it was confirmed here and the approvers have not withdrawn it.
+A candidate in shadow has answered nobody: it is let go of, and what answers goes on.
 What is left stays on disk and is remembered as bad, so that nothing brings it back by itself: the
 same assignment does not, a larger retry number or another package does. An update under way is
 interrupted for the moment of the switch and then taken up again.
@@ -22,6 +23,7 @@ from edge_agent.core.release import (
     Package,
     find_bad,
 )
+from edge_agent.core.shadowing import drop_shadow
 from edge_agent.core.slot import Slot
 
 
@@ -36,7 +38,7 @@ def find_rollback_problem(slot: Slot) -> str:
         return "nothing was ever confirmed in this slot; assign a version on the server"
     if slot.phase is Phase.ROLLING_BACK:
         return "it is rolling back already; look again with edge-agent status"
-    if slot.phase is Phase.PROBATION:
+    if slot.phase in (Phase.SHADOWING, Phase.PROBATION):
         return ""
     former = _former(slot)
     if former is None:
@@ -56,6 +58,9 @@ def operator_rollback(slot: Slot, event: OperatorRollback) -> Outcome:
     if slot.phase is Phase.PROBATION:
         detail = f"an operator on the device ended the probation and went back to {left.target}"
         return roll_back(slot, Code.OPERATOR_ROLLBACK, detail, event.now)
+    if slot.phase is Phase.SHADOWING:
+        detail = f"an operator on the device ended the shadowing; {left.target} goes on"
+        return drop_shadow(slot, Code.OPERATOR_ROLLBACK, detail)
     effects: list[Effect] = []
     if slot.phase in (Phase.OFFERED, Phase.FETCHING):
         effects.append(CancelFetch())

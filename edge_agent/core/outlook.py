@@ -27,13 +27,15 @@ def describe_next(slot: Slot, *, now: float | None = None, is_connected: bool = 
     plain = {
         Phase.EMPTY: "waits for an assignment",
         Phase.VERIFYING: f"checks the hash and form of {wanted}, then self-tests it",
-        Phase.SELF_TESTING: f"self-tests {wanted} in a process of its own, then lets it answer on"
-        " probation",
+        Phase.SELF_TESTING: f"self-tests {wanted} in a process of its own, then"
+        f" {_describe_trial(slot)}",
         Phase.ROLLING_BACK: f"waits until {back} answers again" if back else "lets nothing answer",
     }
     match slot.phase:
         case Phase.OFFERED | Phase.FETCHING:
             return _describe_fetch(slot, wanted, now, is_connected=is_connected)
+        case Phase.SHADOWING:
+            return _describe_shadow(slot, wanted, back, now)
         case Phase.PROBATION:
             return _describe_probation(slot, wanted, back, now)
         case Phase.FAILED:
@@ -53,6 +55,24 @@ def _describe_fetch(slot: Slot, wanted: str, now: float | None, *, is_connected:
         tries = f"try {slot.tries + 1} of {TRIES_MAX}"
         return f"fetches {wanted} again in {_seconds(slot.due_at, now)} s ({tries})"
     return f"fetches {wanted}, after what is fetched before it"
+
+
+def _describe_trial(slot: Slot) -> str:
+    is_shadowed = slot.wanted is not None and slot.wanted.shadow is not None
+    if is_shadowed and slot.banks.confirmed is not None:
+        return "compares its answers without giving them"
+    return "lets it answer on probation"
+
+
+def _describe_shadow(slot: Slot, wanted: str, back: str, now: float | None) -> str:
+    policy = slot.wanted.shadow if slot.wanted is not None else None
+    what = f"compares {wanted} with {back} on real requests without letting it answer"
+    then = "then lets it answer on probation"
+    if policy is None or now is None:
+        return f"{what}, {then}"
+    age_s = int(now - slot.since_at) if slot.since_at is not None else 0
+    need = f"{policy.duration_s:g} s and {policy.rows_min} rows needed, {policy.timeout_s:g} s at"
+    return f"{what} ({age_s} s and {slot.rows} rows so far, {need} most), {then}"
 
 
 def _describe_probation(slot: Slot, wanted: str, back: str, now: float | None) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.codes import Code
 from edge_agent.contract.package import OnWithdrawn
+from edge_agent.contract.shadow import ShadowPolicy
 
 _PROBATION = ProbationPolicy()
 
@@ -59,6 +60,7 @@ class Release:
         rollout: Rollout that asked for it, 0 when none.
         retry: Raised by the operator to try a known bad package again.
         probation: Limits of its probation.
+        shadow: How it is compared with what is confirmed before; None when it is not.
         on_withdrawn: What is to happen when the approvers withdraw it, signed.
     """
 
@@ -70,6 +72,7 @@ class Release:
     rollout: int = 0
     retry: int = 0
     probation: ProbationPolicy = _PROBATION
+    shadow: ShadowPolicy | None = None
     on_withdrawn: OnWithdrawn = OnWithdrawn.STOP
 
     @property

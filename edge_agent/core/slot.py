@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import Running, SlotReport, SlotState
+from edge_agent.contract.shadow import ShadowReport
 from edge_agent.core.banks import Bank, Banks
 from edge_agent.core.release import BadPackage, Package, Release
 
@@ -18,12 +19,13 @@ class Slot:
         phase: Where the newest attempt stands.
         wanted: Release of the newest accepted assignment.
         banks: What the banks hold and which is confirmed.
-        candidate: Bank in probation, None outside of it.
-        boots: Lives of the agent that ended inside this probation or self-test.
+        candidate: Bank in shadowing or probation, None outside of them.
+        boots: Lives of the agent that ended inside this self-test, shadowing or probation.
         is_stopped: The last life ended in good order.
         code: Why the newest attempt failed or waits; None when it did not.
         detail: One sentence beside the code.
         bad: Packages that failed here.
+        shadow: What comparing the newest candidate found, once that ended.
 
     Volatile attributes:
         running: What answers now.
@@ -32,8 +34,9 @@ class Slot:
         tries: Retryable failures of this round.
         due_at: Deadline or next try of the phase.
         reask_at: When to ask the confirmed package again after it could not be loaded.
-        since_at: When the candidate began to answer.
-        rows: Rows answered in this probation.
+        since_at: When the candidate began to answer, or to be compared.
+        rows: Rows answered in this probation, or compared.
+        shadow_live: What comparing has found so far.
     """
 
     phase: SlotState = SlotState.EMPTY
@@ -45,6 +48,7 @@ class Slot:
     code: Code | None = None
     detail: str = ""
     bad: tuple[BadPackage, ...] = ()
+    shadow: ShadowReport | None = None
     running: Package | None = None
     asked: str | None = None
     attempt: int = 0
@@ -53,6 +57,7 @@ class Slot:
     reask_at: float | None = None
     since_at: float | None = None
     rows: int = 0
+    shadow_live: ShadowReport | None = None
 
     @property
     def next_at(self) -> float | None:
@@ -74,6 +79,7 @@ def durable_part(slot: Slot) -> tuple[object, ...]:
         slot.code,
         slot.detail,
         slot.bad,
+        slot.shadow,
     )
 
 
@@ -107,7 +113,8 @@ def report_slot(slot: Slot) -> SlotReport:
         code=str(slot.code) if slot.code else None,
         detail=detail,
         rollout=wanted.rollout if wanted else 0,
-        rows=slot.rows,
+        rows=slot.rows if slot.phase is not SlotState.SHADOWING else 0,
+        shadow=slot.shadow_live or slot.shadow,
     )
 
 

@@ -5,7 +5,8 @@ What it keeps, whatever happens and whenever the power goes:
 * The confirmed bank is never written and is left only by confirming another, so a slot that was
   ever confirmed has a way back. (Bytes the disk itself damaged are dropped and fetched again;
   what the approvers withdrew is dropped, and nothing unasked takes its place.)
-* Only a package that was verified and self-tested in this attempt becomes a candidate, and only
+* Only a package that was verified and self-tested in this attempt becomes a candidate; one in
+  shadow is never asked to answer; only
   a candidate that passed its probation becomes confirmed. "Asked to answer", "answers" and
   "confirmed" are three facts.
 * Every phase ends: it has a deadline, or waits for one of the slots fetched before it.
@@ -23,12 +24,10 @@ from edge_agent.contract.messages import SlotState as Phase
 from edge_agent.core import banks as bank_rules
 from edge_agent.core.boot import COUNTED_BOOTS, booted
 from edge_agent.core.effects import (
-    CancelFetch,
     Collect,
     Fetch,
     SelfTest,
     StartProbation,
-    Verify,
 )
 from edge_agent.core.events import (
     ActivationFailed,
@@ -47,26 +46,35 @@ from edge_agent.core.events import (
     Reapproved,
     SelfTested,
     ServingLost,
+    ShadowSeen,
     Stopped,
     Ticked,
     Verified,
     VerifyFailed,
     Withdrawn,
 )
+from edge_agent.core.fetching import (
+    fetch_failed,
+    fetch_goes_on,
+    fetch_moved,
+    fetch_stalled,
+    fetch_started,
+    fetch_waits_for_link,
+    fetched,
+    retry,
+    verify_late,
+)
 from edge_agent.core.moves import (
     ACTIVATE_S,
     CORRUPT,
     SELF_TEST_S,
-    VERIFY_S,
     Outcome,
-    ask_for_candidate,
     ask_for_confirmed,
     begin,
     fail,
     may_work_later,
     name_confirmed,
     release_of,
-    retry_or_fail,
     roll_back,
 )
 from edge_agent.core.operator_rollback import (
@@ -77,11 +85,17 @@ from edge_agent.core.operator_rollback import (
 )
 from edge_agent.core.probation import ProbationVerdict, judge_probation
 from edge_agent.core.release import Package, find_bad
+from edge_agent.core.shadowing import (
+    begin_trial,
+    end_shadow,
+    follow_policy,
+    serving_lost_in_shadow,
+    shadow_late,
+    shadow_seen,
+)
 from edge_agent.core.slot import Slot
 from edge_agent.core.withdrawal import reapproved, withdrawn
 
-FETCH_STALL_S = 300.0
-"""Longest time online without a durable piece."""
 REASK_S = 30.0
 
 
@@ -107,52 +121,13 @@ def _assigned(slot: Slot, event: Assigned) -> Outcome:
     is_same = old is not None and old.sha256 == new.sha256 and old.retry == new.retry
     if not is_same or slot.code is Code.WITHDRAWN:
         return begin(slot, event.now)
+    if slot.phase is Phase.SHADOWING:
+        return follow_policy(slot, old.shadow if old is not None else None, event.now)
     if slot.phase is not Phase.FAILED:
         return replace(slot, banks=name_confirmed(slot)), []
     if may_work_later(slot.code) or (old is not None and old.rollout != new.rollout):
         return begin(slot, event.now)
     return slot, []
-
-
-def _fetch_started(slot: Slot, event: FetchStarted) -> Outcome:
-    return replace(slot, phase=Phase.FETCHING, due_at=event.now + FETCH_STALL_S), []
-
-
-def _fetch_moved(slot: Slot, event: FetchMoved) -> Outcome:
-    return replace(slot, due_at=event.now + FETCH_STALL_S), []
-
-
-def _fetch_waits_for_link(slot: Slot, _: LinkDown) -> Outcome:
-    return replace(slot, due_at=None), []
-
-
-def _fetch_goes_on(slot: Slot, event: LinkUp) -> Outcome:
-    return replace(slot, due_at=event.now + FETCH_STALL_S), []
-
-
-def _fetched(slot: Slot, event: Fetched) -> Outcome:
-    attempt, due_at = slot.attempt + 1, event.now + VERIFY_S
-    slot = replace(slot, phase=Phase.VERIFYING, attempt=attempt, due_at=due_at)
-    return slot, [Verify(attempt, release_of(slot))]
-
-
-def _fetch_failed(slot: Slot, event: FetchFailed | VerifyFailed) -> Outcome:
-    return retry_or_fail(slot, event.code, event.detail, event.now, event.jitter)
-
-
-def _fetch_stalled(slot: Slot, event: Ticked) -> Outcome:
-    detail = f"no piece arrived in {FETCH_STALL_S:.0f} s of connection"
-    slot, effects = retry_or_fail(slot, Code.FETCH_TIMEOUT, detail, event.now, event.jitter)
-    return slot, [CancelFetch(), *effects]
-
-
-def _verify_late(slot: Slot, event: Ticked) -> Outcome:
-    detail = f"hashing the package did not end in {VERIFY_S:.0f} s"
-    return retry_or_fail(slot, Code.DISK_ERROR, detail, event.now, event.jitter)
-
-
-def _retry(slot: Slot, _: Ticked) -> Outcome:
-    return replace(slot, due_at=None), [Fetch(slot.attempt, release_of(slot))]
 
 
 def _new_round(slot: Slot, event: LinkUp) -> Outcome:
@@ -175,21 +150,15 @@ def _verified(slot: Slot, event: Verified) -> Outcome:
 def _self_tested(slot: Slot, event: SelfTested) -> Outcome:
     if event.code is not None:
         return fail(slot, event.code, event.detail)
-    wanted = release_of(slot)
+    wanted, confirmed = release_of(slot), slot.banks.confirmed_package
+    if confirmed is not None and confirmed.sha256 == wanted.sha256:
+        return begin(slot, event.now)  # what was confirmed is damaged; this one took its place
     candidate = Package(
         target=wanted.target, sha256=wanted.sha256, on_withdrawn=wanted.on_withdrawn
     )
     running = slot.running.sha256 if slot.running else None
     banks, bank = bank_rules.place_candidate(slot.banks, candidate, running=running)
-    slot = replace(
-        slot,
-        phase=Phase.PROBATION,
-        banks=banks,
-        candidate=bank,
-        attempt=slot.attempt + 1,
-        boots=0,
-    )
-    return ask_for_candidate(slot, event.now)
+    return begin_trial(replace(slot, banks=banks, candidate=bank), event.now)
 
 
 def _self_test_late(slot: Slot, _: Ticked) -> Outcome:
@@ -311,6 +280,15 @@ def _activation_failed(slot: Slot, event: ActivationFailed) -> Outcome:
     return slot, [*effects, Fetch(slot.attempt, release_of(slot))]
 
 
+def _confirmed_failed_in_shadow(slot: Slot, event: ActivationFailed) -> Outcome:
+    slot, effects = _activation_failed(slot, event)
+    if slot.banks.confirmed is not None:
+        return slot, effects
+    note = "the bytes of what it was compared with are damaged"
+    slot, more = end_shadow(slot, note, event.now)
+    return slot, [*effects, *more]
+
+
 def _ticked(slot: Slot, event: Ticked) -> Outcome:
     if slot.reask_at is not None and event.now >= slot.reask_at:
         return ask_for_confirmed(slot)
@@ -331,19 +309,22 @@ def _ignored(slot: Slot, _: Any) -> Outcome:
 Handler = Callable[[Slot, Any], Outcome]
 
 TABLE: Mapping[tuple[Phase, type], Handler] = {
-    (Phase.OFFERED, FetchStarted): _fetch_started,
+    (Phase.OFFERED, FetchStarted): fetch_started,
     (Phase.OFFERED, FetchMoved): _ignored,
-    (Phase.OFFERED, Fetched): _fetched,
-    (Phase.OFFERED, FetchFailed): _fetch_failed,
-    (Phase.FETCHING, FetchStarted): _fetch_started,
-    (Phase.FETCHING, FetchMoved): _fetch_moved,
-    (Phase.FETCHING, Fetched): _fetched,
-    (Phase.FETCHING, FetchFailed): _fetch_failed,
-    (Phase.FETCHING, LinkDown): _fetch_waits_for_link,
-    (Phase.FETCHING, LinkUp): _fetch_goes_on,
+    (Phase.OFFERED, Fetched): fetched,
+    (Phase.OFFERED, FetchFailed): fetch_failed,
+    (Phase.FETCHING, FetchStarted): fetch_started,
+    (Phase.FETCHING, FetchMoved): fetch_moved,
+    (Phase.FETCHING, Fetched): fetched,
+    (Phase.FETCHING, FetchFailed): fetch_failed,
+    (Phase.FETCHING, LinkDown): fetch_waits_for_link,
+    (Phase.FETCHING, LinkUp): fetch_goes_on,
     (Phase.VERIFYING, Verified): _verified,
-    (Phase.VERIFYING, VerifyFailed): _fetch_failed,
+    (Phase.VERIFYING, VerifyFailed): fetch_failed,
     (Phase.SELF_TESTING, SelfTested): _self_tested,
+    (Phase.SHADOWING, ShadowSeen): shadow_seen,
+    (Phase.SHADOWING, ServingLost): serving_lost_in_shadow,
+    (Phase.SHADOWING, ActivationFailed): _confirmed_failed_in_shadow,
     (Phase.PROBATION, Answering): _answering_in_probation,
     (Phase.PROBATION, ActivationFailed): _candidate_failed,
     (Phase.PROBATION, ServingLost): _serving_lost_in_probation,
@@ -368,14 +349,16 @@ ANYWHERE: Mapping[type, Handler] = {
     LinkUp: _ignored,
     LinkDown: _ignored,
     Observed: _ignored,
+    ShadowSeen: _ignored,
 }
 """What happens in every phase that has no row of its own for the event."""
 
 DEADLINES: Mapping[Phase, Handler] = {
-    Phase.OFFERED: _retry,
-    Phase.FETCHING: _fetch_stalled,
-    Phase.VERIFYING: _verify_late,
+    Phase.OFFERED: retry,
+    Phase.FETCHING: fetch_stalled,
+    Phase.VERIFYING: verify_late,
     Phase.SELF_TESTING: _self_test_late,
+    Phase.SHADOWING: shadow_late,
     Phase.PROBATION: _candidate_late,
     Phase.ROLLING_BACK: _rollback_late,
 }

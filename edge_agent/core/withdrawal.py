@@ -25,6 +25,7 @@ from edge_agent.core.moves import (
 )
 from edge_agent.core.operator_rollback import is_update_waiting
 from edge_agent.core.release import Package, PackageKey
+from edge_agent.core.shadowing import drop_shadow, end_shadow
 from edge_agent.core.slot import IN_PROGRESS, Slot
 
 
@@ -54,6 +55,11 @@ def withdrawn(slot: Slot, event: Withdrawn) -> Outcome:
     if stopped is not None:
         slot, more = _stop_confirmed(slot, stopped, event.now)
         return slot, [*effects, *more]
+    left = next((package for package in gone if package.sha256 == slot.asked), None)
+    if left is not None and banks.confirmed is None:
+        # A candidate that was superseded before anything was confirmed has gone on answering.
+        effects.append(Deactivate(_say(left.target, "stopped")))
+        slot = replace(slot, asked=None)
     if banks.digests != before.digests and Collect() not in effects:
         effects.append(Collect())
     return slot, effects
@@ -66,7 +72,14 @@ def reapproved(slot: Slot, event: Reapproved) -> Outcome:
 
 def _end_candidate(slot: Slot, candidate: Package, event: Withdrawn) -> Outcome:
     # The confirmed package may have gone as well; then nothing answers.
-    banks, _ = bank_rules.withdraw(slot.banks, event.packages - {candidate.key})
+    banks, stopped = bank_rules.withdraw(slot.banks, event.packages - {candidate.key})
+    if slot.phase is Phase.SHADOWING:
+        detail = _say(candidate.target, "not installed")
+        slot, effects = drop_shadow(replace(slot, banks=banks), Code.WITHDRAWN, detail)
+        if stopped is None:
+            return slot, effects
+        slot, more = _stop_confirmed(slot, stopped, event.now)
+        return slot, [*effects, *more]
     detail = _say(candidate.target, "stopped")
     return roll_back(replace(slot, banks=banks), Code.WITHDRAWN, detail, event.now)
 
@@ -74,6 +87,9 @@ def _end_candidate(slot: Slot, candidate: Package, event: Withdrawn) -> Outcome:
 def _stop_confirmed(slot: Slot, stopped: Package, now: float) -> Outcome:
     detail = _say(stopped.target, "stopped")
     candidate = slot.banks.at(slot.candidate)
+    if slot.phase is Phase.SHADOWING:
+        slot, effects = end_shadow(slot, "what it was compared with was withdrawn", now)
+        return slot, [Deactivate(detail), *effects, Collect()]
     if candidate is not None:
         slot = replace(slot, reask_at=None)
         if slot.running is None or slot.running.sha256 != stopped.sha256:

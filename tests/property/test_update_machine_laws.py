@@ -14,8 +14,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotReport, SlotState
 from edge_agent.contract.package import OnWithdrawn
+from edge_agent.contract.shadow import ShadowPolicy, ShadowReport, ShadowState
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
-from edge_agent.core.effects import Activate, Deactivate, Effect, Fetch, SelfTest, Verify
+from edge_agent.core.effects import (
+    Activate,
+    Deactivate,
+    Effect,
+    Fetch,
+    SelfTest,
+    StartShadow,
+    StopShadow,
+    Verify,
+)
 from edge_agent.core.events import (
     ActivationFailed,
     Answering,
@@ -33,6 +43,7 @@ from edge_agent.core.events import (
     Reapproved,
     SelfTested,
     ServingLost,
+    ShadowSeen,
     Stopped,
     Ticked,
     Verified,
@@ -49,6 +60,8 @@ from tests.support.agent import GOOD_STATS, a_release
 
 PATIENCE_S = 100_000.0
 STATS = [GOOD_STATS, ProbationStats(), ProbationStats(requests=50, errors=40, rows=10)]
+SHADOW = ShadowPolicy(duration_s=30, rows_min=20, timeout_s=300)
+TRIALS = (SlotState.SHADOWING, SlotState.PROBATION)
 RETRYABLE = [Code.FETCH_TIMEOUT, Code.DISK_FULL, Code.DISK_ERROR]
 
 
@@ -65,6 +78,8 @@ class World(RuleBasedStateMachine):
         """Paths the approvers do not sign now; the odd packages are signed to be kept."""
         self.was_confirmed = False
         self.is_operator_asking = False
+        self.shadowed = ""
+        """sha256 of what is being compared, by the effects carried out; empty when nothing is."""
 
     def tell(self, event: Event) -> None:
         before = self.slot
@@ -75,8 +90,21 @@ class World(RuleBasedStateMachine):
                 self._check_may_answer(effect.package)
             if isinstance(effect, Deactivate):
                 assert self.slot.banks.confirmed is None, "a confirmed package is switched off"
+            if isinstance(effect, StartShadow):
+                self._check_may_be_shadowed(effect)
+            if isinstance(effect, StopShadow):
+                self.shadowed = ""
             self.asked.append(effect)
         self._check_confirmed_never_lost(before)
+
+    def _check_may_be_shadowed(self, effect: StartShadow) -> None:
+        sha256, confirmed = effect.package.sha256, self.slot.banks.confirmed_package
+        assert sha256 in self.sound, "an untested package would be compared"
+        assert not self.shadowed, "two are compared at once"
+        assert confirmed is not None, "there is nothing to compare with"
+        assert confirmed.sha256 != sha256
+        assert self.slot.asked != sha256, "what answers nothing was asked to answer"
+        self.shadowed = sha256
 
     def _check_confirmed_never_lost(self, before: Slot) -> None:
         old, new = before.banks.confirmed_package, self.slot.banks.confirmed_package
@@ -88,6 +116,7 @@ class World(RuleBasedStateMachine):
         if old is not None and new is not None and old.sha256 != new.sha256:
             is_asked = self.is_operator_asking or before.code is Code.OPERATOR_ROLLBACK
             is_ended = before.phase is SlotState.PROBATION or old.sha256 in self.damaged
+            assert before.phase is not SlotState.SHADOWING or old.sha256 in self.damaged
             assert is_ended or is_asked, "a confirmed package was left unasked"
 
     def _check_may_answer(self, package: Package) -> None:
@@ -105,9 +134,11 @@ class World(RuleBasedStateMachine):
     def begin(self) -> None:
         self.tell(Booted(self.now))
 
-    @rule(number=st.integers(1, 4), retry=st.integers(0, 1))
-    def assign(self, number: int, retry: int) -> None:
+    @rule(number=st.integers(1, 4), retry=st.integers(0, 1), is_shadowed=st.booleans())
+    def assign(self, number: int, retry: int, is_shadowed: bool) -> None:
         release = self.release(number, retry)
+        if is_shadowed:
+            release = replace(release, shadow=SHADOW)
         if release.target not in self.withdrawn:  # the verifier refuses it otherwise
             self.tell(Assigned(release, self.now))
 
@@ -130,6 +161,23 @@ class World(RuleBasedStateMachine):
         self.now += 61
         self.tell(Observed(GOOD_STATS, 10.0, self.now))
         assert report_slot(self.slot).state is SlotState.CONFIRMED
+
+    @rule(number=st.integers(1, 4))
+    def bring_into_shadow(self, number: int) -> None:
+        """All goes well at once, up to the comparing."""
+        release = replace(self.release(number, 0), shadow=SHADOW)
+        if release.target in self.withdrawn:
+            return
+        self.tell(Assigned(release, self.now))
+        if self.slot.phase is not SlotState.OFFERED:
+            return
+        self.tell(Fetched(self.slot.attempt, self.now))
+        self.verified.add(release.sha256)
+        self.tell(Verified(self.slot.attempt, self.now))
+        self.sound.add(release.sha256)
+        self.tell(SelfTested(self.slot.attempt, None, "", self.now))
+        is_possible = self.slot.banks.confirmed is not None
+        assert self.slot.phase is (SlotState.SHADOWING if is_possible else SlotState.PROBATION)
 
     def release(self, number: int, rollout: int) -> Release:
         policy = OnWithdrawn.KEEP if number % 2 else OnWithdrawn.STOP
@@ -173,6 +221,9 @@ class World(RuleBasedStateMachine):
         self.is_operator_asking = False
         if not is_possible:
             assert self.slot == before
+            return
+        if before.phase is SlotState.SHADOWING:
+            assert (self.slot.phase, self.slot.asked) == (SlotState.FAILED, before.asked)
             return
         assert self.slot.phase is SlotState.ROLLING_BACK
         assert self.slot.asked in self.sound
@@ -245,14 +296,36 @@ class World(RuleBasedStateMachine):
     def observe(self, stats: ProbationStats) -> None:
         self.tell(Observed(stats, 10.0, self.now))
 
+    @precondition(lambda self: self.has(StartShadow))
+    @rule(
+        data=st.data(),
+        rows=st.sampled_from([0, 7, 40]),
+        state=st.sampled_from([ShadowState.LOADING, ShadowState.COMPARING, ShadowState.SKIPPED]),
+        code=st.sampled_from([None, None, None, Code.SHADOW_CRASH, Code.DISK_ERROR]),
+    )
+    def shadow_is_seen(
+        self, data: st.DataObject, rows: int, state: ShadowState, code: Code | None
+    ) -> None:
+        begun, before = self.take(StartShadow, data), self.slot
+        report = ShadowReport(sha256=begun.package.sha256, state=state, rows=rows)
+        self.tell(ShadowSeen(begun.attempt, report, code, "", self.now))
+        if begun.attempt != before.attempt:
+            assert self.slot == before, "a count of what is over changed something"
+        elif code is not None:
+            assert (self.slot.phase, self.slot.code) == (SlotState.FAILED, code)
+            assert self.slot.banks.confirmed == before.banks.confirmed
+
     @rule(code=st.sampled_from([Code.PROBATION_CRASH, Code.PROBATION_MEMORY]))
     def what_serves_is_lost(self, code: Code) -> None:
+        phase, due_at = self.slot.phase, self.slot.due_at
         was_in_probation = self.slot.phase is SlotState.PROBATION
         self.tell(ServingLost(code, "", self.now))
         assert self.slot.running is None
         if was_in_probation:
             assert self.slot.phase is SlotState.ROLLING_BACK
             assert self.slot.code is code
+        if phase is SlotState.SHADOWING:
+            assert (self.slot.phase, self.slot.due_at) == (phase, due_at)
 
     @rule(is_clean=st.booleans())
     def power_cut(self, is_clean: bool) -> None:
@@ -261,13 +334,18 @@ class World(RuleBasedStateMachine):
         state = state_to_json(AgentState(slots={"slot": self.slot}))
         back = state_from_json(state).slots["slot"]
         assert durable_part(back) == durable_part(self.slot)
-        self.slot, self.asked, self.now = back, [], 0.0
+        self.slot, self.asked, self.now, self.shadowed = back, [], 0.0, ""
         self.tell(Booted(self.now))
 
     @invariant()
     def a_phase_ends_by_itself(self) -> None:
         phase, waiting = self.slot.phase, self.slot.due_at is not None
-        if phase in (SlotState.VERIFYING, SlotState.SELF_TESTING, SlotState.ROLLING_BACK):
+        if phase in (
+            SlotState.VERIFYING,
+            SlotState.SELF_TESTING,
+            SlotState.SHADOWING,
+            SlotState.ROLLING_BACK,
+        ):
             assert waiting
         if phase is SlotState.PROBATION:
             assert waiting or self.slot.since_at is not None
@@ -278,12 +356,22 @@ class World(RuleBasedStateMachine):
             assert waiting or is_asked
 
     @invariant()
-    def a_candidate_is_in_probation_and_never_the_confirmed_bank(self) -> None:
+    def a_candidate_is_on_trial_and_never_the_confirmed_bank(self) -> None:
         slot = self.slot
-        assert (slot.candidate is not None) == (slot.phase is SlotState.PROBATION)
+        assert (slot.candidate is not None) == (slot.phase in TRIALS)
         if slot.candidate is not None:
             assert slot.candidate is not slot.banks.confirmed
             assert slot.banks.at(slot.candidate) is not None
+
+    @invariant()
+    def what_is_compared_is_the_candidate_in_shadow(self) -> None:
+        candidate = self.slot.banks.at(self.slot.candidate)
+        if self.slot.phase is SlotState.SHADOWING:
+            assert candidate is not None
+            assert self.shadowed == candidate.sha256
+            assert self.slot.asked != candidate.sha256
+        else:
+            assert not self.shadowed, "a shadow outlives its phase"
 
     @invariant()
     def needed_bytes_are_named(self) -> None:

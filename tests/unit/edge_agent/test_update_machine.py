@@ -1,20 +1,18 @@
 """The life of one slot: each row of the table, each deadline, each way back."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState as Phase
-from edge_agent.core import moves, update_machine
+from edge_agent.core import fetching, moves, update_machine
 from edge_agent.core.banks import Bank
 from edge_agent.core.effects import (
     Activate,
     CancelFetch,
     Collect,
     Deactivate,
-    Effect,
     Fetch,
     SelfTest,
     StartProbation,
@@ -23,20 +21,15 @@ from edge_agent.core.effects import (
 from edge_agent.core.events import (
     ActivationFailed,
     Answering,
-    Assigned,
-    Booted,
-    Event,
     Fetched,
     FetchFailed,
     FetchMoved,
     FetchStarted,
     LinkDown,
     LinkUp,
-    Observed,
     SelfTested,
     ServingLost,
     Stopped,
-    Ticked,
     Verified,
     VerifyFailed,
 )
@@ -44,67 +37,9 @@ from edge_agent.core.probation import ProbationStats
 from edge_agent.core.slot import Slot, report_slot
 from edge_agent.core.update_machine import step
 from tests.support.agent import GOOD_STATS, a_release
+from tests.support.slot_story import Story
 
 ONE, TWO, THREE = a_release(1), a_release(2), a_release(3)
-
-
-class Story:
-    """One slot through time: tells it what happens, keeps the effects of the last step."""
-
-    def __init__(self, slot: Slot | None = None, now: float = 1_000.0) -> None:
-        self.slot, self.now = slot or Slot(), now
-        self.effects: list[Effect] = []
-
-    def tell(self, event: Event) -> "Story":
-        self.slot, self.effects = step(self.slot, event)
-        return self
-
-    def assign(self, release: Any) -> "Story":
-        return self.tell(Assigned(release, self.now))
-
-    def fetch(self) -> "Story":
-        self.tell(FetchStarted(self.slot.attempt, self.now))
-        return self.tell(Fetched(self.slot.attempt, self.now))
-
-    def verify(self) -> "Story":
-        return self.tell(Verified(self.slot.attempt, self.now))
-
-    def self_test(self, code: Code | None = None) -> "Story":
-        return self.tell(SelfTested(self.slot.attempt, code, "row 3", self.now))
-
-    def answer(self, release: Any | None) -> "Story":
-        target, sha256 = (release.target, release.sha256) if release else ("", None)
-        return self.tell(Answering(target, sha256, self.now))
-
-    def observe(self, stats: ProbationStats = GOOD_STATS, *, after_s: float = 60) -> "Story":
-        self.now += after_s
-        return self.tell(Observed(stats, 10.0, self.now))
-
-    def wait(self, seconds: float, jitter: float = 0.5) -> "Story":
-        self.now += seconds
-        return self.tell(Ticked(self.now, jitter))
-
-    def boot(self) -> "Story":
-        return self.tell(Booted(self.now))
-
-    def to_probation(self, release: Any) -> "Story":
-        return self.assign(release).fetch().verify().self_test().answer(release)
-
-    def confirm(self, release: Any) -> "Story":
-        return self.to_probation(release).observe()
-
-    @property
-    def kinds(self) -> list[type]:
-        return [type(effect) for effect in self.effects]
-
-    @property
-    def confirmed(self) -> str | None:
-        package = self.slot.banks.confirmed_package
-        return package.sha256 if package else None
-
-    @property
-    def running(self) -> str | None:
-        return self.slot.running.sha256 if self.slot.running else None
 
 
 def test_a_release_goes_from_offer_to_confirmation() -> None:
@@ -281,11 +216,11 @@ def test_a_package_that_is_none_fails_at_once() -> None:
 def test_a_fetch_stalls_only_while_connected() -> None:
     story = Story().assign(ONE)
     story.tell(FetchStarted(story.slot.attempt, story.now)).tell(LinkDown())
-    assert story.wait(10 * update_machine.FETCH_STALL_S).slot.phase is Phase.FETCHING
+    assert story.wait(10 * fetching.FETCH_STALL_S).slot.phase is Phase.FETCHING
     story.tell(LinkUp(story.now))
-    story.wait(update_machine.FETCH_STALL_S - 1)
+    story.wait(fetching.FETCH_STALL_S - 1)
     story.tell(FetchMoved(story.slot.attempt, story.now))
-    assert story.wait(update_machine.FETCH_STALL_S - 1).slot.phase is Phase.FETCHING
+    assert story.wait(fetching.FETCH_STALL_S - 1).slot.phase is Phase.FETCHING
     story.wait(1)
     assert (story.slot.phase, story.slot.code) == (Phase.OFFERED, Code.FETCH_TIMEOUT)
     assert story.kinds == [CancelFetch]

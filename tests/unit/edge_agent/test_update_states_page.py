@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from edge_agent.core.boot import BOOTS_MAX
+from edge_agent.core.fetching import FETCH_STALL_S
 from edge_agent.core.moves import (
     ACTIVATE_S,
     RETRY_CAP_S,
@@ -12,7 +13,8 @@ from edge_agent.core.moves import (
     VERIFY_S,
 )
 from edge_agent.core.release import BAD_PACKAGES_MAX
-from edge_agent.core.update_machine import ANYWHERE, DEADLINES, FETCH_STALL_S, REASK_S, TABLE
+from edge_agent.core.update_machine import ANYWHERE, DEADLINES, REASK_S, TABLE
+from tests.support.draw_update_states import draw, find_endless, page_with
 
 PAGE = (Path(__file__).parents[3] / "docs" / "update_states.md").read_text()
 
@@ -46,10 +48,16 @@ def test_every_deadline_is_on_the_page_with_its_limit() -> None:
         ("fetching", FETCH_STALL_S),
         ("verifying", VERIFY_S),
         ("self_testing", SELF_TEST_S),
+        ("shadowing", "timeout_s"),
         ("probation", ACTIVATE_S),
         ("rolling_back", ACTIVATE_S),
     ):
-        assert f"{limit:.0f} s" in rows[phase]
+        assert (limit if isinstance(limit, str) else f"{limit:.0f} s") in rows[phase]
+
+
+def test_the_diagram_is_what_the_machine_does_and_no_work_is_without_an_end() -> None:
+    assert page_with(draw()) == PAGE
+    assert find_endless() == set()
 
 
 def test_the_counts_in_the_text_are_those_of_the_code() -> None:

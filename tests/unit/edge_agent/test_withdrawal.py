@@ -84,6 +84,16 @@ class Story:
         return package.target if package else None
 
 
+def test_a_first_candidate_that_was_superseded_stops_when_it_is_withdrawn() -> None:
+    story = Story().to(Phase.PROBATION, ONE)
+    story.tell(Answering(ONE.target, ONE.sha256, story.now), Assigned(TWO, story.now))
+    story.tell(Withdrawn(frozenset({ONE.key}), story.now))
+    assert [e.reason for e in story.effects if isinstance(e, Deactivate)] == [
+        "model/1/camera.tar was withdrawn by the approvers and stopped; assign an approved version"
+    ]
+    assert (story.slot.asked, story.slot.phase) == (None, Phase.OFFERED)
+
+
 def test_a_confirmed_package_that_is_withdrawn_stops_and_says_so() -> None:
     story = Story().confirm(ONE).withdraw(ONE)
     assert story.kinds == [Deactivate]
