@@ -73,7 +73,7 @@ def test_a_category_that_grew_is_named_with_its_share() -> None:
 
 def test_categories_that_training_did_not_see_are_told_as_such() -> None:
     case = _judge(np.array([0.3, 0.3, 0.2, 0.1, 0.1])).cases[0]
-    assert case.sentence.startswith("odd: hue is a category unseen in training in 1")
+    assert case.sentence.startswith("odd: hue is a category unseen in training in 9")
 
 
 def test_the_same_mix_blames_nobody() -> None:
