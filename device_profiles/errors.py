@@ -5,7 +5,6 @@ ProfileError
 └── ProfileFormatError    a profile file or value that is not what the format says
 """
 
-import difflib
 from collections.abc import Sequence
 
 
@@ -22,6 +21,8 @@ class UnknownProfileError(ProfileError):
     """
 
     def __init__(self, profile_id: str, known: Sequence[str]) -> None:
+        import difflib  # for this sentence only
+
         near = difflib.get_close_matches(profile_id, known, n=1, cutoff=0.5)
         guess = f"; did you mean {near[0]!r}?" if near else ";"
         super().__init__(

@@ -22,18 +22,23 @@ from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.device_figures import DeviceFigures
 from edge_agent.adapters.directory_lock import DirectoryLock
 from edge_agent.adapters.http_access import access_of
-from edge_agent.adapters.identity_renewer import FileIdentityRenewer
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.adapters.job_lanes import ThreadLanes
 from edge_agent.adapters.listening import listen
 from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.plain_text import INSECURE
 from edge_agent.adapters.self_test import ChildSelfTester
 from edge_agent.adapters.service_notifier import ServiceNotifier
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
-from edge_agent.adapters.tuf_verifier import TufVerifier
+from edge_agent.adapters.trust_process import (
+    ProcessRenewer,
+    ProcessVerifier,
+    TrustProcess,
+    find_facts,
+)
 from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.agent import Agent, AgentOptions, AgentPorts
 from edge_agent.agent_loop import AgentLoop
@@ -41,7 +46,6 @@ from edge_agent.commits import restore_state
 from edge_agent.contract.topics import Channel
 from edge_agent.errors import SettingsError
 from edge_agent.local_control import LocalControl
-from edge_agent.local_status import INSECURE
 from edge_agent.ports import Identity, SelfTestLimits
 from edge_agent.serving_config import ServingConfig
 from edge_agent.serving_host import make_serving_host
@@ -77,8 +81,15 @@ class AgentProcess:
         self._outbox = Outbox(
             directory / "outbox.db", bytes_max=self.profile.telemetry.outbox_bytes_max
         )
+        self._trust = trust = TrustProcess(directory, clock)
+        trust.begin()
         self._link = link = MqttLink(
-            self.identity, boot, self._inbox.put, clock=clock, jitter=jitter
+            self.identity,
+            boot,
+            self._inbox.put,
+            clock=clock,
+            jitter=jitter,
+            find_facts=lambda: find_facts(trust),
         )
         self._lanes = ThreadLanes(self._inbox.put)
         self._sockets = listen(settings.http_host, settings.http_port)
@@ -113,14 +124,7 @@ class AgentProcess:
             AgentPorts(
                 clock=clock,
                 jitter=jitter,
-                verifier=TufVerifier(
-                    directory=directory / "tuf",
-                    bootstrap_root=self.identity.root,
-                    device_id=self.identity.device_id,
-                    fleet=self.identity.fleet,
-                    profile=self.identity.profile,
-                    clock=clock,
-                ),
+                verifier=ProcessVerifier(trust),
                 state_store=state_store,
                 blobs=blobs,
                 chunks=DirectoryChunkStore(directory / "parts", blobs),
@@ -137,7 +141,8 @@ class AgentProcess:
                 probe=ChildProbe(directory),
                 identity=None
                 if self.identity.is_plain
-                else FileIdentityRenewer(
+                else ProcessRenewer(
+                    trust,
                     self.identity,
                     clock,
                     on_renewed=link.use_identity,
@@ -201,6 +206,7 @@ class AgentProcess:
         self.agent.stop()
         self._link.stop()
         self._lanes.stop()
+        self._trust.close()
         self._outbox.close()
         self._lock.release()
         self._notifier.close()

@@ -56,7 +56,7 @@ def _join(arguments: argparse.Namespace) -> int:
         return FAILED
     identity = enrol(arguments.join_string, directory, is_replacing=arguments.force)
     if identity.is_plain:
-        from edge_agent.local_status import INSECURE
+        from edge_agent.adapters.plain_text import INSECURE
 
         _say(INSECURE)
     _say(

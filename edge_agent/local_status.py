@@ -24,8 +24,6 @@ from edge_agent.local_clock import look_at_clock
 from edge_agent.local_state import load_state
 from edge_agent.ports import Identity
 
-INSECURE = "INSECURE: no TLS, nothing proves who is at the other end; for tests on one machine only"
-
 
 def find_status(directory: Path) -> dict[str, Any]:
     """Collect the facts; raises AgentError when there is no agent.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from edge_agent.local_status import INSECURE
+from edge_agent.adapters.plain_text import INSECURE
 
 GREEN, YELLOW, RED = "32", "33", "31"
 _STATE_COLOURS = {"confirmed": GREEN, "failed": RED, "rolling_back": RED, "empty": YELLOW}

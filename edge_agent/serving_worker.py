@@ -14,13 +14,10 @@ Operations, each answered by ``{"id", "value"}`` or ``{"id", "code", "detail"}``
 Slow operations run one after another in a thread of their own; a turn is answered meanwhile.
 """
 
-import contextlib
-import ctypes
 import logging
 import math
 import os
 import queue
-import resource
 import signal
 import socket
 import sys
@@ -31,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_agent.adapters.files import tell_kernel
+from edge_agent.adapters.child_side import settle_as_child
 from edge_agent.adapters.http_connection import Application
 from edge_agent.adapters.http_parser import Request, Response
 from edge_agent.adapters.outbox import Outbox
@@ -45,8 +42,7 @@ from edge_agent.serving_config import ServingConfig
 
 CLOSE_DUE_S = 1.0
 OUTBOX_FILE = "outbox.db"
-_PR_SET_PDEATHSIG = 1
-_OOM_SCORE = "500"
+_OOM_SCORE = 500
 """When the device's memory runs out, this process goes before the one that can repair."""
 _LOG = logging.getLogger(__name__)
 
@@ -54,13 +50,10 @@ _LOG = logging.getLogger(__name__)
 def main() -> int:
     """Serve until told to stop."""
     control, *listening = (int(argument) for argument in sys.argv[1:])
-    _die_with_parent()
+    settle_as_child(oom_score=_OOM_SCORE)
     # The agent ends this process in good order; a signal to the whole group must not come first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: a courtesy, not a guard
-        tell_kernel(Path("/proc/self/oom_score_adj"), _OOM_SCORE)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     channel = Channel(socket.socket(fileno=control))
     Worker(channel, [socket.socket(fileno=number) for number in listening]).run()
@@ -247,12 +240,6 @@ def _join_outbox(config: ServingConfig) -> Outbox:
     except OutboxError as error:
         _LOG.error("windows stay in memory and are lost with this process: %s", error)
         return Outbox(None, bytes_max=bytes_max)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process with the thread that started it."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the closed channel ends it
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ device *is* comes from its profile and its identity, not from here.
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -176,6 +175,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > FILE_BYTES_MAX:
         raise SettingsError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+    import tomllib  # the process that serves is told its settings
+
     try:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,15 +5,13 @@ through ``ChildProbe``: loading a runtime this processor cannot run kills who do
 """
 
 import os
-import platform
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.child_process import run_child, say_status
+from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.adapters.tiny_model import tiny_model
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import parse_object
@@ -75,18 +73,18 @@ class ChildProbe:
 
 def find_machine_facts(directory: Path) -> dict[str, Any]:
     """Tell what the machine is, without the runtime."""
-    libc, libc_version = platform.libc_ver()
+    system = os.uname()
     found: dict[str, Any] = {
-        "arch": platform.machine(),
-        "libc": f"{libc} {libc_version}".strip(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
+        "arch": system.machine,
+        "libc": _find_libc(),
+        "python": sys.version.split()[0],
+        "system": f"{system.sysname} {system.release}",
         "cores": len(os.sched_getaffinity(0)),
         "ram_bytes": find_ram_bytes(),
         "cpu_flags": sorted(FLAGS & _read_cpu_flags(Path("/proc/cpuinfo"))),
     }
     try:
-        found["disk_free_bytes"] = shutil.disk_usage(directory).free
+        found["disk_free_bytes"] = find_free_bytes(directory)
     except OSError:
         found["disk_free_bytes"] = None
     return _known(found)
@@ -119,6 +117,14 @@ def find_ram_bytes() -> int | None:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
+def _find_libc() -> str:
+    """Return name and version; empty when this libc does not tell."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        return ""
+
+
 def _find_last(first: int, make: Callable[[int], bytes]) -> int | None:
     """Return the newest version that loads, None when not even the first does."""
     last = None
@@ -135,6 +141,8 @@ def _known(found: dict[str, Any]) -> dict[str, Any]:
 
 def _without_runtime(fault: str) -> dict[str, Any]:
     """Say which release is installed, though it does not run."""
+    from importlib import metadata  # loads e-mail, ZIP and CSV
+
     try:
         release = metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:

@@ -6,11 +6,11 @@ not saved. On resume each claimed chunk is hashed again: a claim the disk did no
 """
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.adapters.blob_store import DirectoryBlobStore
+from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.adapters.files import (
     list_directory,
     make_directory,
@@ -139,7 +139,7 @@ class DirectoryChunkStore:
 
     def _check_room(self, missing_bytes: int) -> None:
         with told_as_storage_error(self._directory, "measuring"):
-            free = shutil.disk_usage(self._directory).free
+            free = find_free_bytes(self._directory)
         need = max(0, missing_bytes) + SPARE_BYTES
         if free < need:
             raise StorageError(

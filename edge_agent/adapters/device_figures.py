@@ -5,10 +5,10 @@ a figure that is missing is no reason not to report.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.ports import Clock
 
 ZONES_MAX = 16
@@ -55,7 +55,7 @@ class DeviceFigures:
             figures |= {f"{name}_{key}": n for key, n in self._read_process(pid).items()}
         self._last = {pid: seen for pid, seen in self._last.items() if pid in processes.values()}
         try:
-            figures["disk_free_bytes"] = shutil.disk_usage(self._directory).free
+            figures["disk_free_bytes"] = find_free_bytes(self._directory)
         except OSError:
             figures.pop("disk_free_bytes", None)
         hottest = self._read_temperature()

@@ -10,7 +10,6 @@ Left out: SQLite's own files (``outbox.py``) and python-tuf's folder (``tuf_meta
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -180,6 +179,8 @@ def note_in_lock_file(handle: int, data: bytes) -> None:
 
 def open_scratch() -> IO[bytes]:
     """Open a file without a name for a child's output; it is gone when it is closed."""
+    import tempfile  # loads every compressor there is
+
     return tempfile.TemporaryFile()
 
 

@@ -10,16 +10,19 @@ Invariant: no body is read of a request that is not allowed.
 import hmac
 import ipaddress
 import re
-import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent.adapters.http_parser import HttpError
 from edge_agent.errors import SettingsError
 from edge_agent.settings import AgentSettings
+
+if TYPE_CHECKING:
+    import ssl
 
 LIVE_PATH = "/v2/health/live"
 """Answered to everybody: a supervisor need not hold the token to see that the agent lives."""
@@ -42,7 +45,7 @@ class HttpAccess:
     """
 
     token: bytes = b""
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
     needs_certificate: bool = False
 
     def check_host(self, host: str) -> None:
@@ -126,6 +129,8 @@ def load_access(
                 " certificates of clients are part of TLS"
             )
         return HttpAccess(token=token)
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _check_private(directory / key_file, "http_key_file", "chmod 600")

@@ -12,15 +12,18 @@ Invariants: it does not start where other machines could ask unknown; at most
 import asyncio
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from edge_agent.adapters.http_access import HttpAccess
 from edge_agent.adapters.http_connection import Application, Connection, ServerLimits, Service
 from edge_agent.adapters.http_workers import HeavyWork
 from edge_agent.adapters.listening import ListenError, listen
+
+if TYPE_CHECKING:
+    import ssl
 
 SWEEP_S = 0.5
 STOP_S = 5.0
@@ -131,7 +134,7 @@ class HttpInferenceServer:
         server = await loop.create_server(lambda: Connection(self._service), sock=listener)
         return server.close
 
-    def _listen_tls(self, listener: socket.socket, tls: ssl.SSLContext) -> Callable[[], None]:
+    def _listen_tls(self, listener: socket.socket, tls: "ssl.SSLContext") -> Callable[[], None]:
         listener.settimeout(0)
         accepting = asyncio.get_running_loop().create_task(self._accept_tls(listener, tls))
 
@@ -141,7 +144,7 @@ class HttpInferenceServer:
 
         return close
 
-    async def _accept_tls(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+    async def _accept_tls(self, listener: socket.socket, tls: "ssl.SSLContext") -> None:
         """Accept clients; asyncio's own loop would let any number be in their handshakes."""
         loop = asyncio.get_running_loop()
         places = asyncio.Semaphore(2 * self._limits.connections_max)
@@ -160,7 +163,7 @@ class HttpInferenceServer:
             task.add_done_callback(handshakes.discard)
             task.add_done_callback(lambda _: places.release())
 
-    async def _shake_hands(self, client: socket.socket, tls: ssl.SSLContext) -> None:
+    async def _shake_hands(self, client: socket.socket, tls: "ssl.SSLContext") -> None:
         client.settimeout(0)
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

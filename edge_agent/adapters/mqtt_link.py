@@ -13,14 +13,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge_agent.adapters.identity_renewer import read_facts
 from edge_agent.adapters.identity_store import save_facts
 from edge_agent.adapters.mqtt_session import MqttSession, session_tls, tls_context
 from edge_agent.adapters.plain_text import offers_tls
 from edge_agent.contract.topics import Channel
 from edge_agent.core.clock_check import find_clock_fault
+from edge_agent.core.renewal_plan import CertificateFacts
 from edge_agent.core.retry import SPREAD_S_MAX, Reconnection, note_connected, plan_reconnect
-from edge_agent.errors import StorageError
+from edge_agent.errors import AgentError
 from edge_agent.ports import Clock, Connected, Identity, Jitter
 
 SESSION_TIMEOUT_S = 30.0
@@ -43,6 +43,7 @@ class MqttLink:
         *,
         clock: Clock,
         jitter: Jitter,
+        find_facts: Callable[[], CertificateFacts] | None = None,
     ) -> None:
         """Prepare; ``start`` connects.
 
@@ -52,8 +53,9 @@ class MqttLink:
             take: Gets Connected, Disconnected and MessageArrived.
             clock: For the back-off.
             jitter: Numbers in [0, 1).
+            find_facts: Reads the certificate in use; None: this process reads it.
         """
-        self._identity, self._give = identity, take
+        self._identity, self._give, self._find_facts = identity, take, find_facts
         self._clock, self._jitter = clock, jitter
         self._plan = Reconnection(spread_s=0.0)
         self._plan_lock = threading.Lock()
@@ -161,13 +163,20 @@ class MqttLink:
         if error.verify_code not in DATE_ERRORS:
             return ""
         try:
-            facts = read_facts(self._identity)
-        except StorageError as unreadable:
+            facts = self._read_facts()
+        except AgentError as unreadable:
             return f"; {unreadable}"
         fault = find_clock_fault(
             self._clock.now(), not_before_at=facts.not_before, not_after_at=facts.not_after
         )
         return f"; {fault}" if fault else ""
+
+    def _read_facts(self) -> CertificateFacts:
+        if self._find_facts is not None:
+            return self._find_facts()
+        from edge_agent.adapters.identity_renewer import read_facts  # loads cryptography
+
+        return read_facts(self._identity)
 
     def _hold_session(self) -> None:
         session, began = self._session, self._clock.monotonic()

@@ -6,7 +6,6 @@ without any (``docs/spec.md``), so ``null`` is refused like a text.
 Invariant: a row has exactly the schema's fields.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,6 +83,8 @@ class FieldReader:
                     f"row {n}: field {name} is missing, it takes {_allowed(self._features[name])}"
                 )
         extra = next(name for name in row if name not in self._features)
+        import difflib  # for this sentence only
+
         near = difflib.get_close_matches(extra[:128], self._names, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         shown = ", ".join(self._names[:NAMES_SHOWN_MAX])

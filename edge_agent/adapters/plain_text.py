@@ -14,6 +14,7 @@ from edge_agent.errors import PlainTextError
 from edge_agent.ports import Identity
 
 PROBE_TIMEOUT_S = 3.0
+INSECURE = "INSECURE: no TLS, nothing proves who is at the other end; for tests on one machine only"
 
 
 def find_loopback(host: str, port: int) -> str:

@@ -7,7 +7,6 @@ to ``1 + |expected|`` (``docs/conversion.md``).
 """
 
 import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +25,7 @@ MEMBERS = (MODEL, SCHEMA, GOLDEN, REFERENCE, EVIDENCE)
 PACKAGE_BYTES_MAX = 1_073_741_824
 _BLOCK = 512
 _END = bytes(_BLOCK)
+_PLAIN_FILE = b"0"
 GOLDEN_ROWS_MAX = 32
 GOLDEN_INPUT = "input"
 """Array of golden.npz: float32 [rows, width], shipped, never recomputed."""
@@ -43,6 +43,8 @@ def pack_members(members: Mapping[str, bytes]) -> bytes:
     """
     if set(members) != set(MEMBERS):
         raise MalformedError(f"a package has exactly {MEMBERS}, got {sorted(members)}")
+    import tarfile  # not on devices, which only read
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in MEMBERS:
@@ -95,7 +97,7 @@ def _read_header(block: bytes) -> tuple[str, int]:
     if _read_octal(block[148:156]) != checksum:
         raise MalformedError("package is not a tar: a header does not add up")
     name = block[:100].rstrip(b"\0").decode("ascii", "backslashreplace")
-    if block[156:157] != tarfile.REGTYPE or block[345:500].strip(b"\0"):
+    if block[156:157] != _PLAIN_FILE or block[345:500].strip(b"\0"):
         raise MalformedError(f"package: unexpected member {name[:80]!r}, not a plain file")
     return name, _read_octal(block[124:136])
 

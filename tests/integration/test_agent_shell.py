@@ -2,13 +2,12 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from edge_agent.adapters import chunk_store
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
 from edge_agent.contract.topics import Channel
@@ -26,11 +25,6 @@ def world(tmp_path: Path) -> World:
     world = World(tmp_path)
     world.connect()
     return world
-
-
-@dataclass
-class Usage:
-    free: int
 
 
 def sha(world: World, blob: bytes) -> str:
@@ -315,7 +309,7 @@ def test_too_little_room_for_a_package_is_tried_again_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _path: Usage(free=CHUNK_BYTES))
+        patch.setattr(chunk_store, "find_free_bytes", lambda _path: CHUNK_BYTES)
         world.assign(V1, 1)
         world.run(3)
         slot = world.reports[-1].slots["plant"]

@@ -1,0 +1,59 @@
+"""Keep a long-lived process of the agent small: give memory back, and load no library for nothing.
+
+What is here changes nothing a program can see but its size. Figures are in docs/adr/0024.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+_M_ARENA_MAX = -8
+
+
+class _Deferred(ModuleType):
+    """Stands where a module will be, and becomes it at the first look inside."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def defer(name: str) -> None:
+    """Let a module of a package be loaded when it is used, not when it is imported.
+
+    For modules that a library imports at its top and needs in cases that hardly come. One that is
+    loaded already stays.
+    """
+    if name in sys.modules:
+        return
+    parent, _, last = name.rpartition(".")
+    module = sys.modules[name] = _Deferred(name)
+    if parent:
+        setattr(importlib.import_module(parent), last, module)
+
+
+def limit_arenas() -> None:
+    """Let all threads share one heap; called before the first thread.
+
+    Each thread that allocates would get one of its own and keep what it once needed. Python's
+    threads hold one lock while they allocate anyway.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Return to the system what was freed; takes some milliseconds.
+
+    For the end of a start, of loading a model: work that allocated much and is over.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
