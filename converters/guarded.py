@@ -168,7 +168,8 @@ def _read_package(home: Path, request: BuildRequest) -> BuiltPackage:
         schema = ModelSchema.decode(members[SCHEMA])
         Reference.decode(members[REFERENCE])
         evidence = read_evidence(members[EVIDENCE])
-    except (ContractError, OSError) as error:
+        needs = PackageNeeds.from_evidence(evidence, package_bytes=len(blob))
+    except (ContractError, OSError, ValueError) as error:
         raise ConversionError(f"what the child process built is not a package: {error}") from error
     if schema != request.schema:
         raise ConversionError("what the child process built has another schema")
@@ -183,11 +184,5 @@ def _read_package(home: Path, request: BuildRequest) -> BuiltPackage:
         decision=figures.decision,
         schema=schema,
         reference=members[REFERENCE],
-        needs=PackageNeeds(
-            ir=figures.ir,
-            opset=figures.opset,
-            opset_ml=figures.opset_ml,
-            precision=Precision(figures.precision),
-            package_bytes=len(blob),
-        ),
+        needs=needs,
     )

@@ -7,7 +7,7 @@ what somebody sent.
 import io
 import json
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def _write_job(
     (home / SCHEMA_FILE).write_bytes(schema.encode())
     with (home / ROWS).open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    whole = {**job, "profile": _profile_to_table(profile), "guard": asdict(limits)}
+    whole = {**job, "profile": profile.to_table(), "guard": asdict(limits)}
     (home / JOB).write_text(json.dumps(whole))
 
 
@@ -247,10 +247,3 @@ def _read_bounded(path: Path, what: str, limit: int) -> bytes:
     if size > limit:
         raise TooLargeError(what, size, limit)
     return path.read_bytes()
-
-
-def _profile_to_table(profile: DeviceProfile) -> dict[str, Any]:
-    table: dict[str, Any] = {f.name: getattr(profile, f.name) for f in fields(profile)}
-    table["telemetry"] = asdict(profile.telemetry)
-    table["labels"] = dict(profile.labels)
-    return table

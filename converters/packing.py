@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from converters.errors import ConversionError, InvalidRequestError
+from converters.errors import ConversionError, InvalidRequestError, ProfileMisfitError
 from converters.evidence import (
     EVIDENCE_FORMAT,
     describe_answers,
@@ -17,12 +18,14 @@ from converters.evidence import (
 from converters.golden import build_golden, check_golden, find_tolerance
 from converters.graph import ML_DOMAIN, count_operators, find_opset, parse_model
 from converters.ladder import Choice
+from converters.needs import find_needs
 from converters.parity import TOLERANCE_FP32
+from converters.reference_times import measure_here
 from converters.request import BuildRequest, BuiltPackage
 from converters.rows import Rows
 from converters.rungs import Exam, Ladder
 from converters.runtime import GraphRunner
-from device_profiles.compatibility import PackageNeeds
+from device_profiles.compatibility import find_misfits
 from device_profiles.profile import Precision
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.onnx_check import check_onnx
@@ -58,6 +61,7 @@ def pack_rung(
         background: Further members of evidence.json.
 
     Raises:
+        ProfileMisfitError: The graph needs operators or memory that the profile does not have.
         ConversionError: The packed bytes do not answer as the measured graph did.
     """
     precision = Precision(choice.precision or Precision.FP32)
@@ -65,6 +69,9 @@ def pack_rung(
     rung = next(rung for rung in ladder.rungs if rung.precision is precision)
     model = parse_model(built.model, what="the chosen graph")
     operators = count_operators(model)
+    needs = find_needs(model, precision)
+    if misfits := find_misfits(needs, request.profile):
+        raise ProfileMisfitError(request.profile.id, misfits)
     tolerance = find_tolerance(precision, operators)
     golden, golden_rows = build_golden(built.runner, rows.holdout, exam.schema, tolerance)
     try:
@@ -99,10 +106,12 @@ def pack_rung(
                 "operators": operators,
                 "bytes": len(built.model),
             },
+            "needs": needs.describe(),
             "golden": {"rows": golden_rows, "tolerance": tolerance},
             "measured_with": {
                 **describe_machine(),
                 "threads": request.profile.intra_op_threads,
+                "calibration": measure_here(request.profile.intra_op_threads).to_json(),
                 "rounds": request.plan.rounds,
                 "runs_per_round": dict(ladder.runs),
             },
@@ -129,13 +138,7 @@ def pack_rung(
         decision=choice.sentence,
         schema=exam.schema,
         reference=reference,
-        needs=PackageNeeds(
-            ir=model.ir_version,
-            opset=find_opset(model, ""),
-            opset_ml=find_opset(model, ML_DOMAIN),
-            precision=precision,
-            package_bytes=len(blob),
-        ),
+        needs=replace(needs, package_bytes=len(blob)),
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from device_profiles.catalog import load_profile
 from device_profiles.compatibility import DeviceCapabilities, Misfit, PackageNeeds, find_misfits
 from device_profiles.errors import ProfileError, UnknownProfileError
-from device_profiles.profile import DeviceProfile, Precision
+from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
-from edge_agent.contract.fields import Fields, parse_object
+from edge_agent.contract.fields import parse_object
 from edge_agent.contract.package import EVIDENCE, unpack_members
 from fleet_server.errors import FleetError, MisuseError, NotFoundError
 from fleet_server.ports.devices import DeviceRecord, PackageStore
@@ -42,17 +42,8 @@ class PackageFitness:
         blob = self._objects.read(sha256)
         what = f"evidence of package {sha256[:12]}"
         content = unpack_members(blob)[EVIDENCE]
-        evidence = Fields(
-            parse_object(content, what=what, limit_bytes=EVIDENCE_BYTES_MAX), what=what
-        )
-        graph = Fields(evidence.mapping("graph"), what=f"{what}: graph")
-        return PackageNeeds(
-            ir=graph.integer("ir"),
-            opset=graph.integer("opset"),
-            opset_ml=graph.integer("opset_ml"),
-            precision=Precision(evidence.text("precision", chars_max=40)),
-            package_bytes=len(blob),
-        )
+        evidence = parse_object(content, what=what, limit_bytes=EVIDENCE_BYTES_MAX)
+        return PackageNeeds.from_evidence(evidence, package_bytes=len(blob))
 
 
 def profile_loader(directory: Path) -> Callable[[str], DeviceProfile]:

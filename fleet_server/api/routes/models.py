@@ -1,6 +1,5 @@
 """Models, versions and device profiles: reading. Approving is signing, and nothing here signs."""
 
-from dataclasses import asdict, fields
 from typing import Any
 
 from fastapi import APIRouter
@@ -132,6 +131,4 @@ def models_router(fleet: Fleet) -> APIRouter:
 
 
 def _profile(profile: DeviceProfile) -> ProfilePublic:
-    values = {field.name: getattr(profile, field.name) for field in fields(profile)}
-    values |= {"telemetry": asdict(profile.telemetry), "labels": dict(profile.labels)}
-    return ProfilePublic(id=profile.id, description=profile.description, values=values)
+    return ProfilePublic(id=profile.id, description=profile.description, values=profile.to_table())
