@@ -29,7 +29,8 @@ from edge_agent.core.events import (
     Stopped,
     Ticked,
 )
-from edge_agent.downloads import Downloads, PartOpened, PartSaved
+from edge_agent.download import PartOpened, PartSaved
+from edge_agent.downloads import Downloads, Restoring
 from edge_agent.effects_runner import EffectsRunner
 from edge_agent.errors import Refusal
 from edge_agent.ports import (
@@ -46,6 +47,7 @@ from edge_agent.ports import (
     Lane,
     Link,
     MessageArrived,
+    PackageRestorer,
     SelfTester,
     ServingFound,
     StateStore,
@@ -78,6 +80,8 @@ class AgentPorts:
     """None: the certificate is not renewed by this agent."""
     read_resources: Callable[[], Mapping[str, float]] = dict
     """Gives what agent and device use, for the report; must be cheap."""
+    restorer: PackageRestorer | None = None
+    """None: every package is fetched as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,9 @@ class Agent:
             jobs=ports.jobs,
             link=ports.link,
             emit=self._commits.post,
+            restoring=None
+            if ports.restorer is None
+            else Restoring(restorer=ports.restorer, find_held=self._find_held),
         )
         self._effects = EffectsRunner(
             make_job=self._make_job,
@@ -318,11 +325,18 @@ class Agent:
             self._ports.jobs.submit(Lane.TRUST, judge)
         refusal = self.refusal
         self._reporter.certificate = self._renewal.report
+        self._reporter.transfers = dict(self._downloads.notes)
         self._reporter.note(self.state, refusal)
         if self._ports.link.is_connected:
             report = self._reporter.take_due(self.state, refusal)
             if report is not None and not self._ports.link.publish(Channel.REPORTED, report, qos=1):
                 self._reporter.hurry()
+
+    def _find_held(self, slot: str) -> tuple[str, ...]:
+        """Return the packages in a slot's banks, the confirmed first."""
+        banks = self.state.slots[slot].banks
+        held = (banks.confirmed_package, banks.a, banks.b)
+        return tuple(dict.fromkeys(package.sha256 for package in held if package is not None))
 
     def _carry_out(self, slot: str, effect: Effect) -> None:
         self._effects.run(slot, effect)

@@ -3,6 +3,7 @@
 AgentError
 ├── Refusal            trust says no; carries the code that names the attack or the misfit
 ├── StorageError       the disk said no; carries a retryable code
+├── RestoreError       an encoded package does not give the signed one; the package itself is next
 ├── EnrolmentError     joining failed; says what to do next
 ├── PlainTextError     a connection without TLS was to leave this machine; also an OSError
 ├── NotEnrolledError   no identity in the agent's directory
@@ -56,6 +57,10 @@ class StorageError(AgentError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class RestoreError(AgentError):
+    """What arrived in place of a package does not give it: wrong base, wrong bytes, too large."""
 
 
 class EnrolmentError(AgentError):

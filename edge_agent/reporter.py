@@ -12,7 +12,7 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.contract.messages import REPORTED_BYTES_MAX, Reported, SlotReport
 from edge_agent.core.agent_state import AgentState
-from edge_agent.core.slot import report_slot
+from edge_agent.core.slot import Slot, report_slot
 from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import Refusal
 from edge_agent.ports import Clock, Jitter
@@ -53,6 +53,8 @@ class Reporter:
         self.capabilities: Mapping[str, Any] = {}
         self.certificate: Mapping[str, str] = {}
         self.serving: Mapping[str, Any] = {}
+        self.transfers: Mapping[str, Mapping[str, Any]] = {}
+        """By slot, how its newest package came (docs/transfer.md)."""
 
     def note(self, state: AgentState, refusal: Refusal | None) -> None:
         """Look at the present facts; a change makes a report due shortly."""
@@ -78,7 +80,7 @@ class Reporter:
             sequence=self._sequence,
             at_ms=int(self._clock.now().timestamp() * 1000),
             agent=__version__,
-            slots={name: report_slot(slot) for name, slot in state.slots.items()},
+            slots={name: self._slot(name, slot) for name, slot in state.slots.items()},
             assignment_counter=state.accepted.counter,
             metadata=state.metadata,
             refusal=_refusal_fields(refusal),
@@ -93,13 +95,17 @@ class Reporter:
             encoded = _shortened(report).encode()
         return encoded
 
+    def _slot(self, name: str, slot: Slot) -> SlotReport:
+        report, transfer = report_slot(slot), self.transfers.get(name)
+        return replace(report, extra={"transfer": dict(transfer)}) if transfer else report
+
     def _serving_fields(self) -> dict[str, Any]:
         """Say how the process that serves does, once it had to be started again."""
         return {"serving": dict(self.serving)} if self.serving.get("restarts") else {}
 
     def _facts(self, state: AgentState, refusal: Refusal | None) -> tuple[object, ...]:
         # The rows of a probation change with every request; they travel with the next report.
-        slots = tuple((name, _without_rows(report_slot(s))) for name, s in state.slots.items())
+        slots = tuple((name, _without_rows(self._slot(name, s))) for name, s in state.slots.items())
         said = (refusal.code, refusal.detail) if refusal else None
         identity = (self.capabilities, dict(self.certificate), dict(self.serving))
         return slots, state.accepted.counter, dict(state.metadata), said, identity

@@ -42,6 +42,8 @@ class AgentSettings:
             for none.
         window_s: Longest telemetry window, 1 s to a day; None takes the profile's.
         grace_s: How long a refusal that a missing half would cure stays unreported, 0 to 600.
+        restore_memory_bytes: What restoring a package that travelled smaller may need, 0 or
+            8000000 to 400000000; 0 fetches every package as it is.
         profiles_dir: Directory of the user's own profile files; empty for ``profiles`` beside
             the identity.
         log_level: One of debug, info, warning, error.
@@ -60,6 +62,7 @@ class AgentSettings:
     http_client_ca_file: str = ""
     window_s: float | None = None
     grace_s: float = 30.0
+    restore_memory_bytes: int = 64_000_000
     profiles_dir: str = ""
     log_level: str = "info"
     log_format: str = "text"
@@ -73,6 +76,9 @@ class AgentSettings:
         is_window = self.window_s is None or 1 <= self.window_s <= 86_400
         _check(is_window, "window_s", self.window_s, "1 to 86400 seconds")
         _check(0 <= self.grace_s <= 600, "grace_s", self.grace_s, "0 to 600 seconds")
+        memory = self.restore_memory_bytes
+        is_memory = memory == 0 or 8_000_000 <= memory <= 400_000_000
+        _check(is_memory, "restore_memory_bytes", memory, "0 or 8000000 to 400000000")
         is_level = self.log_level in LOG_LEVELS
         _check(is_level, "log_level", self.log_level, f"one of {', '.join(LOG_LEVELS)}")
         is_format = self.log_format in LOG_FORMATS
@@ -213,6 +219,7 @@ _NUMBERS: Mapping[str, type] = {
     "http_port": int,
     "window_s": float,
     "grace_s": float,
+    "restore_memory_bytes": int,
     "log_bytes_max": int,
     "log_files_kept": int,
 }

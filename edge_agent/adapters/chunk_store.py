@@ -30,7 +30,7 @@ from edge_agent.ports import PartialBlob
 
 SPARE_BYTES = 16_777_216
 """Left free beside a package: state, outbox and logs must still fit."""
-_PART, _LIST, _BITMAP = ".part", ".hashes", ".bitmap"
+PART, _LIST, _BITMAP = ".part", ".hashes", ".bitmap"
 
 
 class DirectoryChunkStore:
@@ -69,7 +69,7 @@ class DirectoryChunkStore:
         """Keep checked chunks durably; they count only once this returns; raises StorageError."""
         size_bytes, bitmap = self._sizes[sha256], self._bitmaps[sha256]
         placed = [(index * CHUNK_BYTES, data) for index, data in pieces]
-        write_at(self._file(sha256, _PART), placed, size_bytes=size_bytes)
+        write_at(self._file(sha256, PART), placed, size_bytes=size_bytes)
         for index, _ in pieces:
             bitmap |= 1 << index
         length = -(-count_chunks(size_bytes) // 8)
@@ -83,7 +83,7 @@ class DirectoryChunkStore:
             StorageError: ``BLOB_HASH`` or ``BLOB_SIZE``, the parts are dropped; ``DISK_ERROR``.
         """
         if not self._blobs.has(sha256):
-            part = self._file(sha256, _PART)
+            part = self._file(sha256, PART)
             with told_as_storage_error(part, "hashing"):
                 size, found = _hash_file(part)
             if size != size_bytes or found != sha256:
@@ -109,7 +109,7 @@ class DirectoryChunkStore:
                 remove_file(path)
 
     def _forget(self, sha256: str) -> None:
-        for suffix in (_BITMAP, _LIST, _PART):
+        for suffix in (_BITMAP, _LIST, PART):
             remove_file(self._file(sha256, suffix))
         self._sizes.pop(sha256, None)
         self._bitmaps.pop(sha256, None)
@@ -124,7 +124,7 @@ class DirectoryChunkStore:
 
     def _read_bitmap(self, sha256: str, hashes: bytes, size_bytes: int) -> int:
         claimed = int.from_bytes(read_file(self._file(sha256, _BITMAP)) or b"", "little")
-        part = self._file(sha256, _PART)
+        part = self._file(sha256, PART)
         kept = 0
         with told_as_storage_error(part, "reading"):
             if not claimed or not part.exists():

@@ -10,7 +10,7 @@ Left out: SQLite's own files (``outbox.py``) and python-tuf's folder (``tuf_meta
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +60,29 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         try:
             write_all(handle, data)
             os.fsync(handle)
+        finally:
+            os.close(handle)
+        move_durable(temporary, path)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], *, mode: int = 0o600) -> None:
+    """Replace a file by pieces as they come, atomically and durably.
+
+    Raises:
+        StorageError: The disk refused. Whatever else making the pieces raises passes through.
+            The former file stays in both cases, and what was written beside it goes.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with told_as_storage_error(path, "writing"):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            for piece in pieces:
+                write_all(handle, piece)
+            os.fsync(handle)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108 - the seam of the power-cut tests is os
+            raise
         finally:
             os.close(handle)
         move_durable(temporary, path)

@@ -61,9 +61,19 @@ def unpack_members(blob: bytes) -> dict[str, bytes]:
         TooLargeError: Larger than any package may be.
         MalformedError: Not a tar of exactly the five regular members.
     """
+    return {name: blob[start:end] for name, (start, end) in find_members(blob).items()}
+
+
+def find_members(blob: bytes) -> dict[str, tuple[int, int]]:
+    """Give for each member where its bytes begin and end in the package.
+
+    Raises:
+        TooLargeError: Larger than any package may be.
+        MalformedError: Not a tar of exactly the five regular members.
+    """
     if len(blob) > PACKAGE_BYTES_MAX:
         raise TooLargeError("package", len(blob), PACKAGE_BYTES_MAX)
-    members: dict[str, bytes] = {}
+    members: dict[str, tuple[int, int]] = {}
     at = 0
     while at < len(blob) and blob[at : at + _BLOCK] != _END:
         name, size = _read_header(blob[at : at + _BLOCK])
@@ -74,7 +84,7 @@ def unpack_members(blob: bytes) -> dict[str, bytes]:
             raise MalformedError(
                 f"package: {name} has {size} bytes where {len(blob) - at} are left"
             )
-        members[name] = blob[at : at + size]
+        members[name] = at, at + size
         at += -(-size // _BLOCK) * _BLOCK
     missing = [name for name in MEMBERS if name not in members]
     if missing:

@@ -49,7 +49,8 @@ class Transfer:
         wait_until: Ask for nothing before; the server said so.
         window: Pieces per request, 1 to WINDOW_MAX.
         timeout_s: For one window.
-        received_bytes: Of all answers, useful or not.
+        received_bytes: Of all answers, useful or not, and of what was tried before this.
+        budget_bytes: Limit of ``received_bytes``; None for that of a package of this size.
         list_failures: Lists that were not the signed one.
         refusals: Times the server refused.
     """
@@ -68,6 +69,7 @@ class Transfer:
     window: int = WINDOW_MAX
     timeout_s: float = TIMEOUT_S
     received_bytes: int = 0
+    budget_bytes: int | None = None
     list_failures: int = 0
     refusals: int = 0
 
@@ -89,7 +91,7 @@ class Transfer:
     @property
     def bytes_max(self) -> int:
         """Answers beyond this many bytes mean that something is wrong on the way."""
-        return 3 * self.size_bytes + 1_048_576
+        return budget_of(self.size_bytes) if self.budget_bytes is None else self.budget_bytes
 
     @property
     def failure(self) -> str | None:
@@ -106,6 +108,16 @@ class Transfer:
     def next_at(self) -> float | None:
         """When time alone changes what to do."""
         return self.due_at if self.asked else self.wait_until
+
+
+def budget_of(size_bytes: int) -> int:
+    """Give how many bytes may be received for one try of a package, useful or not."""
+    return 3 * size_bytes + 1_048_576
+
+
+def encoded_budget_of(size_bytes: int) -> int:
+    """Give how many of those may be received for an encoding of it: the rest is for the package."""
+    return size_bytes + 524_288
 
 
 def plan_request(transfer: Transfer, *, now: float) -> tuple[Transfer, ChunkRequest | None]:
