@@ -30,6 +30,11 @@ def add_commands(commands: Any, add: AddCommand) -> None:
         "edge-agent doctor --join 'ef1:...'",
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="time small reference graphs and remember the figures (some seconds)",
+    )
     doctor.add_argument("--join", metavar="STRING", help="look at the server of a join string")
 
     settings = add(
@@ -72,7 +77,11 @@ def _status(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from edge_agent.doctor import describe_check, run_checks
 
-    checks = run_checks(find_directory(arguments.dir), join_string=arguments.join)
+    checks = run_checks(
+        find_directory(arguments.dir),
+        join_string=arguments.join,
+        is_calibrating=arguments.calibrate,
+    )
     if arguments.json:
         _print(json.dumps([check.to_json() for check in checks], indent=2))
     else:

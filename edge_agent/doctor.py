@@ -12,6 +12,12 @@ from pathlib import Path
 from device_profiles.catalog import load_profile
 from device_profiles.errors import ProfileError
 from device_profiles.profile import DeviceProfile
+from edge_agent.adapters.calibration_file import (
+    load_calibration,
+    measure_device,
+    save_calibration,
+)
+from edge_agent.adapters.capability_probe import ChildProbe
 from edge_agent.adapters.device_checks import (
     check_directory,
     check_libraries,
@@ -23,7 +29,7 @@ from edge_agent.adapters.server_checks import check_server, server_of_identity, 
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.join import JoinTicket
-from edge_agent.core.checkup import Check, Level
+from edge_agent.core.checkup import Check, Level, judge_capabilities, judge_speed
 from edge_agent.core.clock_check import SET_IT
 from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import AgentError, SettingsError
@@ -35,13 +41,26 @@ BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def run_checks(
-    directory: Path, *, join_string: str | None = None, clock: Clock | None = None
+    directory: Path,
+    *,
+    join_string: str | None = None,
+    clock: Clock | None = None,
+    is_calibrating: bool = False,
 ) -> list[Check]:
-    """Run every check that makes sense; never raises for what it finds."""
+    """Run every check that makes sense; never raises for what it finds.
+
+    Args:
+        directory: The agent's; it need not exist.
+        join_string: Its server is looked at, too.
+        clock: For tests.
+        is_calibrating: Measure the reference graphs and remember the figures.
+    """
     clock = clock or SystemClock()
     identity, found = _find_identity(directory)
     checks = [*check_platform(), *check_libraries()]
     is_runnable = not any(check.is_bad for check in checks)
+    if is_runnable:
+        checks += _check_speed(identity, directory, is_calibrating=is_calibrating)
     checks += [_check_clock(clock, identity, directory, is_runnable=is_runnable)]
     checks += [*check_directory(directory), check_memory(_find_ram_need(identity, directory))]
     checks += [_guarded("settings", lambda: _describe_settings(directory)), found]
@@ -57,6 +76,29 @@ def describe_check(check: Check) -> str:
     if check.next_step:
         line += f"\n     {'':<10} next: {check.next_step}"
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
+
+
+def _check_speed(
+    identity: Identity | None, directory: Path, *, is_calibrating: bool
+) -> Iterator[Check]:
+    """Say what the runtime offers and how fast it is; measure that first if asked."""
+    found, fault = load_calibration(directory), ""
+    if is_calibrating:
+        profile = _find_profile(identity, directory)
+        try:
+            found = measure_device(profile.intra_op_threads if profile is not None else 1)
+            if directory.is_dir():
+                save_calibration(directory, found)
+        except AgentError as error:
+            fault = str(error)
+    known = dict(ChildProbe(directory).probe())
+    if found is not None:
+        known["calibration"] = found.to_json()
+    yield judge_capabilities(known)
+    if fault:
+        yield Check(name="speed", level=Level.BAD, detail=fault)
+    else:
+        yield judge_speed(found.ms if found is not None else None)
 
 
 def _find_identity(directory: Path) -> tuple[Identity | None, Check]:

@@ -1,7 +1,8 @@
 """Find out what this device really is: runtime and its limits, processor, libc, memory, disk.
 
-What cannot be found out is left out; the server compares only what a device said. The agent looks
-through ``ChildProbe``: loading a runtime this processor cannot run kills who does it.
+How fast it was when last measured (``calibration_file.py``) is told with it. What cannot be
+found out is left out; the server compares only what a device said. The agent looks through
+``ChildProbe``: loading a runtime this processor cannot run kills who does it.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_agent.adapters.calibration_file import load_calibration
 from edge_agent.adapters.child_process import run_child, say_status
 from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.adapters.tiny_model import tiny_model
@@ -26,6 +28,7 @@ STEPS_MAX = 64
 """Versions tried upwards; a runtime that loads them all is reported with the last."""
 FLAGS = frozenset(
     {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
+    | {"avx512_fp16"}
     | {"asimd", "asimddp", "asimdhp", "i8mm", "sve"}
 )
 """Processor features that change which kernels run."""
@@ -83,6 +86,9 @@ def find_machine_facts(directory: Path) -> dict[str, Any]:
         "ram_bytes": find_ram_bytes(),
         "cpu_flags": sorted(FLAGS & _read_cpu_flags(Path("/proc/cpuinfo"))),
     }
+    calibration = load_calibration(directory)
+    if calibration is not None:
+        found["calibration"] = calibration.to_json()
     try:
         found["disk_free_bytes"] = find_free_bytes(directory)
     except OSError:

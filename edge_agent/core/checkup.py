@@ -5,7 +5,8 @@ the pinned releases of numpy and onnxruntime are published for; whether they tru
 in a child process (``adapters/device_checks.py``), this only says why they would not.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -15,6 +16,8 @@ MACHINES = ("x86_64", "aarch64")
 LIBC_MIN = (2, 28)
 X86_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"})
 """What numpy's wheels are built for; without it they refuse to load."""
+DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instructions that add products of bytes."""
 SKEW_WARNED, SKEW_MAX = timedelta(minutes=1), timedelta(hours=1)
 DISK_BYTES_MIN = 67_108_864
 INODES_MIN = 1_000
@@ -40,6 +43,7 @@ class Check:
         detail: What was found, and what is needed.
         next_step: What to do; empty when nothing is to be done.
         is_unreachable: Another machine does not answer.
+        capabilities: What the device is, as its reports say; only where that was looked at.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Check:
     detail: str
     next_step: str = ""
     is_unreachable: bool = False
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_bad(self) -> bool:
@@ -61,6 +66,7 @@ class Check:
             "level": str(self.level),
             "detail": self.detail,
             "next": self.next_step,
+            **({"capabilities": dict(self.capabilities)} if self.capabilities else {}),
         }
 
 
@@ -90,6 +96,31 @@ class Platform:
 def judge_platform(found: Platform) -> list[Check]:
     """Judge whether the wheels of numpy and onnxruntime exist for this system and can run."""
     return [_judge_python(found), _judge_machine(found), _judge_libc(found), _judge_flags(found)]
+
+
+def judge_capabilities(found: Mapping[str, Any]) -> Check:
+    """Say what the runtime here offers; its faults are another check's."""
+    name = "runs"
+    if fault := str(found.get("runtime_fault", "")):
+        step = f"see the check of the runtime; {SUPPORTED}"
+        return Check(name=name, level=Level.BAD, detail=fault, next_step=step, capabilities=found)
+    parts = [f"onnxruntime {found.get('onnxruntime', 'unknown')}"]
+    for key, words in (("opset_max", "opset"), ("opset_ml_max", "ml opset"), ("ir_max", "IR")):
+        if key in found:
+            parts.append(f"{words} up to {found[key]}")
+    flags = DOT_PRODUCTS & frozenset(found.get("cpu_flags", ()))
+    parts.append(f"int8 by {', '.join(sorted(flags))}" if flags else "no int8 dot products")
+    parts.append(" ".join(found.get("providers", ())))
+    return Check(name=name, level=Level.OK, detail=", ".join(parts), capabilities=found)
+
+
+def judge_speed(ms: Mapping[str, float] | None) -> Check:
+    """Say how fast the reference graphs were, or that nobody measured."""
+    if ms is None:
+        step = "edge-agent doctor --calibrate, so that the server can estimate latencies here"
+        return Check(name="speed", level=Level.OK, detail="never measured", next_step=step)
+    figures = ", ".join(f"{name} {value:.3g}" for name, value in ms.items())
+    return Check(name="speed", level=Level.OK, detail=f"ms of the reference graphs: {figures}")
 
 
 def judge_skew(now_at: datetime, server_at: datetime, server: str) -> Check:
