@@ -63,12 +63,15 @@ class TelemetryLimits:
         window_rows_max: Rows after which a window closes early.
         outbox_bytes_max: Room for windows that wait for an acknowledgement.
         uplink_bytes_per_day_max: Telemetry bytes a day, all slots together.
+        sample_bytes_per_day_max: Of these, bytes of sampled raw rows, for devices whose own
+            settings let any out; 0 allows none.
     """
 
     window_s: int = 60
     window_rows_max: int = 100_000
     outbox_bytes_max: int = 16_777_216
     uplink_bytes_per_day_max: int = 5_242_880
+    sample_bytes_per_day_max: int = 1_048_576
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -77,6 +80,9 @@ class TelemetryLimits:
         _check_int("telemetry", "outbox_bytes_max", self.outbox_bytes_max, 65_536, BYTES_MAX)
         _check_int(
             "telemetry", "uplink_bytes_per_day_max", self.uplink_bytes_per_day_max, 1, BYTES_MAX
+        )
+        _check_int(
+            "telemetry", "sample_bytes_per_day_max", self.sample_bytes_per_day_max, 0, BYTES_MAX
         )
 
 

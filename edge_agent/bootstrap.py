@@ -47,6 +47,7 @@ from edge_agent.contract.topics import Channel
 from edge_agent.errors import SettingsError
 from edge_agent.local_control import LocalControl
 from edge_agent.ports import Identity, SelfTestLimits
+from edge_agent.row_settings import find_row_section
 from edge_agent.serving_config import ServingConfig
 from edge_agent.serving_host import make_serving_host
 from edge_agent.settings import AgentSettings
@@ -94,7 +95,13 @@ class AgentProcess:
         self._lanes = ThreadLanes(self._inbox.put)
         self._sockets = listen(settings.http_host, settings.http_port)
         self._serving = make_serving_host(
-            ServingConfig(directory=directory, boot=boot, settings=settings, profile=self.profile),
+            ServingConfig(
+                directory=directory,
+                boot=boot,
+                settings=settings,
+                profile=self.profile,
+                rows=find_row_section(directory),
+            ),
             self._sockets,
             blobs,
             self._outbox,
@@ -113,6 +120,7 @@ class AgentProcess:
                 self._outbox.notes(),
             ),
             publish_labels=lambda payload: link.publish(Channel.LABELS, payload, qos=1),
+            publish_rows=lambda payload: link.publish(Channel.ROWS, payload, qos=1),
         )
         self.agent = Agent(
             AgentOptions(

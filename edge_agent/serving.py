@@ -16,6 +16,7 @@ from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.ports import Clock
+from edge_agent.sampled_rows import build_row_pool
 from edge_agent.serving_config import ServingConfig
 
 
@@ -57,6 +58,7 @@ class Serving:
                 allow_spinning=profile.allow_spinning,
                 arena=profile.arena,
             ),
+            rows=build_row_pool(config, outbox, clock),
         )
         routes = InferenceRoutes(
             self.service, labels=self.service.labels, outbox_counts=outbox.counts

@@ -19,12 +19,14 @@ class ServingConfig:
             (boot, stream, sequence) never repeats.
         settings: Of the operator.
         profile: Of the device.
+        rows: Section ``[row_samples]`` of the settings, checked; None samples nothing.
     """
 
     directory: Path
     boot: int
     settings: AgentSettings
     profile: DeviceProfile
+    rows: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give what ``from_json`` reads, in another process of the same release."""
@@ -33,6 +35,7 @@ class ServingConfig:
             "boot": self.boot,
             "settings": asdict(self.settings),
             "profile": self.profile.to_table(),
+            "rows": self.rows,
         }
 
     @classmethod
@@ -43,4 +46,5 @@ class ServingConfig:
             boot=value["boot"],
             settings=AgentSettings(**value["settings"]),
             profile=DeviceProfile.from_table(value["profile"], source="the agent"),
+            rows=value["rows"],
         )

@@ -20,8 +20,8 @@ ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 DIRECTORY_VARIABLE = "EDGE_AGENT_DIR"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-SECTIONS = ("mqtt_bridge",)
-"""Tables of the file that commands of their own read; see ``bridge_settings``."""
+SECTIONS = ("mqtt_bridge", "row_samples")
+"""Tables of the file with readers of their own: ``bridge_settings``, ``row_settings``."""
 DEFAULT_SOURCE, FLAG_SOURCE = "default", "command line"
 _LOG_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\.log\Z")
 

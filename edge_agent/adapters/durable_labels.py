@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import ROWS_KEPT, Answer, RecentAnswers
+from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.contract.labels import LabelRow
+from edge_agent.contract.rows import SampledLabel
 from edge_agent.errors import InputError, OutboxError
 
 WAITING_MAX = 10_000
@@ -34,6 +36,7 @@ class DurableLabels:
         *,
         boot: int,
         find_answers: Callable[[int], RecentAnswers | None],
+        rows: RowPool | None = None,
     ) -> None:
         """Begin with none.
 
@@ -41,7 +44,9 @@ class DurableLabels:
             outbox: Keeps labels.
             boot: Id of this start, which its prediction ids begin with.
             find_answers: Gives what a slot answered lately, by its number within this boot.
+            rows: Takes labels of rows that were sampled.
         """
+        self._rows = rows
         self._outbox, self._boot, self._find_answers = outbox, boot, find_answers
         self._lock = threading.Lock()
         self._waiting: deque[LabelRow] = deque()
@@ -49,7 +54,7 @@ class DurableLabels:
 
     def add(self, prediction_id: str, label: str | float) -> None:
         """Keep a label; see ``ports.LabelSink``."""
-        answer = self._find(prediction_id)
+        answer, stream, number, place = self._find(prediction_id)
         row = LabelRow(
             sequence=0,
             artifact=answer.package.artifact,
@@ -61,6 +66,9 @@ class DurableLabels:
         with self._lock:
             self._waiting.append(row)
             self._trim()
+        if self._rows is not None and answer.is_sampled:
+            sampled = SampledLabel(number, place, row.label)
+            self._rows.add_label(answer.package.artifact, stream, sampled)
 
     def flush(self) -> None:
         """Put what was taken into the outbox, in one commit.
@@ -88,7 +96,8 @@ class DurableLabels:
             self._waiting.popleft()
             self._lost += 1
 
-    def _find(self, prediction_id: str) -> Answer:
+    def _find(self, prediction_id: str) -> tuple[Answer, int, int, int]:
+        """Return the answer, its stream, its number and which row of it is meant."""
         match = _ID.fullmatch(prediction_id)
         if match is None:
             raise InputError(f"{prediction_id[:80]!r} is no prediction id; give it as answered")
@@ -110,7 +119,7 @@ class DurableLabels:
                 f"prediction {prediction_id} has {answer.rows} rows; name one as"
                 f" {prediction_id}.0 to {prediction_id}.{answer.rows - 1}"
             )
-        return answer
+        return answer, int(stream, 16), int(number, 16), int(row or 0)
 
 
 def _number_of(prediction_id: str, label: str | float, classes: tuple[str, ...]) -> float:

@@ -23,7 +23,12 @@ from edge_agent.adapters.durable_labels import DurableLabels
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import RecentAnswers
-from edge_agent.adapters.telemetry_recorder import TelemetryRecorder, WindowLimits
+from edge_agent.adapters.row_sampler import RowPool
+from edge_agent.adapters.telemetry_recorder import (
+    ARTIFACT_BYTES,
+    TelemetryRecorder,
+    WindowLimits,
+)
 from edge_agent.adapters.waiting_windows import WaitingWindows
 from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
@@ -181,6 +186,7 @@ class InferenceService:
         windows: WindowLimits,
         options: RuntimeOptions,
         load: LoadPackage = LoadedModel.from_package,
+        rows: RowPool | None = None,
     ) -> None:
         """Begin with no model.
 
@@ -192,7 +198,9 @@ class InferenceService:
             options: Of the runtime, from the device profile.
             load: Makes a model of a package; a loaded model may answer in several services, so
                 a thousand simulated devices need not load it a thousand times.
+            rows: Takes rows that are sampled for retraining; None samples none.
         """
+        self._rows = rows
         self._clock, self._outbox, self._boot = clock, outbox, boot
         self._windows, self._options, self._load = windows, options, load
         self._served: Mapping[str, ServedModel] = {}
@@ -201,7 +209,7 @@ class InferenceService:
         self._change = threading.Lock()
         self._waiting = WaitingWindows()
         self._is_disk_refusing = False
-        self.labels = DurableLabels(outbox, boot=boot, find_answers=self._find_answers)
+        self.labels = DurableLabels(outbox, boot=boot, find_answers=self._find_answers, rows=rows)
         """Takes late labels; ``close_due`` puts them into the outbox."""
 
     def activate(self, slot: str, *, blob: bytes, target: str, sha256: str) -> None:
@@ -221,6 +229,7 @@ class InferenceService:
                     Code.WRONG_SLOT, f"{SLOTS_MAX} slots answer already, {slot!r} is one more"
                 )
             stream = self._streams.setdefault(slot, _Stream(len(self._streams)))
+            artifact = bytes.fromhex(model.sha256)[:ARTIFACT_BYTES]
             recorder = TelemetryRecorder(
                 model,
                 stream=stream.number,
@@ -229,6 +238,9 @@ class InferenceService:
                 clock=self._clock,
                 emit=self._waiting.add,
                 recent=stream.answers,
+                sampler=self._rows.sampler_of(model.schema, artifact, stream.number)
+                if self._rows
+                else None,
             )
             prefix = f"{self._boot:016x}-{stream.number:x}"
             served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
@@ -305,16 +317,21 @@ class InferenceService:
         if served is not None:
             served.recorder.reset_stats()
 
-    def close_due(self) -> None:
+    def close_due(self, *, is_last: bool = False) -> None:
         """Close windows whose time is over and put all closed ones into the outbox.
 
         To be called about once a second. A disk that refuses is logged once and tried again.
+
+        Args:
+            is_last: Nothing comes after this: sampled rows are not gathered any longer.
         """
         for served in self._served.values():
             served.recorder.close_due()
         lost, windows = self._waiting.take()
         try:
             self.labels.flush()
+            if self._rows is not None:
+                self._rows.flush(is_last=is_last)
             self._outbox.append([(self._boot, window) for window in windows])
             windows = []
             if lost.windows:
@@ -338,7 +355,7 @@ class InferenceService:
         """Stop answering; what was counted goes into the outbox."""
         for slot in tuple(self._served):
             self.deactivate(slot)
-        self.close_due()
+        self.close_due(is_last=True)
 
 
 def _check_tensor(features: NDArray[np.float32], width: int) -> None:

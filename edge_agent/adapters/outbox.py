@@ -6,7 +6,7 @@ row. Bounded in bytes: the oldest windows are merged, then dropped, and counted
 (``outbox_room.py``).
 
 Left out: closing windows (``telemetry_recorder.py``); sending (``telemetry_uplink.py``); late
-labels, which lie in the same file (``outbox_labels.py``).
+labels and sampled rows, which lie in the same file (``outbox_labels.py``, ``outbox_rows.py``).
 Invariants: what ``append`` returned from is there after a kill; a window is given out until it is
 acknowledged, merged or dropped; one that was ``reserve``-d is never merged, so nothing is counted
 under two names; rows waiting, acknowledged and dropped are together the rows appended. Order is
@@ -33,6 +33,15 @@ from edge_agent.adapters.outbox_labels import (
     oldest_labels,
 )
 from edge_agent.adapters.outbox_room import SENT_MARK, make_room
+from edge_agent.adapters.outbox_rows import (
+    ROWS_DROPPED,
+    ROWS_SCHEMA,
+    NewBatch,
+    PendingBatch,
+    delete_batches,
+    insert_batches,
+    oldest_batch,
+)
 from edge_agent.contract.labels import LabelRow
 from edge_agent.contract.messages import AckRange, LabelRange
 from edge_agent.contract.windows import Window, encoded_size
@@ -64,7 +73,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _COUNT = "UPDATE counter SET value = value + ? WHERE name = ?"
 _PUT = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-_COUNTED = ("merged", "dropped", "dropped_rows", DROPPED)
+_COUNTED = ("merged", "dropped", "dropped_rows", DROPPED, ROWS_DROPPED)
 _ID_OF = "SELECT id FROM window WHERE boot = ? AND stream = ? AND sequence = ?"
 _OLDEST = """
 SELECT boot, stream, sequence, t0_ms, t1_ms, reference, artifact, rows, counters
@@ -117,19 +126,16 @@ class Outbox:
         if not windows:
             return
         keys = {(boot, w.stream, w.sequence) for boot, w in windows}
+        with self._changing() as db:
+            db.executemany(_INSERT, [_to_row(boot, w) for boot, w in windows])
+            make_room(
+                db,
+                bytes_max=self._bytes_max,
+                boot=self._merge_boot,
+                sequences=self._merge_sequences,
+                keep=keys,
+            )
         with self._lock:
-            with self._translated(), self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(_INSERT, [_to_row(boot, w) for boot, w in windows])
-                make_room(
-                    self._db,
-                    bytes_max=self._bytes_max,
-                    boot=self._merge_boot,
-                    sequences=self._merge_sequences,
-                    keep=keys,
-                )
-                counts = self._read_counts()
-            self._counts = counts
             self._appended += 1
 
     def count_dropped(self, windows: int, rows: int = 0) -> None:
@@ -138,12 +144,8 @@ class Outbox:
         Raises:
             OutboxError: The count was not kept.
         """
-        with self._lock:
-            with self._translated(), self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(_COUNT, [(windows, "dropped"), (rows, "dropped_rows")])
-                counts = self._read_counts()
-            self._counts = counts
+        with self._changing() as db:
+            db.executemany(_COUNT, [(windows, "dropped"), (rows, "dropped_rows")])
 
     def pending(self, limit: int) -> list[tuple[int, Window]]:
         """Return the oldest windows, each with the boot id it was recorded under.
@@ -192,19 +194,14 @@ class Outbox:
         Raises:
             OutboxError: Nothing was forgotten; the windows will be sent again.
         """
-        with self._lock:
-            removed = 0
-            with self._translated(), self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                for r in ranges:
-                    removed += self._db.execute(
-                        "DELETE FROM window WHERE boot = ? AND stream = ?"
-                        " AND sequence BETWEEN ? AND ?",
-                        (r.boot, r.stream, r.first, r.last),
-                    ).rowcount
-                counts = self._read_counts()
-            self._counts = counts
-        return removed
+        with self._changing() as db:
+            return sum(
+                db.execute(
+                    "DELETE FROM window WHERE boot = ? AND stream = ? AND sequence BETWEEN ? AND ?",
+                    (r.boot, r.stream, r.first, r.last),
+                ).rowcount
+                for r in ranges
+            )
 
     def append_labels(self, boot: int, rows: Sequence[LabelRow], *, lost: int = 0) -> None:
         """Keep late labels durably, in one commit; their ``sequence`` is given here.
@@ -217,12 +214,8 @@ class Outbox:
         Raises:
             OutboxError: None was kept.
         """
-        with self._lock:
-            with self._translated(), self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                insert_labels(self._db, boot, rows, lost=lost)
-                counts = self._read_counts()
-            self._counts = counts
+        with self._changing() as db:
+            insert_labels(db, boot, rows, lost=lost)
 
     def pending_labels(self, limit: int) -> tuple[int, list[LabelRow]]:
         """Return the oldest labels, all of one boot, and that boot; raises OutboxError."""
@@ -231,18 +224,47 @@ class Outbox:
 
     def acknowledge_labels(self, ranges: Sequence[LabelRange]) -> int:
         """Forget labels the server has counted; return how many; raises OutboxError."""
-        with self._lock:
-            with self._translated(), self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                removed = delete_labels(self._db, ranges)
-                counts = self._read_counts()
-            self._counts = counts
-        return removed
+        with self._changing() as db:
+            return delete_labels(db, ranges)
+
+    def append_rows(
+        self,
+        boot: int,
+        batches: Sequence[NewBatch],
+        *,
+        lost: int = 0,
+        notes: Mapping[str, int] = _NO_NOTES,
+    ) -> None:
+        """Keep batches of sampled rows durably, in one commit.
+
+        Args:
+            boot: Under which they were answered.
+            batches: Encoded; the oldest of all are dropped beyond a share of the file's bytes.
+            lost: Rows that were dropped before, to be counted.
+            notes: As of ``reserve``.
+
+        Raises:
+            OutboxError: None was kept.
+        """
+        with self._changing() as db:
+            insert_batches(db, boot, batches, lost=lost, bytes_max=self._bytes_max)
+            db.executemany(_PUT, list(notes.items()))
+
+    def pending_rows(self) -> PendingBatch | None:
+        """Return the oldest batch of sampled rows; raises OutboxError."""
+        with self._lock, self._translated():
+            return oldest_batch(self._db)
+
+    def acknowledge_rows(self, ranges: Sequence[LabelRange]) -> int:
+        """Forget batches the server has; return how many; raises OutboxError."""
+        with self._changing() as db:
+            return delete_batches(db, ranges)
 
     def counts(self) -> Mapping[str, int]:
         """Return windows: ``waiting`` now; ``merged`` and ``dropped`` over the life of the file.
 
-        ``dropped_rows`` are the rows of those dropped; ``labels`` and ``labels_dropped`` likewise.
+        ``dropped_rows`` are the rows of those dropped; ``labels`` and ``labels_dropped``
+        likewise, and ``samples`` (batches) and ``samples_dropped`` (rows) of sampled rows.
         """
         with self._lock:
             self._notice_others()
@@ -257,9 +279,11 @@ class Outbox:
         (waiting,) = self._db.execute("SELECT count(*) FROM window").fetchone()
         kept = dict(self._db.execute("SELECT name, value FROM counter").fetchall())
         (labels,) = self._db.execute("SELECT count(*) FROM label").fetchone()
+        (samples,) = self._db.execute("SELECT count(*) FROM sample").fetchone()
         return {
             "waiting": int(waiting),
             "labels": int(labels),
+            "samples": int(samples),
             **{name: int(kept[name]) for name in _COUNTED},
         }
 
@@ -277,6 +301,16 @@ class Outbox:
             return
         self._version, self._counts = version, counts
         self._appended += 1
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Hold one transaction; what it leaves behind is counted."""
+        with self._lock:
+            with self._translated(), self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                counts = self._read_counts()
+            self._counts = counts
 
     def _open(self, *, is_joining: bool) -> sqlite3.Connection:
         try:
@@ -322,7 +356,7 @@ def _connect(path: Path | None, *, is_checked: bool) -> sqlite3.Connection:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-        db.executescript(_SCHEMA + SCHEMA)
+        db.executescript(_SCHEMA + SCHEMA + ROWS_SCHEMA)
     except sqlite3.Error:
         db.close()
         raise

@@ -31,12 +31,14 @@ class Answer(NamedTuple):
         predicted: Index of the class, or the value.
         at_ms: When, epoch milliseconds.
         rows: Rows of the same answer that are remembered.
+        is_sampled: Whether the row was taken for retraining, so that its label is wanted too.
     """
 
     package: AnsweringPackage
     predicted: float
     at_ms: int
     rows: int
+    is_sampled: bool = False
 
 
 class RecentAnswers:
@@ -49,6 +51,7 @@ class RecentAnswers:
         self._predicted: NDArray[np.float32] = np.zeros(ROWS_KEPT, np.float32)
         self._at_ms: NDArray[np.int64] = np.zeros(ROWS_KEPT, np.int64)
         self._package: NDArray[np.int32] = np.zeros(ROWS_KEPT, np.int32)
+        self._sampled: NDArray[np.bool_] = np.zeros(ROWS_KEPT, np.bool_)
         self._next = 0
         self._packages: dict[int, AnsweringPackage] = {}
         self._packages_seen = 0
@@ -68,6 +71,7 @@ class RecentAnswers:
         rows: NDArray[np.int64],
         predicted: NDArray[Any],
         at_ms: int,
+        sampled: NDArray[np.intp] | None = None,
     ) -> None:
         """Remember rows.
 
@@ -77,6 +81,7 @@ class RecentAnswers:
             rows: Which row of its request each is, from 0.
             predicted: Indices of classes, or values.
             at_ms: When, epoch milliseconds.
+            sampled: Which of them were taken for retraining.
         """
         count = min(len(numbers), ROWS_KEPT)
         with self._lock:
@@ -89,6 +94,10 @@ class RecentAnswers:
             self._predicted[at] = predicted[-count:]
             self._at_ms[at] = at_ms
             self._package[at] = package
+            self._sampled[at] = False
+            if sampled is not None:
+                newest = sampled - (len(numbers) - count)
+                self._sampled[(self._next + newest[newest >= 0]) % ROWS_KEPT] = True
             self._next = end % ROWS_KEPT
 
     def find(self, number: int, row: int) -> Answer | None:
@@ -102,4 +111,10 @@ class RecentAnswers:
             package = self._packages.get(int(self._package[at]))
             if package is None:
                 return None
-            return Answer(package, float(self._predicted[at]), int(self._at_ms[at]), len(places))
+            return Answer(
+                package,
+                float(self._predicted[at]),
+                int(self._at_ms[at]),
+                len(places),
+                bool(self._sampled[at]),
+            )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.recent_answers import AnsweringPackage, RecentAnswers
+from edge_agent.adapters.row_sampler import RowSampler
 from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
@@ -36,7 +37,7 @@ PENDING_REQUESTS_MAX = 256
 PENDING_BYTES_MAX = 4_194_304
 SMALL_REQUEST_BYTES = 8_192
 """A larger request of several rows is counted at once, under the lock."""
-_ARTIFACT_BYTES = 8
+ARTIFACT_BYTES = 8
 _FIELDS = 5
 """Of a pending request: features, first and last output, latency, number."""
 
@@ -68,6 +69,7 @@ class TelemetryRecorder:
         clock: Clock,
         emit: Callable[[Window], None],
         recent: RecentAnswers | None = None,
+        sampler: RowSampler | None = None,
     ) -> None:
         """Begin counting.
 
@@ -79,10 +81,12 @@ class TelemetryRecorder:
             clock: For the times of windows.
             emit: Takes a closed window; must not block.
             recent: Remembers answers by their number, for late labels.
+            sampler: Chooses rows for retraining.
         """
+        self._sampler = sampler
         self._model, self._limits, self._clock, self._emit = model, limits, clock, emit
         self._stream, self._sequence = stream, sequence
-        self._artifact = bytes.fromhex(model.sha256)[:_ARTIFACT_BYTES]
+        self._artifact = bytes.fromhex(model.sha256)[:ARTIFACT_BYTES]
         self._lock = threading.Lock()
         self._counter = WindowCounter(model.reference)
         self._layout = self._counter.layout
@@ -196,10 +200,10 @@ class TelemetryRecorder:
         latency_ms: float,
         number: int,
     ) -> None:
-        rows = len(features)
+        rows, named = len(features), dict(zip(self._names, outputs, strict=True))
         with self._lock:
-            self._count(features, dict(zip(self._names, outputs, strict=True)), [latency_ms])
-            self._remember(np.full(rows, number), np.arange(rows), outputs[0].reshape(-1))
+            self._count(features, named, [latency_ms])
+            self._remember(features, named, np.full(rows, number), np.arange(rows))
             self._open_or_close()
 
     def _settle(self) -> None:
@@ -235,20 +239,29 @@ class TelemetryRecorder:
         if Role.PROBABILITIES in outputs:
             outputs[Role.PROBABILITIES] = outputs[Role.PROBABILITIES].reshape(len(rows), -1)
         self._count(rows, outputs, latencies)
-        if self._recent is None:
+        if self._recent is None and self._sampler is None:
             return
         of_row, within = np.array(numbers, np.int64), np.zeros(len(rows), np.int64)
         if len(rows) != taken:
             each = np.array([len(part) for part in features]) // (4 * self._model.width)
             starts = np.cumsum(each) - each
             of_row, within = np.repeat(of_row, each), np.arange(len(rows)) - np.repeat(starts, each)
-        self._remember(of_row, within, outputs[self._names[0]].reshape(-1))
+        self._remember(rows, outputs, of_row, within)
 
     def _remember(
-        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], predicted: NDArray[Any]
+        self,
+        rows: NDArray[np.float32],
+        outputs: Mapping[str, NDArray[Any]],
+        numbers: NDArray[np.int64],
+        within: NDArray[np.int64],
     ) -> None:
+        """Choose rows for retraining, and remember all answers for late labels."""
+        at_ms, sampled = self._now_ms(), None
+        if self._sampler is not None:
+            sampled = self._sampler.look(rows, outputs, numbers, within, at_ms)
         if self._recent is not None:
-            self._recent.remember(self._package, numbers, rows, predicted, self._now_ms())
+            predicted = outputs[self._names[0]].reshape(-1)
+            self._recent.remember(self._package, numbers, within, predicted, at_ms, sampled)
 
     def _count(
         self,

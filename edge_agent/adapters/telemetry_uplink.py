@@ -16,6 +16,7 @@ from itertools import groupby
 
 from edge_agent.adapters.label_uplink import LabelUplink
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.row_uplink import RowUplink
 from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import TelemetryAck
@@ -53,6 +54,7 @@ class TelemetryUplink:
         close_due: Callable[[], None] | None = None,
         meter: UplinkMeter | None = None,
         publish_labels: Callable[[bytes], bool] | None = None,
+        publish_rows: Callable[[bytes], bool] | None = None,
     ) -> None:
         """Wire the uplink.
 
@@ -64,6 +66,7 @@ class TelemetryUplink:
             close_due: Closes windows that are due into the outbox; called first by ``pump``.
             meter: The day's budget; None sends without limit.
             publish_labels: Hands one message of late labels to the session; None keeps them.
+            publish_rows: Likewise one batch of sampled rows.
         """
         self._outbox, self._publish = outbox, publish
         self._clock, self._jitter, self._close_due = clock, jitter, close_due
@@ -73,6 +76,7 @@ class TelemetryUplink:
         self._labels = (
             LabelUplink(outbox, publish_labels, clock, jitter, meter) if publish_labels else None
         )
+        self._rows = RowUplink(outbox, publish_rows, clock, jitter, meter) if publish_rows else None
         self._held_bytes = 0
         self._is_refused = False
         self._seen_appended = -1
@@ -86,6 +90,8 @@ class TelemetryUplink:
         self._pump_windows()
         if self._labels is not None:
             self._labels.pump()
+        if self._rows is not None:
+            self._rows.pump()
 
     def _pump_windows(self) -> None:
         if self._is_held() or self._seen_appended == self._outbox.appended:
@@ -102,6 +108,8 @@ class TelemetryUplink:
         self._timeout_s = ACK_TIMEOUT_S
         if self._labels is not None:
             self._labels.on_connected()
+        if self._rows is not None:
+            self._rows.on_connected()
 
     def on_ack(self, payload: bytes) -> None:
         """Take a ``down/telack`` message; a malformed one is counted and ignored."""
@@ -111,6 +119,8 @@ class TelemetryUplink:
                 self._outbox.acknowledge(ack.ranges)
             if ack.labels and self._labels is not None:
                 self._labels.on_ack(ack.labels)
+            if ack.rows and self._rows is not None:
+                self._rows.on_ack(ack.rows)
         except ContractError as error:
             self.malformed_acks += 1
             _LOG.warning("acknowledgement ignored: %s", error)

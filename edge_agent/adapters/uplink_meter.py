@@ -10,33 +10,44 @@ from collections.abc import Mapping
 from edge_agent.core.uplink_budget import MESSAGE_OVERHEAD_BYTES, UplinkBudget
 from edge_agent.ports import Clock
 
-_LEVEL, _AT, _DAY, _USED, _MAX = (
-    f"uplink_{name}" for name in ("level", "at_ms", "day", "used", "per_day")
-)
+_LEVEL, _AT, _DAY, _USED, _MAX = "level", "at_ms", "day", "used", "per_day"
 
 
 class UplinkMeter:
     """Tells what may leave, and counts what did; used from one thread."""
 
-    def __init__(self, bytes_per_day_max: int, clock: Clock, notes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        bytes_per_day_max: int,
+        clock: Clock,
+        notes: Mapping[str, int],
+        *,
+        name: str = "uplink",
+    ) -> None:
         """Go on where ``notes`` of the outbox say the last start ended.
 
         Args:
             bytes_per_day_max: Of the device profile.
             clock: For the refill.
             notes: Empty or another budget's: the bucket begins full.
+            name: What its notes begin with.
         """
-        self._clock = clock
+        self._clock, self._name = clock, name
+        kept = {
+            key.removeprefix(f"{name}_"): value
+            for key, value in notes.items()
+            if key.startswith(f"{name}_")
+        }
         self._began_ms = int(clock.now().timestamp() * 1_000)
         self._began_s = clock.monotonic()
         self._budget = UplinkBudget.full(bytes_per_day_max, at_ms=self._began_ms)
-        if notes.get(_MAX) == bytes_per_day_max:
+        if kept.get(_MAX) == bytes_per_day_max:
             self._budget = UplinkBudget(
                 bytes_per_day_max=bytes_per_day_max,
-                level_bytes=notes[_LEVEL],
-                at_ms=notes[_AT],
-                day=notes[_DAY],
-                used_bytes=notes[_USED],
+                level_bytes=kept[_LEVEL],
+                at_ms=kept[_AT],
+                day=kept[_DAY],
+                used_bytes=kept[_USED],
             )
         self.held = 0
         """How often sending had to wait for the budget since the start."""
@@ -68,13 +79,15 @@ class UplinkMeter:
 
     def notes(self) -> Mapping[str, int]:
         """Return what must be kept for the next start."""
-        return {
-            _MAX: self._budget.bytes_per_day_max,
-            _LEVEL: int(self._budget.level_bytes),
-            _AT: self._budget.at_ms,
-            _DAY: self._budget.day,
-            _USED: self._budget.used_bytes,
+        budget = self._budget
+        values = {
+            _MAX: budget.bytes_per_day_max,
+            _LEVEL: int(budget.level_bytes),
+            _AT: budget.at_ms,
+            _DAY: budget.day,
+            _USED: budget.used_bytes,
         }
+        return {f"{self._name}_{key}": value for key, value in values.items()}
 
     def counts(self) -> Mapping[str, int]:
         """Return ``used_bytes`` of this UTC day, ``left_bytes`` now and ``held``."""

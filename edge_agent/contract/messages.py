@@ -280,10 +280,12 @@ class TelemetryAck:
     Attributes:
         ranges: Of windows.
         labels: Of late labels; not written when there are none.
+        rows: Of batches of sampled rows; not written when there are none.
     """
 
     ranges: tuple[AckRange, ...] = ()
     labels: tuple[LabelRange, ...] = ()
+    rows: tuple[LabelRange, ...] = ()
 
     def encode(self) -> bytes:
         """Encode as JSON."""
@@ -291,11 +293,11 @@ class TelemetryAck:
             {
                 "v": CONTRACT_VERSION,
                 "ranges": [[f"{r.boot:016x}", r.stream, r.first, r.last] for r in self.ranges],
-                **(
-                    {"labels": [[f"{r.boot:016x}", r.first, r.last] for r in self.labels]}
-                    if self.labels
-                    else {}
-                ),
+                **{
+                    name: [[f"{r.boot:016x}", r.first, r.last] for r in ranges]
+                    for name, ranges in (("labels", self.labels), ("rows", self.rows))
+                    if ranges
+                },
             }
         )
 
@@ -310,6 +312,7 @@ class TelemetryAck:
         return cls(
             ranges=fields.items("ranges", _read_range, items_max=ACK_RANGES_MAX),
             labels=fields.items("labels", _read_label_range, (), items_max=ACK_RANGES_MAX),
+            rows=fields.items("rows", _read_label_range, (), items_max=ACK_RANGES_MAX),
         )
 
 
@@ -326,7 +329,7 @@ def _read_label_range(item: Any) -> LabelRange:
     match item:
         case [str(boot), int(first), int(last)] if 0 <= first <= last < 2**53:
             return LabelRange(decode_boot(boot, what="telack"), first, last)
-    raise MalformedError(f"telack: labels must be [boot, first, last], got {item!r:.80}")
+    raise MalformedError(f"telack: a range must be [boot, first, last], got {item!r:.80}")
 
 
 def decode_boot(text: str, *, what: str) -> int:

@@ -34,6 +34,7 @@ class Channel(StrEnum):
     REPORTED = "up/reported"
     TELEMETRY = "up/tel"
     LABELS = "up/label"
+    ROWS = "up/rows"
     CHUNK_REQUEST = "up/xfer"
     RENEW = "up/renew"
     ACK = "up/ack"

@@ -30,7 +30,8 @@ def window(sequence: int, *, stream: int = 0, size: int = 10) -> Window:
 
 def counts(*, waiting: int, merged: int = 0, dropped: int = 0, rows: int = 0) -> dict[str, int]:
     windows = {"waiting": waiting, "merged": merged, "dropped": dropped, "dropped_rows": rows}
-    return {**windows, "labels": 0, "labels_dropped": 0}
+    others = dict.fromkeys(("labels", "labels_dropped", "samples", "samples_dropped"), 0)
+    return {**windows, **others}
 
 
 def sequences(outbox: Outbox, limit: int = 1_000) -> list[int]:

@@ -51,6 +51,17 @@ from edge_agent.contract.metadata import decode_bin, decode_bundle, encode_bundl
 from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.contract.package import GOLDEN, MODEL, REFERENCE, SCHEMA, unpack_members
 from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
+from edge_agent.contract.rows import (
+    Reason,
+    Redaction,
+    RowBatch,
+    RowFeature,
+    RowHead,
+    SampledLabel,
+    decode_rows,
+    encode_batch,
+    frame_batch,
+)
 from edge_agent.contract.schema import Feature, ModelSchema
 from edge_agent.contract.topics import Channel, device_topic, parse_topic
 from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
@@ -183,6 +194,25 @@ def _windows() -> bytes:
         counters=b"\x01\x02",
     )
     return encode_windows(9, [window, window._replace(sequence=2)])
+
+
+def _rows() -> list[bytes]:
+    batch = RowBatch(
+        artifact=b"a" * 8,
+        stream=0,
+        share=0.5,
+        features=(
+            RowFeature(name="heat", redaction=Redaction.ROUND, step=0.5),
+            RowFeature(name="door", redaction=Redaction.HASH, width=2),
+        ),
+        rows=(RowHead(1, 0, 2, Reason.SHARE, 1.0, 0.5),) * 9,
+        values=(bytes(36), bytes(72)),
+        labels=(SampledLabel(1, 0, 2.0),),
+    )
+    packed = frame_batch(7, 1, encode_batch(batch))
+    body = zlib.decompress(packed[25:])
+    plain = packed[:20] + b"\0" + len(body).to_bytes(4, "big") + body
+    return [packed, plain]
 
 
 def _chunk_request() -> bytes:
@@ -427,6 +457,7 @@ DECODERS: dict[str, Decoder] = {
         is_json=True,
     ),
     "windows": Decoder(decode=decode_windows, seeds=lambda: [_windows()]),
+    "rows": Decoder(decode=decode_rows, seeds=_rows),
     "chunk-request": Decoder(
         decode=ChunkRequest.decode, seeds=lambda: [_chunk_request()], is_json=True
     ),

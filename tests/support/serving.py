@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.contract import package
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
@@ -179,6 +180,7 @@ def make_service(
     outbox: Outbox | None = None,
     windows: WindowLimits | None = None,
     boot: int = 5,
+    rows: RowPool | None = None,
 ) -> InferenceService:
     return InferenceService(
         clock=clock or FakeClock(),
@@ -186,6 +188,7 @@ def make_service(
         boot=boot,
         windows=windows or WindowLimits(),
         options=RuntimeOptions(),
+        rows=rows,
     )
 
 
