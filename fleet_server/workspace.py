@@ -147,6 +147,11 @@ class Workspace:
         return self.server_dir / "objects"
 
     @property
+    def encodings_dir(self) -> Path:
+        """Packages as they travel; all of it can be made again."""
+        return self.server_dir / "encodings"
+
+    @property
     def broker_dir(self) -> Path:
         """Generated configuration and state of the broker."""
         return self.server_dir / "broker"

@@ -99,14 +99,14 @@ def never() -> bool:
 
 def encode_plain(target: bytes, *, is_late: Callable[[], bool] = never) -> Encoded | None:
     """Encode without a base; None when the package is too large; raises TooLateError."""
-    return min(_plain_ways(target, is_late), key=_size, default=None)
+    return _best(_plain_ways(target, is_late))
 
 
 def encode_delta(
     target: bytes, base: bytes, *, is_late: Callable[[], bool] = never
 ) -> Encoded | None:
     """Encode from a base; None when both are too large; raises TooLateError."""
-    return min(_delta_ways(target, base, is_late), key=_size, default=None)
+    return _best(_delta_ways(target, base, is_late))
 
 
 def measure_encodings(target: bytes, base: bytes | None = None) -> Sizes:
@@ -160,6 +160,17 @@ def decode(data: bytes, *, size_bytes: int, base: bytes | None, window_log: int)
         return b"".join(pieces)
     except (ContractError, ZstdError, EOFError) as error:
         raise FleetError(f"encoded package cannot be restored: {error}") from error
+
+
+def _best(ways: Iterator[Encoded]) -> Encoded | None:
+    """Return the smallest of those there was time for; raises TooLateError when there was none."""
+    found: list[Encoded] = []
+    try:
+        found.extend(ways)
+    except TooLateError:
+        if not found:
+            raise
+    return min(found, key=_size, default=None)
 
 
 def _size(encoded: Encoded) -> int:

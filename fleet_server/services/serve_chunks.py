@@ -1,8 +1,9 @@
 """Answer chunk requests: authorised, paced, in turn.
 
-A device asks only for what its assignment names; anything else is refused in the same words as a
-package that does not exist. Chunks are read from disk as they leave and checked by the device.
-Requests come at QoS 0: one that is lost or displaced is asked again.
+A device asks only for what its assignment names, or for what was offered in place of that; anything
+else is refused in the same words as a package that does not exist. Chunks are read from disk as
+they leave and checked by the device. Requests come at QoS 0: one that is lost or displaced is asked
+again.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from fleet_server.core.transfer_pacing import PieceQueue, ServingTable, TokenBuc
 from fleet_server.errors import FleetError, NotFoundError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.gateway import ChunkSink, InboundMessage, PackageSource, TransferRights
+from fleet_server.services.offer_encodings import IDENTITY, OfferEncodings
 
 BURST_S = 0.25
 BURST_BYTES_MIN = 4 * CHUNK_BYTES
@@ -71,6 +73,7 @@ class ServeChunks:
         *,
         bytes_per_s: int,
         devices_max: int,
+        offers: OfferEncodings | None = None,
     ) -> None:
         """Prepare.
 
@@ -81,8 +84,10 @@ class ServeChunks:
             clock: Monotonic seconds are used.
             bytes_per_s: All devices together.
             devices_max: Served at once; others are told when to ask again.
+            offers: Says how a package can travel; None: as it is.
         """
         self._packages, self._rights, self._sink, self._clock = packages, rights, sink, clock
+        self._offers = offers
         self._table = ServingTable(devices_max)
         self._queue: PieceQueue[Piece] = PieceQueue()
         burst = max(BURST_BYTES_MIN, bytes_per_s * BURST_S)
@@ -108,6 +113,9 @@ class ServeChunks:
         if not self._is_allowed(device_id, request.sha256):
             self._answer(device_id, request, FrameKind.REFUSED)
             return ""
+        if request.part is Part.OFFER:
+            self._offer(device_id, request)
+            return ""
         retry_after_s = self._table.admit(device_id, self._clock.monotonic())
         if retry_after_s:
             self.counts.deferred += 1
@@ -116,6 +124,15 @@ class ServeChunks:
         for index in request.indices:
             self._queue.add(device_id, Piece(request.sha256, request.part, index, request.request))
         return ""
+
+    def _offer(self, device_id: str, request: ChunkRequest) -> None:
+        """Say how a package can travel; no place is needed for that."""
+        found = self._offers.answer(request) if self._offers is not None else IDENTITY
+        if isinstance(found, int):
+            self.counts.deferred += 1
+            self._answer(device_id, request, FrameKind.RETRY_LATER, found)
+        else:
+            self._answer(device_id, request, FrameKind.OFFER, body=found.encode())
 
     def send_due(self) -> float | None:
         """Send what the rate allows now, a few pieces at most: new requests want a look too.
@@ -187,11 +204,12 @@ class ServeChunks:
         return hashes
 
     def _is_allowed(self, device_id: str, sha256: str) -> bool:
-        """Tell whether a device may have a package.
+        """Tell whether a device may have a package, or what travels in its place.
 
         Rights are remembered for a moment; a no is looked up again sooner, because the
         assignment may be younger than what is remembered.
         """
+        sha256 = self._offers.owner_of(sha256) if self._offers is not None else sha256
         now_s = self._clock.monotonic()
         read_at_s, allowed = self._rights_of.get(device_id, (-math.inf, frozenset()))
         kept_s = RIGHTS_KEPT_S if sha256 in allowed else REFUSAL_KEPT_S
@@ -213,6 +231,7 @@ class ServeChunks:
         about: ChunkRequest | Piece,
         kind: FrameKind,
         retry_after_s: int = 0,
+        body: bytes = b"",
     ) -> None:
         if kind is FrameKind.REFUSED:
             self.counts.refused += 1
@@ -223,5 +242,6 @@ class ServeChunks:
             index=index,
             sha256_prefix=bytes.fromhex(about.sha256[:32]),
             retry_after_s=retry_after_s,
+            body=body,
         )
         self._sink.send(device_id, frame.encode())

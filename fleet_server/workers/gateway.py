@@ -18,11 +18,13 @@ from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import LOOPBACK
 from fleet_server.adapters.broker_process import load_server_secret
 from fleet_server.adapters.database.label_book import DatabaseLabelBook
+from fleet_server.adapters.database.lineage import SqlLineage
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
 from fleet_server.adapters.database.report_repository import (
     SqlDeviceDirectory,
     SqlReportRepository,
 )
+from fleet_server.adapters.encoding_store import DirectoryEncodingStore, PackagesAndEncodings
 from fleet_server.adapters.mqtt_gateway import (
     BulkSink,
     Delivery,
@@ -40,6 +42,7 @@ from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.errors import FleetError
 from fleet_server.run_state import beat
 from fleet_server.services.ingest_windows import IngestWindows
+from fleet_server.services.offer_encodings import OfferEncodings
 from fleet_server.services.publish_state import MARKER_TOPIC, PublishState
 from fleet_server.services.record_report import RecordReports
 from fleet_server.services.serve_chunks import ServeChunks
@@ -50,6 +53,7 @@ from fleet_server.wiring.identity import (
     is_cut_wanted,
 )
 from fleet_server.wiring.workspace import check_insecure
+from fleet_server.workers.gateway_encode import EncodeLoop
 from fleet_server.workers.gateway_identity import CutLoop, RenewLoop
 from fleet_server.workers.gateway_labels import LabelLoop
 from fleet_server.workers.gateway_loops import (
@@ -116,13 +120,16 @@ class Gateway:
         self._state = StateLink(self._control, self._stop)
         directory, reports = SqlDeviceDirectory(engine), SqlReportRepository(engine)
         ingest, seen = IngestWindows(self._store), Seen()
+        encodings = DirectoryEncodingStore(workspace.encodings_dir)
+        self._offers = OfferEncodings(fleet.objects, encodings, SqlLineage(engine), clock)
         self._serve = ServeChunks(
-            fleet.objects,
+            PackagesAndEncodings(fleet.objects, encodings),
             SqlTransferRights(engine),
             BulkSink(self._bulk, self._stop),
             clock,
             bytes_per_s=workspace.config.transfer_bytes_per_s,
             devices_max=workspace.config.transfer_devices_max,
+            offers=self._offers,
         )
         timestamp = workspace.tuf_dir / "timestamp.json"
         self._publisher = PublishState(
@@ -172,6 +179,7 @@ class Gateway:
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             report_loop,
             TransferLoop(self._requests, self._serve, ingest, clock, stop),
+            EncodeLoop(self._offers, fleet.objects, workspace.encodings_dir / "scratch", stop),
             PublishLoop(self._publisher, stop),
         )
 
@@ -184,7 +192,10 @@ class Gateway:
 
     def beat(self) -> None:
         """Say in the heartbeat that the gateway is at work."""
-        detail = describe(self._store, self._loops, self._serve, self._publisher)
+        detail = {
+            **describe(self._store, self._loops, self._serve, self._publisher),
+            **self._offers.describe(),
+        }
         beat(
             self._fleet.workspace.server_dir,
             "gateway",
