@@ -27,6 +27,7 @@ from edge_agent.adapters.job_lanes import ThreadLanes
 from edge_agent.adapters.listening import listen
 from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.package_restorer import DirectoryRestorer
 from edge_agent.adapters.plain_text import INSECURE
 from edge_agent.adapters.self_test import ChildSelfTester
 from edge_agent.adapters.service_notifier import ServiceNotifier
@@ -136,6 +137,9 @@ class AgentProcess:
                 state_store=state_store,
                 blobs=blobs,
                 chunks=DirectoryChunkStore(directory / "parts", blobs),
+                restorer=DirectoryRestorer(
+                    directory / "parts", blobs, memory_bytes=settings.restore_memory_bytes
+                ),
                 inference=self._serving.inference,
                 self_tester=ChildSelfTester(
                     blobs, self_test_limits(self.profile), threads=self.profile.intra_op_threads
