@@ -3,7 +3,7 @@
 ``build_package`` is the one way in. Nothing is returned that did not load with onnxruntime from
 its own bytes, answer its golden rows and keep every limit. Foreign graphs are built in a child
 process (``guarded.py``). The same inputs give the same package
-but for the measured latencies in ``evidence.json``.
+but for the measured times and memory in ``evidence.json``.
 """
 
 import hashlib
@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from converters.climb import Ladder, climb
 from converters.errors import NoRungFitsError
 from converters.evidence import describe_rungs
 from converters.from_onnx import OnnxSource
 from converters.guarded import build_guarded
 from converters.interface import check_schema
 from converters.ladder import LadderLimits, choose_rung
+from converters.memory import PROBE
 from converters.metrics import PrimaryMetric, find_metric
 from converters.normalise import normalise
 from converters.packing import pack_rung
 from converters.parity import compare_outputs
 from converters.request import BuildRequest, BuiltPackage, MeasurementPlan, ProfileLimits
 from converters.rows import Rows, check_rows
-from converters.rungs import Exam, Ladder, climb
+from converters.rungs import Exam
 from converters.shrink_trees import shrink_trees
 from converters.source import SourceModel
-from device_profiles.profile import Precision
 
 __all__ = [
     "BuildRequest",
@@ -71,6 +72,7 @@ def build_package(request: BuildRequest) -> BuiltPackage:
 def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     """Build one package from a source that runs in this process; see ``build_package``."""
     check_schema(request.schema)
+    PROBE.start()
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
     conversion = source.convert(request.schema, request.profile)
     targets = source.index_targets(request.holdout_targets)
@@ -84,7 +86,7 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
         score=float(metric.score(targets, truth)),
     )
     fp32 = _shrunk(conversion.model, request)
-    ladder = climb(request, rows, exam, fp32, _merge_limits(request, exam))
+    ladder = climb(request, rows, exam, fp32, _merge_limits(request, exam), source)
     background = {
         "source": source.name,
         "repairs": list(conversion.repairs),
@@ -112,6 +114,8 @@ def _merge_limits(request: BuildRequest, exam: Exam) -> LadderLimits:
         package_bytes_max=min(
             profile.package_bytes_max, asked.package_bytes_max or profile.package_bytes_max
         ),
+        rss_bytes_max=profile.rss_bytes_max,
+        error_max=asked.error_max,
         metric_drop_max=drop,
         label_flips_max=_first(asked.label_flips_max, LABEL_FLIPS_DEFAULT),
         rows_off_max=_first(asked.rows_off_max, ROWS_OFF_DEFAULT),
@@ -142,7 +146,7 @@ def _ship(
     exam: Exam,
     ladder: Ladder,
     background: Mapping[str, Any],
-    too_large: Mapping[Precision, int],
+    too_large: Mapping[str, int],
 ) -> BuiltPackage:
     """Pack the best rung; one whose whole package is too large makes room for the next.
 
@@ -154,13 +158,13 @@ def _ship(
         background: Goes into the evidence.
         too_large: Package sizes of rungs that were packed already and did not fit.
     """
-    hashes = {str(p): hashlib.sha256(one.model).hexdigest() for p, one in ladder.built.items()}
-    choice = choose_rung(ladder.rungs, ladder.limits, too_large)
+    hashes = {name: hashlib.sha256(one.model).hexdigest() for name, one in ladder.built.items()}
+    choice = choose_rung(ladder.rungs, ladder.limits, too_large, request.order)
     described = describe_rungs(ladder.rungs, choice, hashes)
-    if choice.precision is None:
+    if choice.name is None:
         raise NoRungFitsError(request.profile.id, choice.sentence, described)
     package = pack_rung(request, rows, exam, ladder, choice, {**background, "ladder": described})
     if len(package.blob) <= ladder.limits.package_bytes_max:
         return package
-    sizes = {**too_large, choice.precision: len(package.blob)}
+    sizes = {**too_large, choice.name: len(package.blob)}
     return _ship(request, rows, exam, ladder, background, sizes)

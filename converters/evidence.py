@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
 from converters.ladder import Choice, LadderLimits, Rung
+from converters.pareto import find_front, point_of
 from converters.parity import Parity
 from edge_agent.contract.fields import dump_object, parse_object
 from edge_agent.contract.schema import ModelSchema, Role, Task
@@ -26,6 +27,10 @@ Array = NDArray[Any]
 EVIDENCE_FORMAT = 1
 EVIDENCE_BYTES_MAX = 4_194_304
 CONFUSION_CLASSES_MAX = 64
+_FIGURES = (
+    *("model_bytes", "load_ms", "latency_ms_p50", "latency_ms_p95", "rss_bytes", "flip_share"),
+    *("rows_off_share", "max_abs_error", "error_quantiles", "metric", "metric_drop"),
+)
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
 
 
@@ -52,13 +57,26 @@ def describe_rungs(
     rungs: Sequence[Rung], choice: Choice, hashes: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Give every rung with its numbers and the reasons against it."""
+    front = {point.name for point in find_front([point_of(r) for r in rungs if r.is_built])}
     described = []
     for rung in rungs:
-        entry: dict[str, Any] = {"precision": str(rung.precision), "is_built": rung.is_built}
+        entry: dict[str, Any] = {
+            "name": rung.name,
+            "precision": str(rung.precision),
+            "is_built": rung.is_built,
+        }
+        if rung.settings:
+            entry["settings"] = rung.settings
         if rung.is_built:
-            entry |= {k: v for k, v in asdict(rung).items() if k not in ("precision", "note")}
-            entry["sha256"] = hashes[rung.precision]
-            entry["reasons_against"] = list(choice.refusals.get(rung.precision, ()))
+            entry |= {name: getattr(rung, name) for name in _FIGURES}
+            entry["latency_ratio"] = rung.latency_ratio.value
+            entry["latency_ratio_interval"] = [rung.latency_ratio.low, rung.latency_ratio.high]
+            entry["metric_drop_interval"] = [rung.metric_drop_low, rung.metric_drop_high]
+            entry["sha256"] = hashes[rung.name]
+            entry["reasons_against"] = list(choice.refusals.get(rung.name, ()))
+            if rung.name in choice.beaten:
+                entry["beaten_by"] = choice.beaten[rung.name]
+            entry["is_on_front"] = rung.name in front
         else:
             entry["note"] = rung.note
         described.append(entry)
@@ -73,6 +91,7 @@ def describe_parity(parity: Parity, tolerance: float) -> dict[str, Any]:
         "flips": parity.flips,
         "rows_off": parity.rows_off,
         "max_abs_error": parity.max_abs_error,
+        "error_quantiles": parity.error_quantiles,
         "worst": [asdict(row) for row in parity.worst],
     }
 

@@ -22,7 +22,15 @@ from converters.errors import (
     RuntimeRefusedError,
 )
 from converters.metrics import find_metric
-from converters.request import BuildRequest, BuiltPackage, MeasurementPlan, ProfileLimits
+from converters.request import (
+    BuildRequest,
+    BuiltPackage,
+    Criterion,
+    Effort,
+    MeasurementPlan,
+    ProfileLimits,
+    Smaller,
+)
 from device_profiles.compatibility import Misfit
 from device_profiles.profile import DeviceProfile, Precision
 from edge_agent.contract.errors import ContractError, TooLargeError
@@ -80,6 +88,9 @@ def write_build_job(
         "metric": metric.name,
         "context": dict(request.evidence_context),
         "plan": asdict(request.plan),
+        "effort": str(request.effort),
+        "smaller": str(request.smaller),
+        "prefer": [str(criterion) for criterion in request.prefer],
     }
     _write_job(home, job, content, request.schema, request.profile, arrays, limits)
 
@@ -131,6 +142,9 @@ def read_request(home: Path, job: dict[str, Any], estimator: Any) -> BuildReques
         metric=find_metric(job["metric"], schema.task),
         evidence_context=job["context"],
         plan=MeasurementPlan(**job["plan"]),
+        effort=Effort(job["effort"]),
+        smaller=Smaller(job["smaller"]),
+        prefer=tuple(map(Criterion, job["prefer"])),
     )
 
 

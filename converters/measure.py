@@ -1,7 +1,7 @@
 """Time graphs against each other: interleaved rounds, one row a call, the profile's threads.
 
-The machine is shared and drifts, so rungs are compared round by round and the spread of those
-ratios is the noise below which a difference means nothing.
+The machine is shared and drifts, so rungs are compared round by round (``criteria.py``): the rounds
+of one graph are the draws its interval comes from.
 """
 
 import gc
@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.criteria import Interval, find_median
 from converters.request import MeasurementPlan
 from converters.runtime import GraphRunner
 
 Array = NDArray[Any]
 ROWS_TIMED_MAX = 64
 WARM_UP_RUNS = 5
-NOISE_MIN = 0.05
-"""No difference below 5 % is believed, however quiet the machine was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +29,15 @@ class Latency:
     Attributes:
         p50_ms: Median over rounds of the round's median.
         p95_ms: Median over rounds of the round's 95th percentile.
-        ratio: Median over rounds of p50 divided by the first graph's p50 of the same round.
-        noise: Spread of that ratio (interquartile range), 0.05 at least.
+        ratio: p50 divided by the first graph's p50 of the same round, over the rounds.
+        rounds_ms: The median of each round.
         runs: Calls a round.
     """
 
     p50_ms: float
     p95_ms: float
-    ratio: float
-    noise: float
+    ratio: Interval
+    rounds_ms: Array
     runs: int
 
 
@@ -75,13 +74,11 @@ def measure_latencies(
 
 
 def _summarise(p50s: Array, p95s: Array, base: Array, runs: int) -> Latency:
-    ratios = p50s / base
-    low, high = np.percentile(ratios, [25, 75])
     return Latency(
         p50_ms=float(np.median(p50s)),
         p95_ms=float(np.median(p95s)),
-        ratio=float(np.median(ratios)),
-        noise=max(NOISE_MIN, float(high - low)),
+        ratio=find_median(p50s / base),
+        rounds_ms=p50s,
         runs=runs,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from converters.climb import Ladder
 from converters.errors import ConversionError, InvalidRequestError, ProfileMisfitError
 from converters.evidence import (
     EVIDENCE_FORMAT,
@@ -23,10 +24,9 @@ from converters.parity import TOLERANCE_FP32
 from converters.reference_times import measure_here
 from converters.request import BuildRequest, BuiltPackage
 from converters.rows import Rows
-from converters.rungs import Exam, Ladder
+from converters.rungs import Exam
 from converters.runtime import GraphRunner
 from device_profiles.compatibility import find_misfits
-from device_profiles.profile import Precision
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.contract.package import (
@@ -57,19 +57,18 @@ def pack_rung(
         rows: Calibration rows feed the drift reference, held-out rows the golden ones.
         exam: The held-out questions.
         ladder: Every rung, measured.
-        choice: Must name a precision.
+        choice: Must name a rung.
         background: Further members of evidence.json.
 
     Raises:
         ProfileMisfitError: The graph needs operators or memory that the profile does not have.
         ConversionError: The packed bytes do not answer as the measured graph did.
     """
-    precision = Precision(choice.precision or Precision.FP32)
-    built = ladder.built[precision]
-    rung = next(rung for rung in ladder.rungs if rung.precision is precision)
+    rung = next(rung for rung in ladder.rungs if rung.name == choice.name)
+    built, precision = ladder.built[rung.name], rung.precision
     model = parse_model(built.model, what="the chosen graph")
     operators = count_operators(model)
-    needs = find_needs(model, precision)
+    needs = find_needs(model, precision, rss_bytes=rung.rss_bytes or None)
     if misfits := find_misfits(needs, request.profile):
         raise ProfileMisfitError(request.profile.id, misfits)
     tolerance = find_tolerance(precision, operators)
@@ -85,9 +84,16 @@ def pack_rung(
             "model": exam.schema.model,
             "profile": request.profile.id,
             "precision": str(precision),
+            "rung": rung.name,
             "decision": choice.sentence,
             **background,
             "limits": describe_limits(ladder.limits),
+            "asked": {
+                "effort": str(request.effort),
+                "smaller": str(request.smaller),
+                "prefer": [str(criterion) for criterion in request.order],
+            },
+            "notes": list(ladder.notes),
             "rows": {"calibration": len(rows.calibration), "holdout": len(rows.holdout)},
             "metric": {
                 "name": exam.metric.name,
@@ -96,6 +102,7 @@ def pack_rung(
                 "fp32": ladder.rungs[0].metric,
                 "shipped": rung.metric,
                 "drop": rung.metric_drop,
+                "drop_interval": [rung.metric_drop_low, rung.metric_drop_high],
             },
             "parity": describe_parity(built.parity, TOLERANCE_FP32),
             **describe_answers(exam.schema, exam.targets, built.outputs),

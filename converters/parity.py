@@ -4,8 +4,8 @@ A conversion goes wrong on few rows by large jumps, never everywhere by a little
 are counted and the worst rows named, beside the largest error.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from edge_agent.contract.schema import Role, Task
 
 Array = NDArray[Any]
 WORST_ROWS_MAX = 10
+WORST_CELLS_MAX = 2_048
+"""Inputs shown with the worst rows, all of them together."""
+QUANTILES = (50, 90, 99)
 TOLERANCE_FP32 = 1e-4
 """Of a row that counts as off, relative to ``1 + |expected|``: float32 arithmetic stays below."""
 
@@ -28,12 +31,14 @@ class WorstRow:
         expected: The source's label index or value.
         got: The graph's.
         error: Largest absolute difference of its probabilities, or of its value.
+        inputs: What was asked, by column; empty where there was no room for it.
     """
 
     row: int
     expected: float
     got: float
     error: float
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Parity:
         flips: Rows with another label; 0 in a regression.
         rows_off: Rows with an error beyond the tolerance, relative to ``1 + |expected|``.
         max_abs_error: Largest absolute error; infinite where only one side is finite.
+        error_quantiles: Absolute error of a row, by percent of the rows that stay below it.
         worst: The rows with a flip, then those with the largest error.
     """
 
@@ -53,6 +59,7 @@ class Parity:
     rows_off: int
     max_abs_error: float
     worst: tuple[WorstRow, ...]
+    error_quantiles: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def flip_share(self) -> float:
@@ -70,8 +77,19 @@ def compare_outputs(
     source: Mapping[str, Array],
     shipped: Mapping[str, Array],
     tolerance: float = TOLERANCE_FP32,
+    *,
+    rows: Array | None = None,
+    columns: Sequence[str] = (),
 ) -> Parity:
     """Compare two sets of outputs by tensor name.
+
+    Args:
+        task: Decides what is compared.
+        source: The expected outputs.
+        shipped: The outputs to judge.
+        tolerance: Beyond it a row is off, relative to ``1 + |expected|``.
+        rows: What was asked, shown with the worst rows.
+        columns: Names of its columns.
 
     >>> ones = {"value": np.array([1.0, 2.0])}
     >>> compare_outputs(Task.REGRESSION, ones, {"value": np.array([1.0, 2.5])}).rows_off
@@ -88,22 +106,39 @@ def compare_outputs(
         labels = expected, got
     flipped = labels[0] != labels[1] if task is Task.CLASSIFICATION else np.zeros(len(errors), bool)
     order = np.lexsort((np.arange(len(errors)), -errors, ~flipped))[:WORST_ROWS_MAX]
+    shown = WORST_CELLS_MAX // max(1, len(columns)) if rows is not None else 0
     return Parity(
         rows=len(errors),
         flips=int(np.sum(flipped)),
         rows_off=int(np.sum(relative > tolerance)),
         max_abs_error=float(np.max(errors, initial=0.0)),
+        error_quantiles=_find_quantiles(errors),
         worst=tuple(
             WorstRow(
                 row=int(row),
                 expected=float(labels[0][row]),
                 got=float(labels[1][row]),
                 error=float(errors[row]),
+                inputs=_name_cells(rows, columns, int(row)) if place < shown else {},
             )
-            for row in order
+            for place, row in enumerate(order)
             if flipped[row] or errors[row] > 0
         ),
     )
+
+
+def _find_quantiles(errors: Array) -> dict[str, float]:
+    """Give observed errors, not points between two: an infinite one stays what it is."""
+    if len(errors) == 0:
+        return {}
+    found = np.percentile(errors, QUANTILES, method="higher")
+    return {str(percent): float(error) for percent, error in zip(QUANTILES, found, strict=True)}
+
+
+def _name_cells(rows: Array | None, columns: Sequence[str], row: int) -> dict[str, float]:
+    if rows is None:
+        return {}
+    return {name: float(cell) for name, cell in zip(columns, rows[row], strict=True)}
 
 
 def _absolute_errors(expected: Array, got: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,34 @@ from device_profiles.profile import DeviceProfile, Precision
 from edge_agent.contract.schema import ModelSchema
 
 Array = NDArray[Any]
+
+
+class Effort(StrEnum):
+    """How much is tried."""
+
+    QUICK = "quick"
+    """fp32, dynamic and one static int8; what cannot help is not built."""
+    FULL = "full"
+    """Every rung of the ladder."""
+
+
+class Smaller(StrEnum):
+    """Whether another, smaller model of the same family may ship."""
+
+    NO = "no"
+    PRUNED = "pruned"
+    """Fewer or shallower trees, cut branches, narrower layers; no training."""
+    DISTILLED = "distilled"
+    """Also a student trained on the source's answers to the training rows."""
+
+
+class Criterion(StrEnum):
+    """What rungs are compared by."""
+
+    ACCURACY = "accuracy"
+    LATENCY = "latency"
+    SIZE = "size"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +59,8 @@ class ProfileLimits:
         rows_off_max: Share of held-out rows on which the fp32 graph may differ from the source
             model by more than the tolerance, fp32 having to be the same function; None allows
             0.01.
+        error_max: Largest difference of a probability or value from the source model on the
+            held-out rows, whatever rung ships; None asks for nothing.
     """
 
     latency_ms_p95_max: float | None = None
@@ -37,10 +68,11 @@ class ProfileLimits:
     metric_drop_max: float | None = None
     label_flips_max: float | None = None
     rows_off_max: float | None = None
+    error_max: float | None = None
 
     def __post_init__(self) -> None:
         """Check that each limit can be kept at all."""
-        for name in ("latency_ms_p95_max", "package_bytes_max"):
+        for name in ("latency_ms_p95_max", "package_bytes_max", "error_max"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidRequestError(f"{name} must be above 0, got {value}")
@@ -88,6 +120,10 @@ class BuildRequest:
         metric: Decides ``metric_drop_max``; None takes accuracy or mean absolute error.
         evidence_context: Stored in evidence.json under ``context``; JSON values only.
         plan: How latency is measured.
+        effort: How many rungs are built.
+        smaller: Whether another, smaller model may ship.
+        prefer: What decides first among rungs within the limits; what is not named follows in the
+            order accuracy, latency, size, memory.
     """
 
     estimator: Any
@@ -100,6 +136,14 @@ class BuildRequest:
     metric: PrimaryMetric | None = None
     evidence_context: Mapping[str, Any] = field(default_factory=dict)
     plan: MeasurementPlan = field(default_factory=MeasurementPlan)
+    effort: Effort = Effort.QUICK
+    smaller: Smaller = Smaller.NO
+    prefer: tuple[Criterion, ...] = ()
+
+    @property
+    def order(self) -> tuple[Criterion, ...]:
+        """Every criterion, the preferred first."""
+        return tuple(dict.fromkeys([*self.prefer, *Criterion]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,36 @@
-"""Build every rung the profile allows, compare each with the source and time them together."""
+"""Build the rungs of a ladder: what the profile allows and the request asks for.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A rung that cannot help is not built and says why. Every built rung answers the held-out rows;
+``climb.py`` times and measures them together afterwards.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
 
+from converters.calibration import Calibration
+from converters.criteria import SAVING_BYTES_MIN
 from converters.errors import ConversionError
-from converters.ladder import LadderLimits, Rung
-from converters.measure import Latency, measure_latencies
+from converters.graph import parse_model
+from converters.half import compute_half, store_half
+from converters.ladder import FP32, LadderLimits, Rung, find_losses
 from converters.metrics import PrimaryMetric
+from converters.optimise import optimise
 from converters.parity import Parity, compare_outputs
-from converters.quantize import quantize
-from converters.request import BuildRequest
+from converters.quantize import Quantized, Ranges, find_obstacle, list_quantizable, quantize
+from converters.request import BuildRequest, Effort
 from converters.rows import Rows
 from converters.runtime import GraphRunner
+from converters.sensitivity import measure_nodes, plan_exclusions
 from device_profiles.profile import Precision
 from edge_agent.contract.schema import ModelSchema
 
 Array = NDArray[Any]
+STATIC_NAMES = {ranges: f"int8_static_{ranges}" for ranges in Ranges}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,70 +54,244 @@ class BuiltRung:
     parity: Parity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
-    """Every rung, measured; ``built`` holds those that exist."""
+@dataclass(slots=True, kw_only=True)
+class Workshop:
+    """What the rungs are built from, and those built so far.
 
-    rungs: tuple[Rung, ...]
-    built: Mapping[Precision, BuiltRung]
+    Attributes:
+        request: What was asked for.
+        rows: Checked rows.
+        exam: The held-out questions.
+        calibration: Rows that give int8 its ranges.
+        limits: What must hold.
+        rungs: In the order of the ladder; not yet timed.
+        built: Those that exist, by name.
+    """
+
+    request: BuildRequest
+    rows: Rows
+    exam: Exam
+    calibration: Calibration
     limits: LadderLimits
-    runs: Mapping[str, int]
+    rungs: list[Rung] = field(default_factory=list)
+    built: dict[str, BuiltRung] = field(default_factory=dict)
+
+    def add(
+        self,
+        name: str,
+        precision: Precision,
+        model: bytes | None,
+        *,
+        note: str = "",
+        settings: Mapping[str, Any] | None = None,
+        is_same_function: bool = False,
+    ) -> Rung:
+        """Examine a graph and put it on the ladder; one that fails is noted there."""
+        if model is not None:
+            twin = next((n for n, one in self.built.items() if one.model == model), "")
+            if twin:
+                model, note = None, f"the same graph as {twin}"
+        rung = Rung(
+            name=name,
+            precision=precision,
+            note=note,
+            settings=settings or {},
+            is_same_function=is_same_function,
+        )
+        if model is not None:
+            try:
+                one = self.examine(model)
+            except ConversionError as error:
+                rung = Rung(name=name, precision=precision, note=str(error)[:400])
+            else:
+                self.built[name] = one
+                rung = self.judge(rung, one)
+        self.rungs.append(rung)
+        return rung
+
+    def examine(self, model: bytes) -> BuiltRung:
+        """Load a graph and let it answer the held-out rows.
+
+        Raises:
+            RuntimeRefusedError: It does not load or run.
+        """
+        runner = GraphRunner(model, self.request.profile)
+        outputs = runner.run(self.rows.holdout)
+        parity = compare_outputs(
+            self.exam.schema.task,
+            self.exam.truth,
+            outputs,
+            rows=self.rows.holdout,
+            columns=self.exam.schema.columns,
+        )
+        return BuiltRung(model=model, runner=runner, outputs=outputs, parity=parity)
+
+    def judge(self, rung: Rung, one: BuiltRung) -> Rung:
+        """Give a rung with what its answers are worth; time and memory are measured later."""
+        score = float(self.exam.metric.score(self.exam.targets, one.outputs))
+        return Rung(
+            name=rung.name,
+            precision=rung.precision,
+            is_same_function=rung.is_same_function,
+            settings=rung.settings,
+            model_bytes=len(one.model),
+            flip_share=one.parity.flip_share,
+            rows_off_share=one.parity.rows_off_share,
+            max_abs_error=one.parity.max_abs_error,
+            error_quantiles=one.parity.error_quantiles,
+            metric=score,
+            metric_drop=self.exam.metric.drop(self.exam.score, score),
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every rung is wanted."""
+        return self.request.effort is Effort.FULL
 
 
-def climb(
-    request: BuildRequest, rows: Rows, exam: Exam, fp32: bytes, limits: LadderLimits
-) -> Ladder:
-    """Build, compare and time every precision the profile allows."""
-    notes: dict[Precision, str] = {}
-    built = {Precision.FP32: _try_model(fp32, request, rows, exam)}
-    for precision in request.profile.precisions:
-        if precision is Precision.FP32:
+def build_base(work: Workshop, fp32: bytes) -> None:
+    """Put fp32 on the ladder, and its rewritten form when every rung is wanted.
+
+    Raises:
+        RuntimeRefusedError: onnxruntime refuses fp32 itself.
+    """
+    work.built[FP32] = one = work.examine(fp32)
+    base = Rung(name=FP32, precision=Precision.FP32, is_same_function=True)
+    work.rungs.append(work.judge(base, one))
+    if work.is_full:
+        found = optimise(fp32, work.request.profile)
+        settings = {"level": found.level}
+        if found.foreign:
+            settings["left_out"] = ", ".join(found.foreign)
+        work.add(
+            "fp32_optimised",
+            Precision.FP32,
+            found.model,
+            note=found.note,
+            settings=settings,
+            is_same_function=True,
+        )
+
+
+def build_precisions(work: Workshop, fp32: bytes) -> None:
+    """Put the other precisions of the profile on the ladder."""
+    profile = work.request.profile
+    makers: dict[str, tuple[Precision, Callable[[], Quantized]]] = {
+        "fp16_weights": (Precision.FP16, lambda: store_half(fp32, profile)),
+        "fp16": (Precision.FP16, lambda: compute_half(fp32, profile)),
+    }
+    for name, (precision, make) in makers.items():
+        if precision in profile.precisions:
+            made = make()
+            work.add(name, precision, made.model, note=made.note)
+    for precision in (Precision.INT8_DYNAMIC, Precision.INT8_STATIC):
+        if precision not in profile.precisions:
             continue
-        result = quantize(fp32, precision, rows.calibration, request.profile)
-        if result.model is None:
-            notes[precision] = result.note
-            continue
-        try:
-            built[precision] = _try_model(result.model, request, rows, exam)
-        except ConversionError as error:
-            notes[precision] = str(error)
-    latencies = measure_latencies(
-        {precision: one.runner for precision, one in built.items()}, rows.holdout, request.plan
-    )
-    rungs = [Rung(precision=precision, note=note) for precision, note in notes.items()]
-    rungs += [_measured(p, one, latencies[p], exam) for p, one in built.items()]
-    order = list(Precision)
-    return Ladder(
-        rungs=tuple(sorted(rungs, key=lambda rung: order.index(rung.precision))),
-        built=built,
-        limits=limits,
-        runs={str(precision): latency.runs for precision, latency in latencies.items()},
+        obstacle = _find_int8_obstacle(work, fp32, precision)
+        if obstacle:
+            work.add(str(precision), precision, None, note=obstacle)
+        elif precision is Precision.INT8_DYNAMIC:
+            made = quantize(fp32, precision, work.calibration.rows, profile)
+            settings = {"bits": _weight_bits(work)}
+            work.add(str(precision), precision, made.model, note=made.note, settings=settings)
+        else:
+            _build_static(work, fp32)
+
+
+def _find_int8_obstacle(work: Workshop, fp32: bytes, precision: Precision) -> str:
+    obstacle = find_obstacle(parse_model(fp32, what="the fp32 graph"), precision)
+    if obstacle:
+        return obstacle
+    if precision is Precision.INT8_STATIC and len(work.calibration.rows) == 0:
+        return "no calibration row is free of missing values"
+    is_small = len(fp32) < SAVING_BYTES_MIN and len(fp32) <= work.limits.package_bytes_max
+    if is_small and not work.is_full:
+        return (
+            f"fp32 has {len(fp32):,} bytes: int8 saves no transfer chunk of {SAVING_BYTES_MIN:,}"
+            " and is not faster at that size"
+        )
+    return ""
+
+
+def _build_static(work: Workshop, fp32: bytes) -> None:
+    """Build the static variants; when none keeps the limits, leave out the nodes that cost most."""
+    variants = list(Ranges) if work.is_full else [Ranges.MINMAX]
+    tried: dict[Ranges, Rung] = {}
+    for ranges in variants:
+        made = quantize(
+            fp32,
+            Precision.INT8_STATIC,
+            work.calibration.rows,
+            work.request.profile,
+            ranges=ranges,
+        )
+        rung = work.add(
+            STATIC_NAMES[ranges],
+            Precision.INT8_STATIC,
+            made.model,
+            note=made.note,
+            settings={"ranges": str(ranges), "bits": _weight_bits(work), **_said(work)},
+        )
+        if rung.is_built:
+            tried[ranges] = rung
+    if tried and all(find_losses(rung, work.limits) for rung in tried.values()):
+        nearest = min(tried, key=lambda r: (tried[r].flip_share, tried[r].error_quantiles["90"]))
+        _exclude_sensitive(work, fp32, nearest)
+
+
+def _exclude_sensitive(work: Workshop, fp32: bytes, ranges: Ranges) -> None:
+    """Quantize without the nodes that cost most, until the limits are kept."""
+    name, profile = f"{STATIC_NAMES[ranges]}_mixed", work.request.profile
+    rows = work.calibration.rows
+    costs = measure_nodes(fp32, work.exam.schema.task, rows, profile, ranges=ranges)
+    source = parse_model(fp32, what="the fp32 graph")
+    names = [node.name for node in list_quantizable(source, Precision.INT8_STATIC)]
+    settings: dict[str, Any] = {
+        "ranges": str(ranges),
+        "bits": _weight_bits(work),
+        "sensitivity": [
+            {
+                "node": cost.node,
+                "operator": cost.operator,
+                "flip_share": cost.flip_share,
+                "mean_abs_error": cost.mean_abs_error,
+            }
+            for cost in costs
+        ],
+    }
+    with TemporaryDirectory(prefix="edge-convert-") as directory:
+        for kept in plan_exclusions(names, costs):
+            made = quantize(
+                fp32,
+                Precision.INT8_STATIC,
+                rows,
+                profile,
+                ranges=ranges,
+                nodes=kept,
+                cache=Path(directory) / "ranges.json",
+            )
+            if made.model is None:
+                continue
+            rung = work.judge(
+                Rung(name=name, precision=Precision.INT8_STATIC), work.examine(made.model)
+            )
+            if not find_losses(rung, work.limits):
+                settings["excluded"] = [one for one in names if one not in kept]
+                work.add(name, Precision.INT8_STATIC, made.model, settings=settings)
+                return
+    work.add(
+        name,
+        Precision.INT8_STATIC,
+        None,
+        note=f"no number of excluded nodes keeps the limits ({len(costs)} nodes measured)",
+        settings=settings,
     )
 
 
-def _try_model(model: bytes, request: BuildRequest, rows: Rows, exam: Exam) -> BuiltRung:
-    runner = GraphRunner(model, request.profile)
-    outputs = runner.run(rows.holdout)
-    return BuiltRung(
-        model=model,
-        runner=runner,
-        outputs=outputs,
-        parity=compare_outputs(exam.schema.task, exam.truth, outputs),
-    )
+def _weight_bits(work: Workshop) -> int:
+    return 8 if work.request.profile.int8_full_range else 7
 
 
-def _measured(precision: Precision, one: BuiltRung, latency: Latency, exam: Exam) -> Rung:
-    score = float(exam.metric.score(exam.targets, one.outputs))
-    return Rung(
-        precision=precision,
-        model_bytes=len(one.model),
-        latency_ms_p50=latency.p50_ms,
-        latency_ms_p95=latency.p95_ms,
-        latency_ratio=latency.ratio,
-        latency_noise=latency.noise,
-        flip_share=one.parity.flip_share,
-        rows_off_share=one.parity.rows_off_share,
-        max_abs_error=one.parity.max_abs_error,
-        metric=score,
-        metric_drop=exam.metric.drop(exam.score, score),
-    )
+def _said(work: Workshop) -> dict[str, Any]:
+    notes = work.calibration.notes
+    return {"calibration": list(notes)} if notes else {}

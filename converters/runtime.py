@@ -4,13 +4,14 @@ Threads, spinning and arena are the profile's; the log level is raised so that a
 speaks through its exception only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
 
 from converters.errors import RuntimeRefusedError
 from device_profiles.profile import DeviceProfile
@@ -72,6 +73,26 @@ class GraphRunner:
         except Exception as error:  # its binding raises undeclared classes
             raise RuntimeRefusedError(f"onnxruntime fails on these rows: {error}") from error
         return outputs
+
+
+def watch_tensors(
+    model: ModelProto, names: Sequence[str], rows: Array, profile: DeviceProfile
+) -> list[Array]:
+    """Give inner float32 tensors of a graph for some rows, in the order of their names.
+
+    Raises:
+        RuntimeRefusedError: The graph does not run, or a tensor is of another type.
+    """
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    own = {value.name for value in watched.graph.output}
+    inner = [name for name in dict.fromkeys(names) if name != INPUT_NAME and name not in own]
+    watched.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
+    )
+    outputs = GraphRunner(watched.SerializeToString(), profile).run(rows)
+    outputs[INPUT_NAME] = np.ascontiguousarray(rows, np.float32)
+    return [outputs[name] for name in names]
 
 
 def runtime_version() -> str:
