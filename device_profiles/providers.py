@@ -22,6 +22,8 @@ KNOWN = (
 PROVIDERS_MAX = len(KNOWN)
 OPTIONS_MAX = 32
 OPTION_CHARS_MAX = 512
+OPTIONS_CHARS_MAX = 4_096
+"""Names and values of all options together; they travel as one argument to child processes."""
 _OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,62}")
 
 ProviderOptions = Mapping[str, Mapping[str, str]]
@@ -56,6 +58,9 @@ def read_options(value: Any) -> ProviderOptions:
         found[provider] = MappingProxyType(
             {name: _as_text(option) for name, option in options.items()}
         )
+    size = sum(len(n) + len(v) for options in found.values() for n, v in options.items())
+    if size > OPTIONS_CHARS_MAX:
+        raise ValueError(f": {size} characters of options, the limit is {OPTIONS_CHARS_MAX}")
     return MappingProxyType(found)
 
 

@@ -21,6 +21,7 @@ from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.device_figures import DeviceFigures
 from edge_agent.adapters.directory_lock import DirectoryLock
+from edge_agent.adapters.execution_providers import ProviderWish
 from edge_agent.adapters.http_access import access_of
 from edge_agent.adapters.identity_store import load_identity
 from edge_agent.adapters.job_lanes import ThreadLanes
@@ -142,7 +143,10 @@ class AgentProcess:
                 ),
                 inference=self._serving.inference,
                 self_tester=ChildSelfTester(
-                    blobs, self_test_limits(self.profile), threads=self.profile.intra_op_threads
+                    blobs,
+                    self_test_limits(self.profile),
+                    threads=self.profile.intra_op_threads,
+                    providers=ProviderWish.of(self.profile),
                 ),
                 telemetry=telemetry,
                 read_resources=DeviceFigures(
@@ -150,7 +154,8 @@ class AgentProcess:
                 ).read,
                 link=link,
                 jobs=self._lanes,
-                probe=ChildProbe(directory),
+                probe=ChildProbe(directory, wish=ProviderWish.of(self.profile)),
+
                 identity=None
                 if self.identity.is_plain
                 else ProcessRenewer(

@@ -24,6 +24,7 @@ from edge_agent.adapters.device_checks import (
     check_memory,
     check_platform,
 )
+from edge_agent.adapters.execution_providers import ProviderWish
 from edge_agent.adapters.identity_store import is_enrolled, load_identity
 from edge_agent.adapters.server_checks import check_server, server_of_identity, server_of_ticket
 from edge_agent.adapters.system_clock import SystemClock
@@ -83,15 +84,16 @@ def _check_speed(
 ) -> Iterator[Check]:
     """Say what the runtime offers and how fast it is; measure that first if asked."""
     found, fault = load_calibration(directory), ""
+    profile = _find_profile(identity, directory)
     if is_calibrating:
-        profile = _find_profile(identity, directory)
         try:
             found = measure_device(profile.intra_op_threads if profile is not None else 1)
             if directory.is_dir():
                 save_calibration(directory, found)
         except AgentError as error:
             fault = str(error)
-    known = dict(ChildProbe(directory).probe())
+    wish = ProviderWish.of(profile) if profile is not None else ProviderWish()
+    known = dict(ChildProbe(directory, wish=wish).probe())
     if found is not None:
         known["calibration"] = found.to_json()
     yield judge_capabilities(known)

@@ -7,6 +7,7 @@ Importing this loads numpy; onnxruntime is loaded with the first model.
 import socket
 from collections.abc import Callable, Sequence
 
+from edge_agent.adapters.execution_providers import ProviderWish
 from edge_agent.adapters.http_access import access_of
 from edge_agent.adapters.http_connection import Application
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
@@ -57,6 +58,8 @@ class Serving:
                 intra_op_threads=profile.intra_op_threads,
                 allow_spinning=profile.allow_spinning,
                 arena=profile.arena,
+                providers=ProviderWish.of(profile),
+
             ),
             rows=build_row_pool(config, outbox, clock),
         )

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from device_profiles.calibration import Calibration
@@ -76,6 +75,8 @@ def _read(content: bytes) -> Calibration | None:
 
 def _installed() -> str:
     """Tell the release of the runtime, under whichever name it is distributed."""
+    from importlib import metadata  # costs memory that an agent without figures need not spend
+
     for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn"):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)

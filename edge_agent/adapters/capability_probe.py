@@ -5,15 +5,19 @@ found out is left out; the server compares only what a device said. The agent lo
 ``ChildProbe``: loading a runtime this processor cannot run kills who does it.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from device_profiles.providers import CPU
 from edge_agent.adapters.calibration_file import load_calibration
 from edge_agent.adapters.child_process import run_child, say_status
 from edge_agent.adapters.disk_room import find_free_bytes
+from edge_agent.adapters.execution_providers import CPU_ONLY, ProviderWish, make_session
 from edge_agent.adapters.tiny_model import tiny_model
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import parse_object
@@ -50,9 +54,22 @@ class DeviceProbe:
 class ChildProbe:
     """CapabilityProbe that loads the runtime in a child: one that kills is told, not caught."""
 
-    def __init__(self, directory: Path, *, child: Sequence[str] = CHILD) -> None:
-        """Probe the disk that holds ``directory``; ``child`` prints the facts of the runtime."""
-        self._directory, self._child = directory, child
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        wish: ProviderWish = CPU_ONLY,
+        child: Sequence[str] = CHILD,
+    ) -> None:
+        """Prepare; nothing is looked at yet.
+
+        Args:
+            directory: The disk that holds it is probed.
+            wish: Execution providers the device's profile lists.
+            child: Prints the facts of the runtime; the wish is its last argument.
+        """
+        self._directory = directory
+        self._child = [*child, json.dumps(wish.to_json())]
 
     def probe(self) -> Mapping[str, Any]:
         """Return the fields of ``capabilities``; ``runtime_fault`` says why some are missing."""
@@ -96,14 +113,15 @@ def find_machine_facts(directory: Path) -> dict[str, Any]:
     return _known(found)
 
 
-def find_runtime_facts() -> dict[str, Any]:
-    """Load the runtime and find its limits."""
+def find_runtime_facts(wish: ProviderWish = CPU_ONLY) -> dict[str, Any]:
+    """Load the runtime and find its limits, and which of the wanted providers comes up."""
     import onnxruntime
 
     return _known(
         {
             "onnxruntime": onnxruntime.__version__,
             "providers": list(onnxruntime.get_available_providers()),
+            **_find_serving(wish),
             "ir_max": _find_last(IR_FIRST, lambda n: tiny_model(ir=n, opset=OPSET_FIRST)),
             "opset_max": _find_last(OPSET_FIRST, lambda n: tiny_model(ir=IR_FIRST, opset=n)),
             "opset_ml_max": _find_last(
@@ -111,6 +129,19 @@ def find_runtime_facts() -> dict[str, Any]:
             ),
         }
     )
+
+
+def _find_serving(wish: ProviderWish) -> dict[str, Any]:
+    """Tell what would compute here, and why not what was wanted more."""
+    if wish.names == (CPU,):
+        return {}
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    model = tiny_model(ir=IR_FIRST, opset=OPSET_FIRST)
+    _, served = make_session(model, options, replace(wish, is_required=False))
+    return {"provider": served.provider, "passed_over": dict(served.passed_over)}
 
 
 def find_ram_bytes() -> int | None:
@@ -142,7 +173,7 @@ def _find_last(first: int, make: Callable[[int], bytes]) -> int | None:
 
 
 def _known(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if value not in (None, "", [])}
+    return {name: value for name, value in found.items() if value not in (None, "", [], {})}
 
 
 def _without_runtime(fault: str) -> dict[str, Any]:

@@ -5,21 +5,24 @@ is its own weights or is refused; custom-op libraries are never registered, so t
 are unknown. Threads are explicit and do not spin: the default burns a core between two requests.
 The library itself is loaded with the first model, because it may be what kills the process.
 
-Left out: execution providers other than the CPU's.
+Which execution provider computes is chosen in ``execution_providers.py``.
 Invariants: bytes were hashed here; the graph's inputs and outputs are the schema's; one golden
 row was answered in the right shape before anyone asks.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from device_profiles.providers import CPU
 from edge_agent.adapters.batch_gain import measure_batch_gain
+from edge_agent.adapters.execution_providers import ProviderWish, make_session
 from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
@@ -42,6 +45,7 @@ _ROLES_OF_TASK = {
 }
 SessionRun = Callable[[list[str], dict[str, NDArray[np.float32]], None], list[NDArray[Any]]]
 """Names of outputs, inputs by name and no options in; the outputs in that order out."""
+_LOG = logging.getLogger(__name__)
 _LOG_FATAL = 4
 _NO_DIRECTORY = "/dev/null"
 _MEMORY_WORDS = ("bad_alloc", "allocate memory")
@@ -55,11 +59,13 @@ class RuntimeOptions:
         intra_op_threads: Threads of one request, 1 and up.
         allow_spinning: Whether idle threads burn their core to answer sooner.
         arena: Whether freed tensors stay with the process.
+        providers: What computes.
     """
 
     intra_op_threads: int = 1
     allow_spinning: bool = False
     arena: bool = True
+    providers: ProviderWish = field(default_factory=ProviderWish)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +115,8 @@ class LoadedModel:
         self.reference = opened.reference
         self.reference_hash = opened.reference_hash
         self.width = opened.schema.width
+        self.provider = CPU
+        """Execution provider that computes."""
         self.warm_up_ms = 0.0
         self.batch_gain = 1.0
         """See ``batch_gain.measure_batch_gain``."""
@@ -132,16 +140,19 @@ class LoadedModel:
         Raises:
             PackageError: ``SELFTEST_LOAD``, or ``SELFTEST_MEMORY`` when memory ran out.
         """
-        import onnxruntime
-
         try:
-            session = onnxruntime.InferenceSession(
-                opened.model, _session_options(options), providers=["CPUExecutionProvider"]
+            session, served = make_session(
+                opened.model, _session_options(options), options.providers
             )
+        except PackageError:
+            raise
         except Exception as error:  # damaged graphs raise even UnicodeDecodeError
             raise _load_error(error) from error
         _check_signature(opened.schema, session)
         model = cls(opened, session)
+        model.provider = served.provider
+        if served.passed_over:
+            _LOG.warning("%s computes, for %s", served.provider, dict(served.passed_over))
         began = time.perf_counter()
         try:
             outputs = model.infer(opened.golden.features[:1])

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from edge_agent.adapters.execution_providers import CPU_ONLY, ProviderWish
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions, open_package
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
@@ -22,7 +23,13 @@ LATENCY_ROUNDS = 3
 """A busy device makes one round slow; only a package slow in every round is slow."""
 
 
-def check_package(blob: bytes, sha256: str, limits: SelfTestLimits, threads: int) -> SelfTestResult:
+def check_package(
+    blob: bytes,
+    sha256: str,
+    limits: SelfTestLimits,
+    threads: int,
+    providers: ProviderWish = CPU_ONLY,
+) -> SelfTestResult:
     """Hash, check, load, compare with the golden vectors and measure latency, in this process.
 
     The graph is checked byte by byte before the runtime sees it. That is done here once, not at
@@ -33,7 +40,9 @@ def check_package(blob: bytes, sha256: str, limits: SelfTestLimits, threads: int
     try:
         opened = open_package(blob, sha256)
         check_onnx(opened.model)
-        model = LoadedModel.load(opened, RuntimeOptions(intra_op_threads=threads))
+        model = LoadedModel.load(
+            opened, RuntimeOptions(intra_op_threads=threads, providers=providers)
+        )
     except PackageError as error:
         return _failed(error.code, error.detail)
     except ContractError as error:

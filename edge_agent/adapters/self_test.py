@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.adapters.child_process import ChildEnd, run_child, say_status
+from edge_agent.adapters.execution_providers import CPU_ONLY, ProviderWish
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import Fields, parse_object
@@ -27,12 +28,21 @@ ANSWER_BYTES_MAX = 65_536
 class ChildSelfTester:
     """Tests blobs of a store in child processes, one after another; slow."""
 
-    def __init__(self, blobs: BlobStore, limits: SelfTestLimits, *, threads: int) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        limits: SelfTestLimits,
+        *,
+        threads: int,
+        providers: ProviderWish = CPU_ONLY,
+    ) -> None:
         self._blobs, self._limits, self._threads = blobs, limits, threads
+        self._providers = providers
 
     def test(self, sha256: str) -> SelfTestResult:
         """Test the blob of that hash; never raises for what the package does."""
-        return run_self_test(self._blobs.path(sha256), sha256, self._limits, self._threads)
+        path = self._blobs.path(sha256)
+        return run_self_test(path, sha256, self._limits, self._threads, providers=self._providers)
 
 
 def run_self_test(
@@ -41,6 +51,7 @@ def run_self_test(
     limits: SelfTestLimits,
     threads: int,
     *,
+    providers: ProviderWish = CPU_ONLY,
     child: Sequence[str] = CHILD,
 ) -> SelfTestResult:
     """Run the child and wait for it, at most ``limits.timeout_s``.
@@ -50,6 +61,7 @@ def run_self_test(
         sha256: What was signed.
         limits: Of the device profile.
         threads: Of one request, as it will be served.
+        providers: What computes, as it will be served.
         child: Command of the child, to which the request is added as one argument.
     """
     request = json.dumps(
@@ -57,6 +69,7 @@ def run_self_test(
             "path": os.fspath(blob_path),
             "sha256": sha256,
             "threads": threads,
+            "providers": providers.to_json(),
             "latency_ms_p95_max": limits.latency_ms_p95_max,
             "rss_bytes_max": limits.rss_bytes_max,
             "timeout_s": limits.timeout_s,

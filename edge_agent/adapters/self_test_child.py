@@ -12,7 +12,9 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from edge_agent.adapters.execution_providers import ProviderWish
 from edge_agent.adapters.files import tell_kernel
 from edge_agent.adapters.self_test import encode_result
 from edge_agent.contract.codes import Code
@@ -39,18 +41,22 @@ def main() -> int:
     )
     path = Path(fields.text("path", chars_max=4_096))
     sha256, threads = fields.text("sha256"), fields.integer("threads", low=1, high=1_024)
+    providers = fields.optional("providers")
     _limit_myself(limits)
-    result = _test(path, sha256, limits, threads)
+    result = _test(path, sha256, limits, threads, providers)
     sys.stdout.buffer.write(encode_result(result) + b"\n")
     sys.stdout.flush()
     return 0
 
 
-def _test(path: Path, sha256: str, limits: SelfTestLimits, threads: int) -> SelfTestResult:
+def _test(
+    path: Path, sha256: str, limits: SelfTestLimits, threads: int, providers: Any
+) -> SelfTestResult:
     from edge_agent.adapters.package_check import check_package  # loads numpy: limits first
 
+    wish = ProviderWish.from_json(providers) if providers else ProviderWish()
     try:
-        result = check_package(path.read_bytes(), sha256, limits, threads)
+        result = check_package(path.read_bytes(), sha256, limits, threads, wish)
     except OSError as error:
         return SelfTestResult(ok=False, code=Code.DISK_ERROR, detail=f"{path}: {error}")
     except MemoryError:

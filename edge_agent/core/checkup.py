@@ -110,7 +110,9 @@ def judge_capabilities(found: Mapping[str, Any]) -> Check:
             parts.append(f"{words} up to {found[key]}")
     flags = DOT_PRODUCTS & frozenset(found.get("cpu_flags", ()))
     parts.append(f"int8 by {', '.join(sorted(flags))}" if flags else "no int8 dot products")
-    parts.append(" ".join(found.get("providers", ())))
+    parts.append(f"computes with {found.get('provider', 'CPUExecutionProvider')}")
+    passed = found.get("passed_over", {})
+    parts += [f"not with {provider}: {why}" for provider, why in passed.items()]
     return Check(name=name, level=Level.OK, detail=", ".join(parts), capabilities=found)
 
 
