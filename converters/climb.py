@@ -12,8 +12,8 @@ from converters.calibration import pick_calibration
 from converters.criteria import Samples, draw_scores, find_spread
 from converters.ladder import LadderLimits, Rung
 from converters.measure import measure_latencies
-from converters.memory import PROBE
-from converters.request import BuildRequest
+from converters.memory import PROBE, Footprint
+from converters.request import BuildRequest, Effort
 from converters.rows import Rows
 from converters.rungs import BuiltRung, Exam, Workshop, build_base, build_precisions
 from converters.smaller import build_smaller
@@ -54,8 +54,10 @@ def climb(
     calibration = pick_calibration(rows.calibration)
     work = Workshop(request=request, rows=rows, exam=exam, calibration=calibration, limits=limits)
     build_base(work, fp32)
-    build_precisions(work, fp32)
-    build_smaller(work, fp32, source)
+    is_brief = request.effort is Effort.BRIEF
+    if not is_brief:
+        build_precisions(work, fp32)
+        build_smaller(work, fp32, source)
     latencies = measure_latencies(
         {name: one.runner for name, one in work.built.items()}, rows.holdout, request.plan
     )
@@ -67,7 +69,9 @@ def climb(
             rungs.append(rung)
             continue
         one, latency = work.built[rung.name], latencies[rung.name]
-        footprint = PROBE.measure(one.model, rows.holdout, request.profile)
+        footprint = Footprint()
+        if not is_brief:
+            footprint = PROBE.measure(one.model, rows.holdout, request.profile)
         if footprint.note:
             notes.append(f"{rung.name}: {footprint.note}")
         scores = _draw(exam, one.outputs)

@@ -19,6 +19,8 @@ Array = NDArray[Any]
 class Effort(StrEnum):
     """How much is tried."""
 
+    BRIEF = "brief"
+    """fp32 alone, its memory not measured: for a graph whose like was measured already."""
     QUICK = "quick"
     """fp32, dynamic and one static int8; what cannot help is not built."""
     FULL = "full"
