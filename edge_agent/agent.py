@@ -10,7 +10,7 @@ from one thread or one event loop, never from inside ``Jobs.submit``. Slow work 
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from edge_agent.agent_jobs import AgentJobs, CapabilitiesFound, SlotEvent
 from edge_agent.authorities import AuthoritiesFollowed
@@ -26,6 +26,7 @@ from edge_agent.core.events import (
     LinkDown,
     LinkUp,
     Observed,
+    ShadowSeen,
     Stopped,
     Ticked,
 )
@@ -55,6 +56,7 @@ from edge_agent.ports import (
 )
 from edge_agent.renewal import IdentityRenewer, Renewal, RenewalFailed, Renewed, RequestMade
 from edge_agent.reporter import Reporter
+from edge_agent.shadow_port import NoShadows, ShadowService
 from edge_agent.trust_inbox import GRACE_S, Judged, TrustInbox
 
 _LOG = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class AgentPorts:
     link: Link
     jobs: Jobs
     probe: CapabilityProbe
+    shadows: ShadowService = field(default_factory=NoShadows)
     identity: IdentityRenewer | None = None
     """None: the certificate is not renewed by this agent."""
     read_resources: Callable[[], Mapping[str, float]] = dict
@@ -125,6 +128,7 @@ class Agent:
             blobs=ports.blobs,
             chunks=ports.chunks,
             inference=ports.inference,
+            shadows=ports.shadows,
             self_tester=ports.self_tester,
             probe=ports.probe,
         )
@@ -311,6 +315,14 @@ class Agent:
                 stats = self._ports.inference.probation_stats(name)
                 limit = self._options.latency_ms_p95_max
                 self._commits.post(name, Observed(stats, limit, now))
+            if slot.phase is SlotState.SHADOWING:
+                self._see_shadow(name, now)
+
+    def _see_shadow(self, slot: str, now: float) -> None:
+        seen = self._ports.shadows.find(slot)
+        if seen is not None:
+            event = ShadowSeen(seen.attempt, seen.report, seen.code, seen.detail, now)
+            self._commits.post(slot, event)
 
     def _settle(self) -> None:
         """Commit and carry out everything that waits; then judge and report what is news."""

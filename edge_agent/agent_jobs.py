@@ -13,6 +13,7 @@ from typing import Any
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import SCHEMA, unpack_members
+from edge_agent.core.effects import StartShadow
 from edge_agent.core.events import (
     ActivationFailed,
     Answering,
@@ -32,6 +33,7 @@ from edge_agent.ports import (
     Jitter,
     SelfTester,
 )
+from edge_agent.shadow_port import BlobPlace, ShadowOrder, ShadowService
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class AgentJobs:
     blobs: BlobStore
     chunks: ChunkStore
     inference: InferenceService
+    shadows: ShadowService
     self_tester: SelfTester
     probe: CapabilityProbe
 
@@ -114,6 +117,27 @@ class AgentJobs:
             return SlotEvent(slot, Answering("", None, self.clock.monotonic()))
 
         return job
+
+    def start_shadow(self, slot: str, effect: StartShadow) -> Callable[[], None]:
+        """Begin to compare a package with what answers; how it goes is asked for later."""
+
+        def job() -> None:
+            package, beside = effect.package.sha256, effect.beside.sha256
+            self.shadows.start(
+                slot,
+                ShadowOrder(
+                    attempt=effect.attempt,
+                    package=BlobPlace(self.blobs.path(package), package),
+                    beside=BlobPlace(self.blobs.path(beside), beside),
+                    policy=effect.policy,
+                ),
+            )
+
+        return job
+
+    def stop_shadow(self, slot: str) -> Callable[[], None]:
+        """Compare no more."""
+        return lambda: self.shadows.stop(slot)
 
     def collect(self, find_needed: Callable[[], frozenset[str]]) -> Callable[[], None]:
         """Remove bytes nobody needs; what is needed is asked when the job runs, not before."""

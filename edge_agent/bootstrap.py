@@ -142,6 +142,7 @@ class AgentProcess:
                     directory / "parts", blobs, memory_bytes=settings.restore_memory_bytes
                 ),
                 inference=self._serving.inference,
+                shadows=self._serving.shadows,
                 self_tester=ChildSelfTester(
                     blobs,
                     self_test_limits(self.profile),
@@ -155,7 +156,6 @@ class AgentProcess:
                 link=link,
                 jobs=self._lanes,
                 probe=ChildProbe(directory, wish=ProviderWish.of(self.profile)),
-
                 identity=None
                 if self.identity.is_plain
                 else ProcessRenewer(

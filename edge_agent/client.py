@@ -43,7 +43,8 @@ from edge_agent.contract.schema import ModelSchema
 from edge_agent.errors import InputError, ServingError, UnknownModelError
 
 if TYPE_CHECKING:  # a program that connects must not load the runtime
-    from edge_agent.adapters.inference_service import InferenceService, Prediction
+    from edge_agent.adapters.inference_service import InferenceService
+    from edge_agent.adapters.served_model import Prediction
 
 TIMEOUT_S = 60.0
 _NOT_SERVED = frozenset({404, 405, 501})

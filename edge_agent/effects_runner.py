@@ -16,6 +16,8 @@ from edge_agent.core.effects import (
     Fetch,
     SelfTest,
     StartProbation,
+    StartShadow,
+    StopShadow,
     Verify,
 )
 from edge_agent.core.slot import Slot, find_needed_digests
@@ -57,6 +59,10 @@ class EffectsRunner:
                 jobs.submit(Lane.SERVE, make.activate(slot, package))
             case Deactivate(reason=reason):
                 jobs.submit(Lane.SERVE, make.deactivate(slot, reason))
+            case StartShadow():
+                jobs.submit(Lane.SERVE, make.start_shadow(slot, effect))
+            case StopShadow():
+                jobs.submit(Lane.SERVE, make.stop_shadow(slot))
             case StartProbation():
                 self.inference.reset_stats(slot)
             case Collect():

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from edge_agent.agent_jobs import SlotEvent
-from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
 from edge_agent.core.agent_state import AgentState
 from edge_agent.core.events import OperatorRollback
@@ -134,7 +133,7 @@ class LocalControl:
             return {"error": f"slot {wish} cannot be rolled back: {problem}"}
         self.agent.handle(SlotEvent(wish, OperatorRollback(self.clock.monotonic())))
         slot = self.agent.state.slots[wish]
-        if slot.code is not Code.OPERATOR_ROLLBACK:
+        if slot is slots[wish]:
             return {"error": f"slot {wish} was not rolled back now: the disk refuses the change"}
         package = slot.banks.confirmed_package
         return {"slot": wish, "target": package.target if package else "", "detail": slot.detail}

@@ -15,6 +15,7 @@ from edge_agent.adapters.inference_routes import InferenceRoutes
 from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.onnx_model_runner import RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.shadows import shadow_maker
 from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.ports import Clock
 from edge_agent.sampled_rows import build_row_pool
@@ -59,9 +60,9 @@ class Serving:
                 allow_spinning=profile.allow_spinning,
                 arena=profile.arena,
                 providers=ProviderWish.of(profile),
-
             ),
             rows=build_row_pool(config, outbox, clock),
+            make_shadow=shadow_maker(profile, clock),
         )
         routes = InferenceRoutes(
             self.service, labels=self.service.labels, outbox_counts=outbox.counts

@@ -18,6 +18,7 @@ from edge_agent.agent_jobs import SlotEvent
 from edge_agent.core.worker_health import WorkerLimits
 from edge_agent.ports import BlobStore, Clock, InferenceService
 from edge_agent.serving_config import ServingConfig
+from edge_agent.shadow_port import ShadowService
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ class ServingHost(Protocol):
     @property
     def inference(self) -> InferenceService:
         """The slots."""
+
+    @property
+    def shadows(self) -> ShadowService:
+        """Compares candidates with what answers."""
 
     @property
     def close_due(self) -> Callable[[], None] | None:
@@ -99,6 +104,10 @@ class _InWorker:
         return self._service
 
     @property
+    def shadows(self) -> ShadowService:
+        return self._service.shadows
+
+    @property
     def close_due(self) -> None:
         return None
 
@@ -131,6 +140,10 @@ class _InProcess:
     @property
     def inference(self) -> InferenceService:
         return self._serving.service
+
+    @property
+    def shadows(self) -> ShadowService:
+        return self._serving.service.shadows
 
     @property
     def close_due(self) -> Callable[[], None]:

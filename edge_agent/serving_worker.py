@@ -9,7 +9,9 @@ Operations, each answered by ``{"id", "value"}`` or ``{"id", "code", "detail"}``
 * ``configure`` once, first: ``config`` (``ServingConfig``) and ``stopped`` (reasons by slot).
 * ``activate`` ``slot``, ``path``, ``sha256``, ``target``: this process hashes the file itself.
 * ``deactivate`` ``slot``, ``reason``; ``serve``: begin to take connections.
-* ``turn`` ``stats`` (slots): how it does; ``reset`` ``slot``: count anew; ``stop``.
+* ``shadow`` ``slot``, ``attempt``, ``package``, ``beside``, ``policy``: compare a candidate with
+  what answers (``worker_shadows.py``); ``unshadow`` ``slot``: no more.
+* ``turn`` ``stats`` (slots): how it and its shadows do; ``reset`` ``slot``: count anew; ``stop``.
 
 Slow operations run one after another in a thread of their own; a turn is answered meanwhile.
 """
@@ -34,6 +36,7 @@ from edge_agent.adapters.http_parser import Request, Response
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.worker_channel import Channel, ChannelClosedError
+from edge_agent.adapters.worker_shadows import order_from_json, sight_to_json
 from edge_agent.contract.codes import Code
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import OutboxError, PackageError
@@ -135,6 +138,11 @@ class Worker:
                 )
             case "deactivate":
                 self._serving_now().service.deactivate(message["slot"], reason=message["reason"])
+            case "shadow":
+                order = order_from_json(message)
+                self._serving_now().service.shadows.start(message["slot"], order)
+            case "unshadow":
+                self._serving_now().service.shadows.stop(message["slot"])
             case unknown:
                 raise ValueError(f"unknown operation {unknown!r:.40}")
 
@@ -154,7 +162,12 @@ class Worker:
         stats = {}
         if serving is not None:
             stats = {slot: _finite(serving.service.probation_stats(slot)) for slot in slots}
-        return {"request_s": self._watch.longest_s(), "stats": stats}
+        shadows = serving.service.shadows.sights() if serving is not None else {}
+        return {
+            "request_s": self._watch.longest_s(),
+            "stats": stats,
+            "shadows": {slot: sight_to_json(sight) for slot, sight in shadows.items()},
+        }
 
     def _serving_now(self) -> Serving:
         if self._serving is None:

@@ -20,7 +20,7 @@ from edge_agent.adapters.feedback_json import take_feedback
 from edge_agent.adapters.http_connection import Application, error_response
 from edge_agent.adapters.http_parser import HttpError, Request, Response
 from edge_agent.adapters.inference_binary import BINARY_EXTENSION
-from edge_agent.adapters.inference_service import InferenceService, ServedModel
+from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.model_reader import (
     ModelReader,
     Question,
@@ -30,6 +30,7 @@ from edge_agent.adapters.model_reader import (
     identify,
 )
 from edge_agent.adapters.request_json import encode_json
+from edge_agent.adapters.served_model import ServedModel
 from edge_agent.adapters.serving_metrics import TEXT_TYPE, ServingMetrics
 from edge_agent.errors import (
     InferenceError,

@@ -12,9 +12,7 @@ closed windows wait here, bounded, until ``close_due`` has put them into the out
 import itertools
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,8 @@ from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import RecentAnswers
 from edge_agent.adapters.row_sampler import RowPool
+from edge_agent.adapters.served_model import Prediction, ServedModel
+from edge_agent.adapters.shadows import MakeRun, Shadows
 from edge_agent.adapters.telemetry_recorder import (
     ARTIFACT_BYTES,
     TelemetryRecorder,
@@ -33,11 +33,8 @@ from edge_agent.adapters.waiting_windows import WaitingWindows
 from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
-from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import (
-    InferenceError,
-    InputError,
     OutboxError,
     PackageError,
     StoppedModelError,
@@ -45,133 +42,10 @@ from edge_agent.errors import (
 )
 from edge_agent.ports import Clock
 
-ROWS_PER_REQUEST_MAX = 4_096
-_FLOAT32 = np.dtype(np.float32)
 _LOG = logging.getLogger(__name__)
 
 LoadPackage = Callable[[bytes, str, RuntimeOptions], LoadedModel]
 """Blob, its sha256 and options in, a model out; raises PackageError."""
-
-
-class Prediction(NamedTuple):
-    """One answer; a named tuple, because it is built in a fraction of a microsecond.
-
-    Attributes:
-        values: Output tensors in the order of the schema.
-        served: What answered.
-        number: Counts the predictions of the slot within this boot from 0.
-    """
-
-    values: Sequence[NDArray[Any]]
-    served: "ServedModel"
-    number: int
-
-    @property
-    def outputs(self) -> dict[str, NDArray[Any]]:
-        """The output tensors by name."""
-        return dict(zip(self.served.output_names, self.values, strict=True))
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the predicted classes; empty for a regression."""
-        names = self.served.schema.classes
-        return [names[n] for n in self.outputs[Role.LABEL]] if names else []
-
-    @property
-    def target(self) -> str:
-        """Target path of the package that answered."""
-        return self.served.target
-
-    @property
-    def prediction_id(self) -> str:
-        """Unique name of this answer, for a label that becomes known later."""
-        return f"{self.served.id_prefix}-{self.number:x}"
-
-
-class ServedModel:
-    """One package answering in one slot."""
-
-    def __init__(
-        self,
-        slot: str,
-        target: str,
-        model: LoadedModel,
-        recorder: TelemetryRecorder,
-        numbers: Iterator[int],
-        id_prefix: str,
-    ) -> None:
-        self.slot, self.target = slot, target
-        self.model_name, self.version = target.split("/")[:2]
-        self.sha256, self.schema = model.sha256, model.schema
-        self.id_prefix = id_prefix
-        self.latency_ms_last = model.warm_up_ms
-        self.batch_gain = model.batch_gain
-        self.swaps = 0
-        """How often another package answered in this slot before this one."""
-        self.recorder = recorder
-        self.output_names = model.output_names
-        self._session_run = model.session_run
-        self._one_row, self._numbers = (1, model.width), numbers
-        self._low, self._high = _find_ranges(model.schema)
-
-    def predict(self, features: NDArray[np.float32]) -> Prediction:
-        """Answer rows; see ``InferenceService.predict``."""
-        if features.dtype is not _FLOAT32 or features.shape != self._one_row:
-            _check_tensor(features, self._one_row[1])
-        began = time.perf_counter()
-        try:
-            values = self._session_run(self.output_names, {INPUT_NAME: features}, None)
-        except Exception as error:
-            self.recorder.record_error((time.perf_counter() - began) * 1e3)
-            raise InferenceError(
-                f"{self.target} failed on {len(features)} rows: {type(error).__name__}: {error}"
-            ) from error
-        self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
-        number = next(self._numbers)
-        self.recorder.record(features, values, latency_ms, number)
-        return Prediction(values, self, number)
-
-    def predict_many(self, parts: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        """Answer several requests in one run; each is counted and named like one of its own.
-
-        Args:
-            parts: As ``predict`` takes them, checked; together at most ROWS_PER_REQUEST_MAX rows.
-
-        Raises:
-            InferenceError: The runtime failed; nothing was counted, so ask for each alone.
-        """
-        began = time.perf_counter()
-        try:
-            values = self._session_run(self.output_names, {INPUT_NAME: np.concatenate(parts)}, None)
-        except Exception as error:
-            raise InferenceError(f"{self.target} failed on {len(parts)} requests") from error
-        latency_ms = (time.perf_counter() - began) * 1e3
-        self.latency_ms_last = latency_ms / len(parts)
-        predictions, first = [], 0
-        for part in parts:
-            own = [array[first : first + len(part)] for array in values]
-            first += len(part)
-            number = next(self._numbers)
-            self.recorder.record(part, own, latency_ms, number)
-            predictions.append(Prediction(own, self, number))
-        return predictions
-
-    def check_ranges(self, features: NDArray[np.float32]) -> None:
-        """Refuse rows outside the ranges the schema declares, and count them as rejected.
-
-        Raises:
-            InputError: Names the first such row, its feature, value and range.
-        """
-        if self._low is None or self._high is None:
-            return
-        is_outside = (features < self._low) | (features > self._high)
-        if is_outside.any():
-            self.recorder.record_rejected(len(features))
-            row, column = (int(index[0]) for index in np.nonzero(is_outside))
-            raise InputError(
-                f"row {row}: {self.schema.columns[column]} is {features[row, column]:g},"
-                f" allowed is {self._low[column]:g} to {self._high[column]:g}"
-            )
 
 
 class InferenceService:
@@ -186,6 +60,7 @@ class InferenceService:
         windows: WindowLimits,
         options: RuntimeOptions,
         load: LoadPackage = LoadedModel.from_package,
+        make_shadow: MakeRun | None = None,
         rows: RowPool | None = None,
     ) -> None:
         """Begin with no model.
@@ -198,6 +73,7 @@ class InferenceService:
             options: Of the runtime, from the device profile.
             load: Makes a model of a package; a loaded model may answer in several services, so
                 a thousand simulated devices need not load it a thousand times.
+            make_shadow: Begins to compare a candidate; None where there is no place for one.
             rows: Takes rows that are sampled for retraining; None samples none.
         """
         self._rows = rows
@@ -208,6 +84,8 @@ class InferenceService:
         self._streams: dict[str, _Stream] = {}
         self._change = threading.Lock()
         self._waiting = WaitingWindows()
+        self.shadows = Shadows(make_shadow, find_served=self._find_served)
+        """Compares candidates with what answers."""
         self._is_disk_refusing = False
         self.labels = DurableLabels(outbox, boot=boot, find_answers=self._find_answers, rows=rows)
         """Takes late labels; ``close_due`` puts them into the outbox."""
@@ -246,6 +124,7 @@ class InferenceService:
             served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
             former = self._served.get(slot)
             served.swaps = next(stream.swaps)
+            served.tap = self.shadows.tap_of(slot, sha256)
             self._served = {**self._served, slot: served}
             self._stopped = {name: why for name, why in self._stopped.items() if name != slot}
         if former is not None:
@@ -351,21 +230,15 @@ class InferenceService:
         found = [s.answers for s in self._streams.values() if s.number == stream]
         return found[0] if found else None
 
+    def _find_served(self, slot: str) -> ServedModel | None:
+        return self._served.get(slot)
+
     def close(self) -> None:
         """Stop answering; what was counted goes into the outbox."""
+        self.shadows.close()
         for slot in tuple(self._served):
             self.deactivate(slot)
         self.close_due(is_last=True)
-
-
-def _check_tensor(features: NDArray[np.float32], width: int) -> None:
-    """Refuse what is not float32 [1 to ROWS_PER_REQUEST_MAX, width]; raises InputError."""
-    if features.dtype != _FLOAT32 or features.shape[1:] != (width,):
-        raise InputError(
-            f"features must be float32 [rows, {width}], got {features.dtype} {list(features.shape)}"
-        )
-    if not 1 <= len(features) <= ROWS_PER_REQUEST_MAX:
-        raise InputError(f"{len(features)} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
 
 
 class _Stream:
@@ -377,14 +250,3 @@ class _Stream:
         self.predictions = itertools.count()
         self.answers = RecentAnswers()
         self.swaps = itertools.count()
-
-
-def _find_ranges(
-    schema: ModelSchema,
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Spread the features' declared ranges over the columns; None when there are none."""
-    if all(f.low is None and f.high is None for f in schema.features):
-        return None, None
-    low = [-np.inf if f.low is None else f.low for f in schema.features for _ in range(f.width)]
-    high = [np.inf if f.high is None else f.high for f in schema.features for _ in range(f.width)]
-    return np.array(low, np.float32), np.array(high, np.float32)

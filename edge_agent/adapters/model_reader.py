@@ -15,9 +15,9 @@ from edge_agent.adapters.batch_gain import GAIN_MIN
 from edge_agent.adapters.http_parser import HttpError, Request, Response
 from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KEY
 from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
-from edge_agent.adapters.inference_service import Prediction, ServedModel
 from edge_agent.adapters.named_fields import FieldReader, describe_fields, encode_predictions
 from edge_agent.adapters.request_json import read_object
+from edge_agent.adapters.served_model import Prediction, ServedModel
 from edge_agent.errors import InputError
 
 PLATFORM = "onnx_onnxv1"

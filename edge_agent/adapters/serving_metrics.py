@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from edge_agent.adapters.http_parser import Response
-from edge_agent.adapters.inference_service import ServedModel
+from edge_agent.adapters.served_model import ServedModel
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SLOTS_COUNTED_MAX = 64

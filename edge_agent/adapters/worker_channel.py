@@ -8,7 +8,7 @@ same ``id``; the worker may answer in another order. Whoever's peer is gone is t
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_agent.contract.errors import ContractError
@@ -16,6 +16,8 @@ from edge_agent.contract.fields import dump_object, parse_object
 from edge_agent.errors import AgentError
 
 MESSAGE_BYTES_MAX = 262_144
+BYTES_MAX = 67_108_864
+"""Of one array beside a message."""
 SEND_S = 5.0
 """A peer that does not read for this long is as good as gone."""
 _LENGTH = struct.Struct(">I")
@@ -55,6 +57,36 @@ class Channel:
                 self._socket.sendall(_LENGTH.pack(len(data)) + data)
         except OSError as error:
             raise ChannelClosedError(f"the other process does not read: {error}") from error
+
+    def send_bytes(self, parts: Sequence[bytes]) -> None:
+        """Send plain bytes after the message that told of them, from the same thread.
+
+        Raises:
+            ChannelClosedError: The other end is gone or does not read.
+        """
+        try:
+            with self._sending:
+                for part in parts:
+                    self._socket.sendall(part)
+        except OSError as error:
+            raise ChannelClosedError(f"the other process does not read: {error}") from error
+
+    def receive_bytes(self, size: int) -> bytes:
+        """Wait for the bytes that follow the newest message.
+
+        Args:
+            size: How many, at most BYTES_MAX.
+
+        Raises:
+            ChannelClosedError: They will not come, or are too many.
+        """
+        if not 0 <= size <= BYTES_MAX:
+            raise ChannelClosedError(f"{size} bytes, the limit is {BYTES_MAX}")
+        while len(self._read) < size:
+            self.fill()
+        data = bytes(self._read[:size])
+        del self._read[:size]
+        return data
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next message.

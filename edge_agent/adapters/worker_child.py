@@ -21,6 +21,7 @@ LINE_BYTES_MAX = 8_192
 END_S = 2.0
 """A child whose channel is closed is on its way out; then it is killed."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LEVELS = logging.getLevelNamesMapping()
 _LOG = logging.getLogger("edge_agent.serving_worker")
 
@@ -28,18 +29,25 @@ _LOG = logging.getLogger("edge_agent.serving_worker")
 class WorkerChild:
     """A running child."""
 
-    def __init__(self, command: Sequence[str], sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        sockets: Sequence[socket.socket],
+        *,
+        send_s: float = SEND_S,
+    ) -> None:
         """Start it.
 
         Args:
             command: Program; the numbers of the channel and of the sockets are added to it.
             sockets: Listen; the child takes connections from them.
+            send_s: A child that does not read for this long is as good as gone.
 
         Raises:
             OSError: It could not be started.
         """
         mine, theirs = socket.socketpair()
-        mine.settimeout(SEND_S)
+        mine.settimeout(send_s)
         numbers = (theirs.fileno(), *(each.fileno() for each in sockets))
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -85,6 +93,19 @@ class WorkerChild:
         try:
             fields = Path(f"/proc/{self.pid}/statm").read_text().split()
             return int(fields[1]) * _PAGE_BYTES
+        except (OSError, IndexError, ValueError):
+            return None
+
+    @property
+    def status(self) -> int | None:
+        """Exit status; negative: the signal it died of; None while it runs."""
+        return self._process.returncode
+
+    def cpu_s(self) -> float | None:
+        """Return the processor time it has used; None when it cannot be told."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
         except (OSError, IndexError, ValueError):
             return None
 

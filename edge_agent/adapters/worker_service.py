@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from edge_agent.adapters.worker_child import WorkerChild
+from edge_agent.adapters.worker_shadows import WorkerShadows
 from edge_agent.adapters.worker_supervisor import Answer, WorkerLostError, WorkerSupervisor
 from edge_agent.contract.codes import Code
 from edge_agent.core.events import ActivationFailed, Answering, Event, ServingLost
@@ -84,6 +85,8 @@ class WorkerInferenceService:
         self._supervisor = WorkerSupervisor(
             lambda: WorkerChild(command, sockets), self, limits=limits, clock=clock
         )
+        self.shadows = WorkerShadows(self._supervisor.ask)
+        """Compares candidates with what answers."""
 
     def start(self) -> None:
         """Begin to serve."""
@@ -166,14 +169,17 @@ class WorkerInferenceService:
                     ("configure", {"config": self._config, "stopped": self._stopped}),
                     *(("activate", self._describe(slot, w)) for slot, w in wanted.items()),
                     ("serve", {}),
+                    *self.shadows.operations(),
                 ]
             )
             self._config["boot"] = secrets.randbits(BOOT_BITS)
-        for (slot, each), future in zip(wanted.items(), futures[1:-1], strict=True):
+        configured, *activated = futures[: 1 + len(wanted)]
+        served = futures[1 + len(wanted)]
+        for (slot, each), future in zip(wanted.items(), activated, strict=True):
             future.add_done_callback(partial(self._on_activated, slot, each))
-        futures[0].add_done_callback(self._check_done)
-        futures[-1].add_done_callback(self._check_done)
-        futures[-1].add_done_callback(self._on_serving)
+        configured.add_done_callback(self._check_done)
+        served.add_done_callback(self._check_done)
+        served.add_done_callback(self._on_serving)
 
     def find_turn(self) -> Mapping[str, Any]:
         """Ask how it does, and for the counts somebody wants."""
@@ -184,6 +190,7 @@ class WorkerInferenceService:
         """Take the counts."""
         with self._lock:
             self._stats.take(answer["stats"])
+        self.shadows.take(answer.get("shadows", {}))
 
     def count_slots(self) -> int:
         """Return how many slots are to answer."""
@@ -194,6 +201,7 @@ class WorkerInferenceService:
         with self._lock:
             slots = tuple(self._wanted)
             self._stats.forget()
+        self.shadows.forget()
         now = self._clock.monotonic()
         for slot in slots:
             self._tell(slot, ServingLost(fault.code, fault.detail, now))

@@ -64,10 +64,14 @@ class StartProbation:
 
 @dataclass(frozen=True, slots=True)
 class StartShadow:
-    """Compare a package, which answers nothing, with what answers; ends in ShadowSeen."""
+    """Compare a package, which answers nothing, with the one beside it that answers.
+
+    Brings ShadowSeen.
+    """
 
     attempt: int
     package: Package
+    beside: Package
     policy: ShadowPolicy
 
 

@@ -45,9 +45,9 @@ def begin_probation(slot: Slot, now: float) -> Outcome:
 
 def start_shadow(slot: Slot, policy: ShadowPolicy, now: float) -> Outcome:
     """Begin to compare, from nothing; how often the agent stopped meanwhile is kept."""
-    candidate = slot.banks.at(slot.candidate)
-    if candidate is None:
-        raise LookupError("shadowing without a candidate")
+    candidate, confirmed = slot.banks.at(slot.candidate), slot.banks.confirmed_package
+    if candidate is None or confirmed is None:
+        raise LookupError("shadowing without two packages")
     slot = replace(
         slot,
         phase=Phase.SHADOWING,
@@ -58,7 +58,7 @@ def start_shadow(slot: Slot, policy: ShadowPolicy, now: float) -> Outcome:
         shadow_live=None,
         due_at=now + policy.timeout_s,
     )
-    return slot, [StartShadow(slot.attempt, candidate, policy)]
+    return slot, [StartShadow(slot.attempt, candidate, confirmed, policy)]
 
 
 def resume_shadow(slot: Slot, now: float) -> Outcome:

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edge_agent.adapters.inference_service import (
-    ROWS_PER_REQUEST_MAX,
-    InferenceService,
-)
+from edge_agent.adapters.inference_service import InferenceService
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
+from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX
 from edge_agent.adapters.telemetry_recorder import SMALL_REQUEST_BYTES, WindowLimits
 from edge_agent.adapters.waiting_windows import WINDOWS_WAITING_MAX
 from edge_agent.client import LocalModel

@@ -52,9 +52,10 @@ def after_power_cut(story: Story) -> Slot:
 def test_a_candidate_is_compared_in_the_free_bank_before_it_may_answer() -> None:
     story = in_shadow()
     assert (story.slot.phase, story.kinds) == (Phase.SHADOWING, [StartShadow])
-    package = story.slot.banks.at(story.slot.candidate)
+    package, confirmed = story.slot.banks.at(story.slot.candidate), story.slot.banks.a
     assert package is not None
-    assert story.effects == [StartShadow(story.slot.attempt, package, POLICY)]
+    assert confirmed is not None
+    assert story.effects == [StartShadow(story.slot.attempt, package, confirmed, POLICY)]
     assert (story.running, story.slot.asked, story.confirmed) == (ONE.sha256,) * 3
 
 
