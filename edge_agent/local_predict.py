@@ -17,6 +17,7 @@ from edge_agent.adapters.image_files import SUFFIXES, load_pillow, read_picture
 from edge_agent.adapters.row_files import PARQUET_SUFFIXES, read_csv, read_parquet
 from edge_agent.client import Client, connect
 from edge_agent.client_wire import Answer
+from edge_agent.contract.errors import ContractError
 from edge_agent.contract.schema import Feature
 from edge_agent.core.pixel_layout import PixelLayout, find_layout
 from edge_agent.errors import InputError, ServingError
@@ -52,10 +53,10 @@ def predict_file(
         if source.is_dir() or source.suffix.lower() in SUFFIXES:
             yield from _predict_pictures(client, name, source, find_layout(features, pixel_range))
             return
-        columns = [column for feature in features for column in feature.columns]
+        width = sum(feature.width for feature in features)
         read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
         first = 1
-        for rows in read(source, columns, _batch_rows(len(columns))):
+        for rows in read(source, features, _batch_rows(width)):
             yield from _list_answers(client.predict(rows, name), first)
             first += len(rows)
 
@@ -71,10 +72,14 @@ def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature]]:
                 shape=tuple(field["shape"]),
                 low=field["low"],
                 high=field["high"],
+                unit=field.get("unit", ""),
+                categories=tuple(field.get("categories", ())),
+                is_nullable=field.get("missing", False),
+                is_open=field.get("unknown", False),
             )
             for field in told["fields"]
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ContractError) as error:
         raise ServingError(f"the agent does not tell its fields; update it: {error!r}") from error
 
 

@@ -24,6 +24,7 @@ from edge_agent.adapters.inference_service import (
     Prediction,
     ServedModel,
 )
+from edge_agent.adapters.named_fields import describe_kind
 from edge_agent.adapters.request_json import (
     encode_json,
     read_flag,
@@ -55,7 +56,7 @@ class InferRequest:
 
     Attributes:
         request_id: Echoed in the answer; None when not given.
-        features: float32 [rows, width], finite.
+        features: float32 [rows, width], finite but for NaN where a value may be missing.
         outputs: Names to answer, in that order.
         raw_outputs: Those of them to answer as raw bytes.
     """
@@ -88,6 +89,7 @@ class ModelCodec:
     def __init__(self, served: ServedModel) -> None:
         schema = served.schema
         self._columns, self._width = schema.columns, schema.width
+        self._takes_missing = any(f.is_nullable for f in schema.features)
         self._target = served.target
         self._classes = [encode_json(name) for name in schema.classes]
         self._raw_classes = [name.encode() for name in schema.classes]
@@ -231,6 +233,8 @@ class ModelCodec:
         return array.astype(np.float32)
 
     def _check_magnitude(self, array: NDArray[Any]) -> None:
+        if self._takes_missing:
+            array = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
         if array.max() <= _FLOAT32_MAX and array.min() >= -_FLOAT32_MAX:
             return
         row, column = np.unravel_index(int(np.abs(array).argmax()), array.shape)
@@ -264,7 +268,14 @@ def describe_model(schema: ModelSchema) -> dict[str, Any]:
     ]
     if schema.task is Task.CLASSIFICATION:
         outputs.append({"name": CLASS_OUTPUT, "datatype": "BYTES", "shape": [-1]})
-    features = {"name": INPUT_NAME, "datatype": "FP32", "shape": [-1, schema.width]}
+    features: dict[str, Any] = {
+        "name": INPUT_NAME,
+        "datatype": "FP32",
+        "shape": [-1, schema.width],
+    }
+    if not schema.is_numeric:
+        fields = [{"name": f.name, "dtype": f.dtype} | describe_kind(f) for f in schema.features]
+        features["parameters"] = {"fields": fields}
     return {"inputs": [features], "outputs": outputs}
 
 

@@ -1,11 +1,11 @@
 """Rows given by field name into the packed tensor, and its answers by name.
 
-For people and programs that know the fields of the schema and not their order. Every mistake is
-told with row, field, value and what is allowed. Left out: missing values; a model is trained
-without any (``docs/spec.md``), so ``null`` is refused like a text.
-Invariant: a row has exactly the schema's fields.
+For people and programs that know the fields of the schema and not their order: numbers, texts of
+categories, true and false. Every mistake is told with row, field, value and what is allowed.
+Invariant: a row has exactly the schema's fields; those that may be missing may be null or left out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.adapters.inference_service import ROWS_PER_REQUEST_MAX, Prediction
 from edge_agent.adapters.request_json import encode_json, name_type
+from edge_agent.contract.cells import MISSING, CellError, CellReader, say_allowed
 from edge_agent.contract.schema import Feature, ModelSchema, Role, Task
 from edge_agent.errors import InferenceError, InputError
 
@@ -29,17 +30,22 @@ class FieldReader:
         self._features = {feature.name: feature for feature in schema.features}
         self._names = list(self._features)
         self._width, self._columns = schema.width, schema.columns
-        self._is_plain = all(f.dtype != "int64" and not f.shape for f in schema.features)
+        self._optional = {f.name for f in schema.features if f.is_nullable}
+        self._readers = {f.name: CellReader(f) for f in schema.features}
+        self._is_plain = schema.is_numeric and all(
+            f.dtype != "int64" and not f.shape for f in schema.features
+        )
 
     def read(self, rows: Any) -> NDArray[np.float32]:
         """Pack rows.
 
         Args:
-            rows: A list of 1 to ROWS_PER_REQUEST_MAX objects, each from field name to a number,
-                or to a list of numbers where the schema declares a shape.
+            rows: A list of 1 to ROWS_PER_REQUEST_MAX objects, each from field name to a value, or
+                to a list of numbers where the schema declares a shape.
 
         Returns:
-            float32 [rows, width], finite; ``ServedModel.check_ranges`` checks the ranges.
+            float32 [rows, width], NaN where missing; ``ServedModel.check_ranges`` checks the
+            ranges.
 
         Raises:
             InputError: Names the first wrong row, its field, its value and what is allowed.
@@ -53,14 +59,15 @@ class FieldReader:
         for n, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise InputError(f"row {n} must be an object by field name, got {name_type(row)}")
-            if row.keys() != self._features.keys():
+            if row.keys() != self._features.keys() and not self._is_complete(row):
                 self._refuse_names(n, row)
             try:
                 packed[n] = self._read_row(n, row)
             except OverflowError as error:
                 raise InputError(f"row {n}: {error}; fields take {_FLOAT32_MAX:.3g}") from error
-        if not np.abs(packed).max() <= _FLOAT32_MAX:
-            row_n, column = np.unravel_index(int(np.abs(packed).argmax()), packed.shape)
+        sizes = np.abs(packed) if self._is_plain else np.nan_to_num(np.abs(packed), posinf=np.inf)
+        if not sizes.max() <= _FLOAT32_MAX:
+            row_n, column = np.unravel_index(int(sizes.argmax()), packed.shape)
             raise InputError(
                 f"row {row_n}: field {self._columns[column]} is {packed[row_n, column]:g},"
                 f" the largest number is {_FLOAT32_MAX:.3g}"
@@ -68,20 +75,35 @@ class FieldReader:
         return packed.astype(np.float32)
 
     def _read_row(self, n: int, row: Mapping[str, Any]) -> list[float]:
-        values: list[Any] = [row[name] for name in self._names]
+        values: list[Any] = [row.get(name) for name in self._names]
         if self._is_plain and _NUMBERS.issuperset(map(type, values)):
             return values
         cells: list[float] = []
         for feature, value in zip(self._features.values(), values, strict=True):
-            cells += _read_field(n, feature, value)
+            if feature.is_number and (value is not None or not feature.is_nullable):
+                cells += _read_field(n, feature, value)
+            elif feature.is_number:
+                cells += [MISSING] * feature.width
+            else:
+                cells.append(self._read_cell(n, feature.name, value))
         return cells
+
+    def _read_cell(self, n: int, name: str, value: Any) -> float:
+        try:
+            return self._readers[name].read(value)
+        except CellError as error:
+            raise InputError(f"row {n}: field {name} {error}") from error
+
+    def _is_complete(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether only fields that may be missing are."""
+        left_out = self._features.keys() - row.keys()
+        return left_out <= self._optional and row.keys() <= self._features.keys()
 
     def _refuse_names(self, n: int, row: Mapping[str, Any]) -> None:
         for name in self._names:
-            if name not in row:
-                raise InputError(
-                    f"row {n}: field {name} is missing, it takes {_allowed(self._features[name])}"
-                )
+            if name not in row and name not in self._optional:
+                allowed = say_allowed(self._features[name])
+                raise InputError(f"row {n}: field {name} is missing, it takes {allowed}")
         extra = next(name for name in row if name not in self._features)
         import difflib  # for this sentence only
 
@@ -106,8 +128,19 @@ def describe_fields(schema: ModelSchema) -> list[dict[str, Any]]:
             "high": f.high,
             "unit": f.unit,
         }
+        | describe_kind(f)
         for f in schema.features
     ]
+
+
+def describe_kind(feature: Feature) -> dict[str, Any]:
+    """Give what a field has beyond a number that is always there; empty for such."""
+    kind: dict[str, Any] = {}
+    if feature.categories:
+        kind |= {"categories": list(feature.categories), "unknown": feature.is_open}
+    if feature.is_nullable:
+        kind["missing"] = True
+    return kind
 
 
 def encode_predictions(prediction: Prediction) -> bytes:
@@ -169,6 +202,8 @@ def row_ids(prediction_id: str, rows: int) -> Sequence[str]:
 def _read_field(n: int, feature: Feature, value: Any) -> list[float]:
     """Read one field, row-major, whether its list is flat or nested as its shape."""
     cells = _flatten(value, len(feature.shape)) if isinstance(value, list) else [value]
+    if feature.is_nullable:
+        cells = [MISSING if cell is None else cell for cell in cells]
     is_kind = isinstance(value, list) == bool(feature.shape)
     if not is_kind or not _NUMBERS.issuperset(map(type, cells)):
         wrong = next((c for c in cells if type(c) not in _NUMBERS), value)
@@ -177,16 +212,19 @@ def _read_field(n: int, feature: Feature, value: Any) -> list[float]:
             shown = str(wrong)[:60]
         elif not isinstance(wrong, list | dict):
             shown = encode_json(wrong)[:60]
-        raise InputError(f"row {n}: field {feature.name} is {shown}, it takes {_allowed(feature)}")
-    if len(cells) != feature.width:
         raise InputError(
-            f"row {n}: field {feature.name} has {len(cells)} numbers, it takes {_allowed(feature)}"
+            f"row {n}: field {feature.name} is {shown}, it takes {say_allowed(feature)}"
+        )
+    if len(cells) != feature.width:
+        allowed = say_allowed(feature)
+        raise InputError(
+            f"row {n}: field {feature.name} has {len(cells)} numbers, it takes {allowed}"
         )
     if feature.dtype == "int64":
         for cell in cells:
-            if cell != cell // 1:
+            if cell != cell // 1 and not math.isnan(cell):
                 raise InputError(
-                    f"row {n}: field {feature.name} is {cell:g}, it takes {_allowed(feature)}"
+                    f"row {n}: field {feature.name} is {cell:g}, it takes {say_allowed(feature)}"
                 )
     return cells
 
@@ -196,23 +234,3 @@ def _flatten(value: list[Any], depth: int) -> list[Any]:
     if depth > 1 and value and all(isinstance(inner, list) for inner in value):
         return [cell for inner in value for cell in _flatten(inner, depth - 1)]
     return value
-
-
-def _allowed(feature: Feature) -> str:
-    """Say what a field takes.
-
-    >>> _allowed(Feature(name="heat", low=-40, high=125, unit="degC"))
-    'a number from -40 to 125 degC'
-    >>> _allowed(Feature(name="door", dtype="int64", shape=(2, 3), low=0))
-    'a list of 6 whole numbers (shape 2 x 3) from 0'
-    """
-    kind = "whole number" if feature.dtype == "int64" else "number"
-    if feature.shape:
-        shape = " x ".join(map(str, feature.shape))
-        what = f"a list of {feature.width} {kind}s (shape {shape})"
-    else:
-        what = f"a {kind}"
-    low = "" if feature.low is None else f" from {feature.low:g}"
-    high = "" if feature.high is None else f"{' to' if low else ' up to'} {feature.high:g}"
-    unit = f" {feature.unit}" if feature.unit else ""
-    return f"{what}{low}{high}{unit}"

@@ -1,36 +1,44 @@
-"""Rows of numbers out of CSV and Parquet files, a batch at a time; columns are found by name.
+"""Packed rows out of CSV and Parquet files, a batch at a time; columns are found by name.
 
+Texts of categories become their codes, empty cells missing values where the field may be missing.
 Parquet is read with pyarrow where it is installed; it is no dependency of the agent. Left out:
 list columns; a field with a shape takes its columns ``name_0`` and up, as in CSV.
 """
 
+import contextlib
 import csv
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.contract.cells import CellError, CellReader, say_allowed
+from edge_agent.contract.schema import Dtype, Feature
 from edge_agent.errors import InputError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 CELL_CHARS_MAX = 131_072
 
 
-def read_csv(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[NDArray[Any]]:
-    """Yield float64 [rows, columns], ``batch_rows`` at most.
+def read_csv(
+    path: Path, features: Sequence[Feature], batch_rows: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield packed rows, float64 [rows, width], ``batch_rows`` at most.
 
     Raises:
-        InputError: The file cannot be read, lacks a column, or a cell is no number.
+        InputError: The file cannot be read, lacks a column, or a cell does not fit its field.
     """
+    columns = {column: replace(f, shape=()) for f in features for column in f.columns}
     try:
         csv.field_size_limit(CELL_CHARS_MAX)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            _check_columns(path, columns, reader.fieldnames or ())
+            _check_columns(path, list(columns), reader.fieldnames or ())
             rows = _read_cells(reader, columns, path)
             while batch := list(islice(rows, batch_rows)):
                 yield np.array(batch, np.float64)
@@ -38,34 +46,64 @@ def read_csv(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[ND
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def read_parquet(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[NDArray[Any]]:
-    """Yield [rows, columns] of float64, ``batch_rows`` at most.
+def read_parquet(
+    path: Path, features: Sequence[Feature], batch_rows: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield packed rows, float64 [rows, width], ``batch_rows`` at most.
 
     Raises:
-        InputError: pyarrow is missing; the file cannot be read, lacks a column, or a cell is empty
-            or no number.
+        InputError: pyarrow is missing; the file cannot be read, lacks a column, or a cell does not
+            fit its field.
     """
     arrow, parquet = _load_arrow()
+    owners = {column: feature for feature in features for column in feature.columns}
     first = 1
     try:
         with parquet.ParquetFile(path) as file:
-            _check_columns(path, columns, file.schema_arrow.names)
-            for name in columns:
-                _check_numeric(arrow, path, name, file.schema_arrow.field(name).type)
-            for batch in file.iter_batches(batch_rows, columns=list(columns)):
-                rows = np.empty((batch.num_rows, len(columns)), np.float64)
-                for n, name in enumerate(columns):
-                    column = batch.column(name)
-                    if column.null_count:
-                        row = first + int(
-                            np.argmax(column.is_null().to_numpy(zero_copy_only=False))
-                        )
-                        raise InputError(f"{path} row {row}: {name} is empty, it takes a number")
-                    rows[:, n] = column.to_numpy(zero_copy_only=False)
+            _check_columns(path, list(owners), file.schema_arrow.names)
+            for name, feature in owners.items():
+                if feature.is_number:
+                    _check_numeric(arrow, path, name, file.schema_arrow.field(name).type)
+            for batch in file.iter_batches(batch_rows, columns=list(owners)):
+                rows = np.empty((batch.num_rows, len(owners)), np.float64)
+                for n, (name, feature) in enumerate(owners.items()):
+                    where = _Where(path=path, name=name, first=first)
+                    rows[:, n] = _read_column(batch.column(name), feature, where)
                 first += len(rows)
                 yield rows
     except (OSError, arrow.lib.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+class _Where(NamedTuple):
+    """Which column of a file is read, and the number of its first row."""
+
+    path: Path
+    name: str
+    first: int
+
+
+def _read_column(column: Any, feature: Feature, where: _Where) -> NDArray[Any]:
+    if not feature.is_number:
+        return _read_codes(column.to_pylist(), feature, where)
+    if column.null_count and not feature.is_nullable:
+        row = where.first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise InputError(
+            f"{where.path} row {row}: {where.name} is empty, it takes {say_allowed(feature)}"
+        )
+    numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _read_codes(cells: Sequence[Any], feature: Feature, where: _Where) -> NDArray[np.float64]:
+    reader = CellReader(feature)
+    codes = np.empty(len(cells), np.float64)
+    for n, cell in enumerate(cells):
+        try:
+            codes[n] = reader.read(cell)
+        except CellError as error:
+            raise InputError(f"{where.path} row {where.first + n}: {where.name} {error}") from error
+    return codes
 
 
 def _load_arrow() -> tuple[Any, Any]:
@@ -95,15 +133,20 @@ def _check_numeric(arrow: Any, path: Path, name: str, kind: Any) -> None:
 
 
 def _read_cells(
-    reader: "csv.DictReader[str]", columns: Sequence[str], path: Path
+    reader: "csv.DictReader[str]", columns: Mapping[str, Feature], path: Path
 ) -> Iterator[list[float]]:
+    readers = {name: CellReader(feature) for name, feature in columns.items()}
+    plain = {name for name, feature in columns.items() if feature.dtype == Dtype.FLOAT32}
     for row in reader:
         values = []
-        for name in columns:
+        for name, cells in readers.items():
+            cell = row[name]
+            if name in plain and cell and cell[-1].isdigit():
+                with contextlib.suppress(ValueError):  # what is wrong is told below
+                    values.append(float(cell))
+                    continue
             try:
-                values.append(float(row[name]))
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"{path} line {reader.line_num}: {name} is {row[name]!r:.40}, not a number"
-                ) from error
+                values.append(cells.read(cell))
+            except CellError as error:
+                raise InputError(f"{path} line {reader.line_num}: {name} {error}") from error
         yield values

@@ -5,7 +5,6 @@ true or false, a missing value as null or nothing. Both who packs training rows 
 request read them here, so the same cell has the same number everywhere.
 """
 
-import difflib
 import math
 from typing import Any
 
@@ -61,6 +60,8 @@ class CellReader:
         if isinstance(value, list | dict):
             raise self._wrong(value)
         if not self._feature.is_open:
+            import difflib  # for this sentence only
+
             near = difflib.get_close_matches(text[:128], self._feature.categories[:1_000], 1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise CellError(

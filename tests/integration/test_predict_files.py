@@ -88,9 +88,9 @@ def test_a_csv_of_answers_is_whole_or_not_there(agent: tuple[Path, World], tmp_p
     [
         ("a.csv", "heat,p_0\n1,2\n", "lacks column p_1, p_2; the model needs them all"),
         ("a.csv", "", "lacks column heat"),
-        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,x\n", "line 2: p_2 is 'x', not a number"),
-        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3\n", "line 2: p_2 is None, not a number"),
-        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,nan\n", "p_2 is nan"),
+        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,x\n", "line 2: p_2 is 'x', it takes a number"),
+        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3\n", "line 2: p_2 is missing, it takes a number"),
+        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,nan\n", "p_2 is 'nan'"),
         ("a.csv", "heat,p_0,p_1,p_2\n126,2,3,4\n", "heat is 126, allowed is"),
         ("a.csv", "heat\xff".encode("latin-1"), "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read as Parquet"),
