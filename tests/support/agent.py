@@ -68,7 +68,7 @@ class ChunkServer:
         return replace(frame, kind=kind, retry_after_s=retry_after_s)
 
 
-def a_package(name: str, *, padding: int = 0) -> bytes:
+def a_package(name: str, *, padding: int = 0, body: bytes = b"") -> bytes:
     """A package in form only: its members say which it is; enough where nothing is loaded."""
     members = {member: name.encode() for member in MEMBERS}
-    return pack_members({**members, EVIDENCE: name.encode() * (1 + padding // len(name))})
+    return pack_members({**members, EVIDENCE: body + name.encode() * (1 + padding // len(name))})

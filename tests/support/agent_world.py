@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
+from edge_agent.adapters.package_restorer import DirectoryRestorer
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.agent import Agent, AgentOptions, AgentPorts
 from edge_agent.commits import restore_state
@@ -21,7 +22,7 @@ from edge_agent.contract.messages import Reported
 from edge_agent.contract.metadata import encode_bundle
 from edge_agent.contract.package import SCHEMA, OnWithdrawn, TargetCustom, unpack_members
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
-from edge_agent.contract.transfer import ChunkRequest
+from edge_agent.contract.transfer import ChunkRequest, Encoding, PackageOffer, Part
 from edge_agent.core.probation import ProbationStats
 from edge_agent.core.release import PackageKey
 from edge_agent.core.slot import Slot
@@ -40,8 +41,10 @@ from edge_agent.ports import (
     SelfTestResult,
     Verdict,
 )
+from fleet_server.adapters.package_encoder import Encoded
 from tests.support.agent import GOOD_STATS, ChunkServer
 from tests.support.clock import FakeClock
+from tests.support.encoded import offer_frame
 
 DEVICE = "cam-7"
 SLOT = "plant"
@@ -196,8 +199,14 @@ class QueuedJobs:
 
 
 class World:
-    def __init__(self, directory: Path, *, grace_s: float = 30.0) -> None:
+    def __init__(
+        self, directory: Path, *, grace_s: float = 30.0, restore_memory_bytes: int = 0
+    ) -> None:
         self.directory, self.grace_s = directory, grace_s
+        self.restore_memory_bytes = restore_memory_bytes
+        self.offers: dict[str, PackageOffer] = {}
+        """What the server says how a package can travel, by the package's sha256."""
+        self.questions: list[ChunkRequest] = []
         self.clock = FakeClock()
         self.verifier, self.tester = PlayedVerifier(), PlayedTester()
         self.servers: dict[str, ChunkServer] = {}
@@ -227,6 +236,7 @@ class World:
                 state_store=self.store,
                 blobs=self.blobs,
                 chunks=DirectoryChunkStore(self.directory / "parts", self.blobs),
+                restorer=self._make_restorer(),
                 inference=self.inference,
                 self_tester=self.tester,
                 telemetry=self.telemetry,
@@ -239,6 +249,17 @@ class World:
         self.agent.start()
 
     cut_power = start
+
+    def _make_restorer(self) -> DirectoryRestorer | None:
+        memory_bytes, parts = self.restore_memory_bytes, self.directory / "parts"
+        if not memory_bytes:
+            return None
+        return DirectoryRestorer(parts, self.blobs, memory_bytes=memory_bytes)
+
+    def offer_encoded(self, target: bytes, made: Encoded) -> None:
+        """Let the server have an encoding of a package, and offer it."""
+        self.offers[ChunkServer(target).sha256] = made.offer
+        self.servers[made.offer.sha256] = ChunkServer(made.data)
 
     def connect(self) -> None:
         self.link.is_connected = True
@@ -324,6 +345,11 @@ class World:
         self.link.sent = [m for m in self.link.sent if m[0] is not Channel.CHUNK_REQUEST]
         for payload in requests:
             request = ChunkRequest.decode(payload)
+            if request.part is Part.OFFER:
+                self.questions.append(request)
+                offer = self.offers.get(request.sha256, PackageOffer(encoding=Encoding.IDENTITY))
+                self.say(Channel.CHUNK, offer_frame(request, offer).encode())
+                continue
             for frame in self.servers[request.sha256].answer(request):
                 self.say(Channel.CHUNK, frame.encode())
         if requests:

@@ -24,12 +24,16 @@ from edge_agent.contract.messages import SlotState
 from edge_agent.contract.transfer import Part
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.verified import AcceptedTrust
+from fleet_server.adapters.package_encoder import Encoded
 from tests.support.agent import GOOD_STATS, ChunkServer, a_package
 from tests.support.agent_world import SLOT, PlayedTester, PlayedVerifier, World
+from tests.support.encoded import MEMORY_BYTES, encoded, noise
 from tests.support.power_cut import CrashState, Recording, RecordingOs, recording
 
 V1, V2, V3 = a_package("one"), a_package("two", padding=70_000), a_package("three")
 LONG = a_package("long", padding=330_000)
+OLD, NEW, ODD = (a_package(name, body=noise(90_000)) for name in ("old", "new", "odd"))
+"""Alike but for a little, of one size; none compresses."""
 HOME = "agent"
 STEP_S, STEPS_MAX = 5.0, 60
 
@@ -43,7 +47,7 @@ class CutWorld(World):
 
     def start(self) -> None:
         self._set_up(self)
-        for blob in (V1, V2, V3, LONG):
+        for blob in (V1, V2, V3, LONG, OLD, NEW):
             server = ChunkServer(blob)
             self.servers.setdefault(server.sha256, server)
         super().start()
@@ -284,6 +288,16 @@ def _is_stopped(world: World) -> bool:
     return is_told and not world.inference.served and slot.banks.digests == frozenset()
 
 
+def _encoding(made: Encoded) -> Callable[[World], None]:
+    """A server that offers an encoding of NEW to a device that restores packages."""
+
+    def set_up(world: World) -> None:
+        world.restore_memory_bytes = MEMORY_BYTES
+        world.offer_encoded(NEW, made)
+
+    return set_up
+
+
 def _supersede(world: World) -> None:
     assigning(LONG, 2, 2)(world)
     world.work(jobs=8)
@@ -338,6 +352,24 @@ AGENT_SCENARIOS = (
         is_done=confirmed(V3),
         may_serve=(V1, V3),
         keeps=(V1, V3),
+    ),
+    AgentScenario(
+        name="restoring from a base",
+        prepare=having(OLD),
+        lives=assigning(NEW, 2, 2),
+        set_up=_encoding(encoded(NEW, OLD)),
+        is_done=confirmed(NEW),
+        may_serve=(OLD, NEW),
+        keeps=(OLD, NEW),
+    ),
+    AgentScenario(
+        name="an encoding of other bytes",
+        prepare=having(OLD),
+        lives=assigning(NEW, 2, 2),
+        set_up=_encoding(encoded(ODD, OLD)),
+        is_done=confirmed(NEW),
+        may_serve=(OLD, NEW),
+        keeps=(OLD, NEW),
     ),
     AgentScenario(
         name="state of an older agent",
