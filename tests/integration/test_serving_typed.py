@@ -167,7 +167,7 @@ def test_a_csv_and_a_parquet_file_of_texts_are_answered_alike(
         for row in [tuple(table), *zip(*table.values(), strict=True)]
     ]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
-    answers = []
+    answers: list[Any] = []
     for name in ("rows.csv", "rows.parquet"):
         assert main(["predict", str(tmp_path / name), "--dir", str(agent[0])]) == 0
         out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
