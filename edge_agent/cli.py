@@ -4,6 +4,9 @@ Exit codes: 0 done, 1 refused or failed, 2 misuse, 3 the other side cannot be re
 stdout, words to stderr. Heavy imports wait until a command needs them.
 """
 
+from edge_agent.adapters import fewer_imports  # noqa: F401 - before all others
+
+# isort: split
 import argparse
 import faulthandler
 import sys

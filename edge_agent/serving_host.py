@@ -7,19 +7,22 @@ child either way, and the runtime is not loaded here before a child has survived
 
 import logging
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from device_profiles.profile import Serving as Place
 from edge_agent.adapters.capability_probe import ChildProbe
 from edge_agent.adapters.outbox import Outbox
-from edge_agent.adapters.worker_service import WorkerInferenceService
+from edge_agent.adapters.worker_service import COMMAND, WorkerInferenceService
 from edge_agent.agent_jobs import SlotEvent
 from edge_agent.core.worker_health import WorkerLimits
 from edge_agent.ports import BlobStore, Clock, InferenceService
 from edge_agent.serving_config import ServingConfig
 from edge_agent.shadow_port import ShadowService
 
+PLAIN_COMMAND = (sys.executable, "-m", "edge_agent.serving_worker_plain")
+"""Without TLS the process that serves needs none."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -96,6 +99,7 @@ class _InWorker:
             limits=WorkerLimits(rss_bytes_max=config.profile.rss_bytes_max),
             tell=lambda slot, event: give(SlotEvent(slot, event)),
             note=give,
+            command=COMMAND if config.settings.http_certificate_file else PLAIN_COMMAND,
         )
         self._sockets = sockets
 

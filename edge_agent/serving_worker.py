@@ -33,6 +33,7 @@ from typing import Any
 from edge_agent.adapters.child_side import settle_as_child
 from edge_agent.adapters.http_connection import Application
 from edge_agent.adapters.http_parser import Request, Response
+from edge_agent.adapters.lean import give_back, limit_arenas
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.worker_channel import Channel, ChannelClosedError
@@ -54,6 +55,7 @@ def main() -> int:
     """Serve until told to stop."""
     control, *listening = (int(argument) for argument in sys.argv[1:])
     settle_as_child(oom_score=_OOM_SCORE)
+    limit_arenas()
     # The agent ends this process in good order; a signal to the whole group must not come first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -129,6 +131,7 @@ class Worker:
                 self._configure(message)
             case "serve":
                 self._serving_now().start()
+                give_back()
             case "activate":
                 self._serving_now().service.activate(
                     message["slot"],
@@ -136,6 +139,7 @@ class Worker:
                     target=message["target"],
                     sha256=message["sha256"],
                 )
+                give_back()
             case "deactivate":
                 self._serving_now().service.deactivate(message["slot"], reason=message["reason"])
             case "shadow":

@@ -176,7 +176,7 @@ def is_loopback(host: str) -> bool:
     >>> [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", "gateway")]
     [True, True, True, False, False, False]
     """
-    if host == "localhost":
+    if host in ("127.0.0.1", "::1", "localhost"):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -4,7 +4,6 @@ What is here changes nothing a program can see but its size. Figures are in docs
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import sys
@@ -26,10 +25,9 @@ class _Deferred(ModuleType):
 
 
 def defer(name: str) -> None:
-    """Let a module of a package be loaded when it is used, not when it is imported.
+    """Let a module be loaded when it is used, not when it is imported.
 
-    For modules that a library imports at its top and needs in cases that hardly come. One that is
-    loaded already stays.
+    One that is loaded already stays; ``from MODULE import NAME`` loads it.
     """
     if name in sys.modules:
         return
@@ -40,11 +38,13 @@ def defer(name: str) -> None:
 
 
 def limit_arenas() -> None:
-    """Let all threads share one heap; called before the first thread.
+    """Let all threads to come share one heap.
 
     Each thread that allocates would get one of its own and keep what it once needed. Python's
     threads hold one lock while they allocate anyway.
     """
+    import ctypes  # a third of a megabyte, which numpy loads all the same
+
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
@@ -52,8 +52,10 @@ def limit_arenas() -> None:
 def give_back() -> None:
     """Return to the system what was freed; takes some milliseconds.
 
-    For the end of a start, of loading a model: work that allocated much and is over.
+    For the end of a start or of loading a model: work that allocated much and is over.
     """
+    import ctypes
+
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

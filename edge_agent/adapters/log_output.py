@@ -8,7 +8,6 @@ error and stops nothing.
 
 import json
 import logging
-import logging.handlers
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from edge_agent.settings import AgentSettings
 LINE_CHARS_MAX = 4_000
 TRACE_CHARS_MAX = 16_000
 """Of the stack of an unexpected error; its end says most, so its beginning goes."""
-FILE_MODE = 0o600
 
 
 def start_logging(
@@ -41,6 +39,8 @@ def start_logging(
     formatter = JsonFormatter() if settings.log_format == "json" else TextFormatter()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if settings.log_file:
+        from edge_agent.adapters.log_file import LogFile
+
         make_directory(directory)
         handlers.append(
             LogFile(
@@ -84,38 +84,6 @@ class JsonFormatter(TextFormatter):
         }
         trace = self._trace(record)
         return json.dumps({**row, "trace": trace} if trace else row, ensure_ascii=False)
-
-
-class LogFile(logging.handlers.RotatingFileHandler):
-    """A file of at most ``bytes_max``, and ``files_kept`` older ones beside it."""
-
-    def __init__(self, path: Path, *, bytes_max: int, files_kept: int) -> None:
-        super().__init__(
-            path, maxBytes=bytes_max, backupCount=files_kept, encoding="utf-8", delay=True
-        )
-        self._is_told = False
-
-    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - the base names it
-        """Say once that the file does not take what is logged; standard error still does."""
-        if not self._is_told:
-            self._is_told = True
-            error = sys.exc_info()[1]
-            sys.stderr.write(f"{self.baseFilename} takes no more log lines: {error}\n")
-
-    def doRollover(self) -> None:  # noqa: N802 - the base names it
-        """Begin a new file; without older ones to keep, the one there is starts anew."""
-        if self.backupCount > 0:
-            super().doRollover()
-            return
-        if self.stream is not None:
-            self.stream.close()
-        self.stream = None
-        Path(self.baseFilename).unlink(missing_ok=True)
-
-    def _open(self):  # type: ignore[no-untyped-def] # the base's type is private
-        stream = super()._open()
-        Path(self.baseFilename).chmod(FILE_MODE)
-        return stream
 
 
 def _instant(record: logging.LogRecord) -> str:

@@ -8,13 +8,13 @@ that nothing tries it again; the note goes with the package.
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.chunk_store import PART, SPARE_BYTES
+from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.adapters.files import (
     list_directory,
     read_file,
@@ -67,7 +67,7 @@ class DirectoryRestorer:
         mine = part_key(sha256, offer) + "."
         self._forget(sha256, but=mine)
         with told_as_storage_error(self._directory, "measuring"):
-            free = shutil.disk_usage(self._directory).free
+            free = find_free_bytes(self._directory)
         need = offer.size_bytes + size_bytes + SPARE_BYTES
         if free < need:
             raise RestoreError(f"{free} bytes free, encoding and package need {need}")

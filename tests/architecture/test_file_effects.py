@@ -16,9 +16,9 @@ EXCEPTIONS = {
     ("edge_agent/adapters/tuf_metadata.py", ".mkdir"): "python-tuf's own folder: verified when"
     " it is read, fetched again when it does not pass",
     ("edge_agent/adapters/tuf_metadata.py", ".unlink"): "the same folder",
-    ("edge_agent/adapters/log_output.py", "logging.handlers"): "no log need survive",
-    ("edge_agent/adapters/log_output.py", ".unlink"): "no log need survive",
-    ("edge_agent/adapters/log_output.py", ".chmod"): "no log need survive",
+    ("edge_agent/adapters/log_file.py", "logging.handlers"): "no log need survive",
+    ("edge_agent/adapters/log_file.py", ".unlink"): "no log need survive",
+    ("edge_agent/adapters/log_file.py", ".chmod"): "no log need survive",
     ("edge_agent/adapters/control_socket.py", "os.chmod"): "a socket, made anew at each start",
     ("edge_agent/answer_output.py", ".open"): "a table a person asked for",
     ("edge_agent/answer_output.py", ".replace"): "a table a person asked for",

@@ -51,9 +51,62 @@ def test_the_command_line_and_the_contract_load_nothing_heavy(module: str) -> No
     assert loaded_by(module, [*NEVER_ON_A_DEVICE, *HEAVY]) == []
 
 
+RUN = "edge_agent.cli, edge_agent.adapters.log_output, edge_agent.bootstrap"
+"""What ``edge-agent run`` loads, in its order."""
+
+
 def test_the_agents_own_process_loads_neither_runtime_nor_numpy_nor_a_server() -> None:
     serving = ["onnxruntime", "numpy", "asyncio", "edge_agent.adapters.inference_service"]
-    assert loaded_by("edge_agent.bootstrap", serving) == []
+    assert loaded_by(RUN, serving) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tuf", "securesystemslib", "cryptography", "urllib3"),  # in the process of trust
+        *("urllib.request", "http.client", "email"),
+        *("importlib.metadata", "zipfile", "tarfile", "csv", "shutil", "tempfile", "difflib"),
+        *("logging.handlers", "ctypes", "calendar"),
+    ],
+)
+def test_the_agents_own_process_stays_small(name: str, loaded_by_run: set[str]) -> None:
+    assert name not in loaded_by_run
+
+
+@pytest.fixture(scope="module")
+def loaded_by_run() -> set[str]:
+    return all_loaded_by(RUN)
+
+
+def all_loaded_by(modules: str) -> set[str]:
+    """Return all modules; those that are only announced (``lean.defer``) are none."""
+    program = f"import sys, {modules}\nfor n, m in tuple(sys.modules.items()):"
+    program += "\n if type(m).__name__ != '_Deferred': print(n)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_what_serves_without_tls_loads_none() -> None:
+    loaded = all_loaded_by("edge_agent.serving_worker_plain")
+    never = {"ssl", "_ssl", "tarfile", "difflib", "tomllib"}
+    assert loaded & never == set()
+
+
+def test_what_is_announced_is_there_when_it_is_used() -> None:
+    program = """
+from edge_agent.adapters import fewer_imports
+import sys, uuid, urllib.request, pickle
+assert type(uuid).__name__ == "_Deferred"
+assert len(str(uuid.uuid4())) == 36
+assert urllib.request.getproxies is not None
+assert "ProxyHandler" in dir(sys.modules["urllib.request"])
+assert pickle.dumps(1)
+from ipaddress import ip_address
+assert ip_address("::1").is_loopback
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_what_serves_loads_the_runtime_only_with_a_model() -> None:

@@ -275,11 +275,10 @@ def test_encoding_and_package_share_one_budget_of_bytes(world: World) -> None:
 def test_a_disk_without_room_for_both_fetches_the_package(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     free = 16_777_216 + len(V2) + 100
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    for module in ("chunk_store", "package_restorer"):
+        name = f"edge_agent.adapters.{module}.find_free_bytes"
+        monkeypatch.setattr(name, lambda _: free)
     world.offer_encoded(V2, encoded(V2, V1))
     world.assign(V2, 2)
     world.run(120)

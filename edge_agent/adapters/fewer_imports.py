@@ -1,0 +1,16 @@
+"""Importing this, first of all, keeps modules out that others import and hardly ever use.
+
+Each is loaded at the first look inside, so nothing is missing: paho looks for proxies in
+``urllib.request`` once PySocks is installed, ``dataclasses`` asks ``inspect`` about a class without
+a docstring, ``urllib.parse`` needs ``ipaddress`` for brackets in a host. Figures: docs/adr/0024.
+"""
+
+from edge_agent.adapters.lean import defer
+
+HARDLY_USED = (
+    *("urllib.request", "inspect", "ast", "locale", "ipaddress"),
+    *("pickle", "tokenize", "uuid", "zipfile"),
+)
+
+for _name in HARDLY_USED:
+    defer(_name)
