@@ -23,6 +23,7 @@ from converters.source_files import (
     load_package,
     read_file,
 )
+from converters.table_schema import infer_features, wrap_table_model
 from converters.tables import Table, read_table
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
@@ -95,12 +96,15 @@ def open_source(
     if names is not None:
         columns = [str(column) for column in names]
     labels = tuple(np.asarray(getattr(estimator, "classes_", ())).tolist())
-    made = schema or _schema_of(name, columns, [str(label) for label in labels])
+    made = schema or _schema_of(
+        name, infer_features(table, columns), [str(label) for label in labels]
+    )
+    model, made = wrap_table_model(estimator, made, is_schema_given=schema is not None)
     if len(made.classes) != len(labels):
         raise InvalidRequestError(
             f"{path.name} tells {len(labels)} classes apart, the schema {len(made.classes)}"
         )
-    return FileSource(model=estimator, schema=made, labels=labels)
+    return FileSource(model=model, schema=made, labels=labels)
 
 
 def read_request(
@@ -120,8 +124,8 @@ def read_request(
         target: Column of the true answers.
         settings: Further attributes of the request.
     """
-    columns = source.schema.columns
-    answers, rows = _read_targets(source, table, target), table.read_numbers(columns)
+    features = source.schema.features
+    answers, rows = _read_targets(source, table, target), table.read_packed(features)
     if holdout_path is None:
         order = np.random.default_rng(_SEED).permutation(len(rows))
         cut = max(1, round(HOLDOUT_SHARE * len(rows)))
@@ -131,7 +135,7 @@ def read_request(
         calibration, holdout, targets = rows[kept], rows[held], answers[held]
     else:
         other = read_table(holdout_path)
-        calibration, holdout = rows, other.read_numbers(columns)
+        calibration, holdout = rows, other.read_packed(features)
         targets = _read_targets(source, other, target)
     return BuildRequest(
         estimator=source.model,
@@ -167,7 +171,7 @@ def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     return np.array([known[cell] for cell in cells])
 
 
-def _schema_of(name: str, columns: Sequence[str], classes: Sequence[str]) -> ModelSchema:
+def _schema_of(name: str, features: tuple[Feature, ...], classes: Sequence[str]) -> ModelSchema:
     outputs = (
         (
             Output(name="label", role=Role.LABEL),
@@ -179,7 +183,7 @@ def _schema_of(name: str, columns: Sequence[str], classes: Sequence[str]) -> Mod
     return ModelSchema(
         model=name,
         task=Task.CLASSIFICATION if classes else Task.REGRESSION,
-        features=tuple(Feature(name=column) for column in columns),
+        features=features,
         outputs=outputs,
         classes=tuple(classes),
     )
@@ -196,6 +200,6 @@ def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> Model
         raise InvalidRequestError(
             "the graph does not say how many classes it has; give --schema schema.json"
         )
-    if classes < 2:
-        return _schema_of(name, columns, [])
-    return _schema_of(name, columns, [str(index) for index in range(classes)])
+    features = tuple(Feature(name=column) for column in columns)
+    names = [str(index) for index in range(classes)] if classes >= 2 else []
+    return _schema_of(name, features, names)

@@ -64,4 +64,29 @@ def _round(schema: ModelSchema, rows: Array, table: str) -> Array:
     if beyond.any():
         column = schema.columns[int(np.argmax(beyond))]
         raise InvalidRequestError(f"{table} column {column!r} has a number beyond float32")
+    if not schema.is_numeric:
+        _check_typed(schema, rounded, table)
     return rounded
+
+
+def _check_typed(schema: ModelSchema, rows: Array, table: str) -> None:
+    """Check that codes are codes and that only what may be missing is."""
+    declared = [(feature, name) for feature in schema.features for name in feature.columns]
+    for column, (feature, name) in enumerate(declared):
+        values = rows[:, column]
+        is_missing = np.isnan(values)
+        if is_missing.any() and not feature.is_nullable:
+            raise InvalidRequestError(
+                f"{table} column {name!r}: {int(is_missing.sum())} values are missing, first in row"
+                f" {int(np.argmax(is_missing)) + 1}; the schema allows none (missing)"
+            )
+        if feature.is_number:
+            continue
+        low, high = feature.bounds
+        there = values[~is_missing]
+        is_wrong = (there < (low or 0)) | (there > (high or 0)) | (there != np.floor(there))
+        if is_wrong.any():
+            raise InvalidRequestError(
+                f"{table} column {name!r}: {there[int(np.argmax(is_wrong))]:g} is no code of a"
+                f" {feature.dtype}, which goes from {low:g} to {high:g}; pack texts by the schema"
+            )

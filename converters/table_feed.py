@@ -118,7 +118,7 @@ def _make_unknown(listed: Sequence[Any]) -> Any:
 def _forget_names(estimator: Any) -> Any:
     """Copy an estimator and drop the names of its columns wherever it holds them."""
     clone = copy.deepcopy(estimator)
-    for inner in _iterate(clone, 0):
+    for inner in list_parts(clone):
         if isinstance(inner, ColumnTransformer) and hasattr(inner, "transformers_"):
             count = inner.n_features_in_
             inner.transformers_ = [
@@ -127,6 +127,11 @@ def _forget_names(estimator: Any) -> Any:
             ]
         vars(inner).pop(_NAMES, None)
     return clone
+
+
+def list_parts(estimator: Any) -> list[Any]:
+    """Give an estimator and every fitted part inside it."""
+    return list(_iterate(estimator, 0))
 
 
 def _iterate(value: Any, depth: int) -> Iterable[Any]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError, MissingLibraryError
+from edge_agent.contract.cells import CellError, CellReader
+from edge_agent.contract.schema import Feature
 
 Array = NDArray[Any]
 TABLE_BYTES_MAX = 1_073_741_824
@@ -52,6 +54,32 @@ class Table:
         for place, name in enumerate(names):
             numbers[:, place] = self._read_column(name)
         return numbers
+
+    def read_packed(self, features: Sequence[Feature]) -> Array:
+        """Give the features as float64 [rows, width]: texts as codes, empty cells as NaN.
+
+        Raises:
+            InvalidRequestError: A column is missing, or a cell does not fit its feature.
+        """
+        named = [(name, f) for f in features for name in f.columns]
+        packed = np.empty((self.rows, len(named)))
+        for place, (name, feature) in enumerate(named):
+            is_code = not feature.is_number
+            packed[:, place] = (
+                self._read_codes(name, feature) if is_code else self._read_column(name)
+            )
+        return packed
+
+    def _read_codes(self, name: str, feature: Feature) -> Array:
+        reader, codes = CellReader(feature), []
+        for line, cell in enumerate(self.read_values(name), self.first_line):
+            try:
+                codes.append(reader.read(cell))
+            except CellError as error:
+                raise InvalidRequestError(
+                    f"{self.name} line {line}, column {name!r} {error}"
+                ) from error
+        return np.array(codes, np.float64)
 
     def read_values(self, name: str) -> list[Any]:
         """Give the cells of one column as they are.

@@ -1,0 +1,130 @@
+"""Read from a table, and from what was fitted on it, which features a model takes.
+
+A column whose cells are all numbers is a number, of true and false a boolean, any other a category
+with the texts found. Empty cells make it one that may be missing. Whether a category may be one
+that is not listed is asked of the estimator itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from converters.errors import InvalidRequestError
+from converters.table_feed import TableFeed, TableModel, list_parts
+from converters.tables import Table
+from edge_agent.contract.errors import MalformedError
+from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema
+
+_FLAGS = frozenset({"true", "false"})
+
+
+def infer_features(table: Table, columns: Sequence[str]) -> tuple[Feature, ...]:
+    """Give a feature for each column of a table.
+
+    Raises:
+        InvalidRequestError: A column is not there, is empty, or has too many texts.
+    """
+    return tuple(_infer(table, column) for column in columns)
+
+
+def is_fed_tables(estimator: Any) -> bool:
+    """Tell whether an estimator was fitted on texts, not on packed rows."""
+    return any(
+        isinstance(value, str) for part in list_parts(estimator) for value in _list_known(part)
+    )
+
+
+def wrap_table_model(
+    estimator: Any, schema: ModelSchema, *, is_schema_given: bool
+) -> tuple[Any, ModelSchema]:
+    """Give a model of tables as one, and what it allows in its schema.
+
+    Args:
+        estimator: Fitted on a table of the schema's columns, or on packed rows.
+        schema: Given, or with features of ``infer_features``.
+        is_schema_given: Then nothing of it changes.
+
+    Returns:
+        The estimator itself and the schema when it was fitted on packed rows.
+    """
+    if schema.is_numeric or not is_fed_tables(estimator):
+        return estimator, schema
+    known = [value for part in list_parts(estimator) for value in _list_known(part)]
+    texts = {value for value in known if isinstance(value, str)}
+    by_text = {_write(value): value for value in known if not isinstance(value, str)}
+    originals = {
+        f.name: tuple(t if t in texts else by_text.get(t, t) for t in f.categories)
+        for f in schema.features
+        if f.dtype == Dtype.CATEGORY
+    }
+    has_none = any(value is None for value in known) or any(
+        getattr(part, "missing_values", 0) is None for part in list_parts(estimator)
+    )
+    missing = {f.name: None for f in schema.features if not f.is_number} if has_none else {}
+    model = TableModel(estimator=estimator, originals=originals, missing=missing)
+    if is_schema_given:
+        return model, schema
+    opened = tuple(
+        replace(f, is_open=True) if _takes_unknown(model, schema, f) else f for f in schema.features
+    )
+    return model, replace(schema, features=opened)
+
+
+def _infer(table: Table, column: str) -> Feature:
+    cells = table.read_values(column)
+    there = [cell for cell in cells if not _is_empty(cell)]
+    is_nullable = len(there) < len(cells)
+    if not there:
+        raise InvalidRequestError(f"{table.name} column {column!r} is empty in every row")
+    words = {_write(cell) for cell in there}
+    if all(word.lower() in _FLAGS for word in words):
+        return Feature(name=column, dtype=Dtype.BOOL, is_nullable=is_nullable)
+    try:
+        for word in words:
+            float(word)
+    except ValueError:
+        try:
+            return Feature(
+                name=column,
+                dtype=Dtype.CATEGORY,
+                categories=tuple(sorted(words)),
+                is_nullable=is_nullable,
+            )
+        except MalformedError as error:
+            raise InvalidRequestError(
+                f"{table.name} column {column!r} has {len(words)} texts, at most {CATEGORIES_MAX}"
+                " are a category; free text is not packed"
+            ) from error
+    return Feature(name=column, is_nullable=is_nullable)
+
+
+def _takes_unknown(model: TableModel, schema: ModelSchema, feature: Feature) -> bool:
+    if feature.dtype != Dtype.CATEGORY:
+        return False
+    row = np.zeros((1, schema.width))
+    row[0, schema.columns.index(feature.name)] = -1
+    feed = TableFeed(model, schema)
+    try:
+        feed.estimator.predict(feed(row))
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
+
+
+def _list_known(part: Any) -> list[Any]:
+    known = getattr(part, "categories_", None)
+    if not isinstance(known, list):
+        return []
+    return [value for column in known for value in np.asarray(column, object).tolist()]
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())  # noqa: PLR0124 - NaN
+
+
+def _write(cell: Any) -> str:
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
