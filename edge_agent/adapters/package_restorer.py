@@ -33,6 +33,8 @@ from edge_agent.contract.transfer import PackageOffer
 from edge_agent.core.offer_plan import part_key
 from edge_agent.errors import RestoreError
 
+BASE_BYTES_MIN = 8
+"""Shorter ones zstd does not take."""
 _REFUSED = ".refused"
 _REASON_BYTES_MAX = 500
 
@@ -123,7 +125,7 @@ class DirectoryRestorer:
         path = self._blobs.path(sha256)
         try:
             size = path.stat().st_size if path.is_file() else 0
-            if not 0 < size <= self.memory_bytes:
+            if not BASE_BYTES_MIN <= size <= self.memory_bytes:
                 raise RestoreError(f"base {sha256[:12]} of {size} bytes cannot be used")
             return _Base(path, sha256)
         except OSError as error:

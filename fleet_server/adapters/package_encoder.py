@@ -43,6 +43,8 @@ PLAIN_WINDOW_LOG_MAX = 23
 PLAIN_BYTES_MAX = 268_435_456
 DELTA_BYTES_MAX = 1 << WINDOW_LOG_MAX
 """Package and base together: all of it must lie in the window."""
+BASE_BYTES_MIN = 8
+"""Shorter ones zstd does not take."""
 PIECE_BYTES = 1_048_576
 SAVED_BYTES_MIN = 256
 SAVED_SHARE_MIN = 0.02
@@ -186,7 +188,7 @@ def _plain_ways(target: bytes, is_late: Callable[[], bool]) -> Iterator[Encoded]
 
 
 def _delta_ways(target: bytes, base: bytes, is_late: Callable[[], bool]) -> Iterator[Encoded]:
-    if not target or not base or len(target) + len(base) > DELTA_BYTES_MAX:
+    if not target or not BASE_BYTES_MIN <= len(base) <= DELTA_BYTES_MAX - len(target):
         return
     tensors = plan_segments(find_tensors(target), find_tensors(base))
     for segments in ((), tensors) if tensors else ((),):
