@@ -8,6 +8,7 @@ but for the measured times and memory in ``evidence.json``.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,11 @@ def build_package(request: BuildRequest) -> BuiltPackage:
     if isinstance(request.estimator, OnnxSource):
         check_schema(request.schema)
         return build_guarded(request, request.estimator.content, request.estimator.limits)
-    from converters.from_sklearn import SklearnSource
+    from converters.sources import make_source
 
     is_fed_float32 = np.asarray(request.holdout).dtype == np.float32
-    return build_loaded(
-        request,
-        SklearnSource(request.estimator, request.schema.task, is_fed_float32=is_fed_float32),
-    )
+    source = make_source(request.estimator, request.schema, is_fed_float32=is_fed_float32)
+    return build_loaded(request, source)
 
 
 def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
@@ -74,7 +73,7 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     check_schema(request.schema)
     PROBE.start()
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
-    conversion = source.convert(request.schema, request.profile)
+    conversion = source.convert(request.schema, request.profile, rows.holdout)
     targets = source.index_targets(request.holdout_targets)
     metric = request.metric or find_metric("", request.schema.task)
     truth = source.answer(rows.holdout)
@@ -90,6 +89,7 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     background = {
         "source": source.name,
         "repairs": list(conversion.repairs),
+        "tries": [asdict(one) for one in conversion.tries],
         "input_rounding": _describe_rounding(source, rows, exam),
     }
     return _ship(request, rows, exam, ladder, background, {})

@@ -15,10 +15,20 @@ from numpy.typing import NDArray
 from converters.graph import parse_foreign
 from converters.guarded import GuardLimits, answer_guarded
 from converters.onnx_graph import adapt_graph, index_targets
+from converters.source import SourceNotes
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema
 
 Array = NDArray[Any]
+NOTES = SourceNotes(
+    kind="ONNX",
+    given_as="OnnxSource of the bytes of a file",
+    files=(".onnx",),
+    read_by="checked byte by byte first, then run in a child process with limits only",
+    keeps="the graph; its own fp32 answers are the truth",
+    cannot="operators of other domains than ai.onnx and ai.onnx.ml, external data, functions,"
+    " training information, operator sets newer than the profile's, ZipMap, several inputs",
+)
 
 
 class OnnxSource:

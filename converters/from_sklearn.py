@@ -1,45 +1,39 @@
-"""Convert a fitted scikit-learn estimator. The only module that imports skl2onnx.
+"""Convert a fitted scikit-learn estimator, alone or with LightGBM and XGBoost inside.
 
 A graph is compared with the estimator's answers to float32-rounded rows: rounding belongs to the
-wire, not to the conversion.
+wire, not to the conversion. What is known to go wrong is repaired beforehand (``repairs.py``); what
+is not is found by comparing ways to convert on the held-out rows (``attempts.py``).
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from converters.errors import ConversionError, InvalidRequestError, UnsupportedEstimatorError
-from converters.graph import ML_DOMAIN
-from converters.interface import (
-    LABEL,
-    PROBABILITIES,
-    VALUE,
-    finish_classifier,
-    finish_regressor,
-    prepend_cast_to_double,
-    set_input,
-)
-from converters.normalise import normalise
-from converters.operator_table import share_operator_table
-from converters.repairs import Prepared, check_convertible, find_last_step, prepare
-from converters.runtime import GraphRunner
-from converters.source import Conversion
+from converters.answers import Answer, find_answer, find_classes, find_last_step
+from converters.attempts import convert_in_turn, with_repairs
+from converters.errors import InvalidRequestError, UnsupportedEstimatorError
+from converters.interface import LABEL, PROBABILITIES, VALUE
+from converters.recode import recode
+from converters.repairs import prepare
+from converters.sklearn_graph import describe, list_ways, quiet
+from converters.source import Conversion, SourceNotes
 from device_profiles.profile import DeviceProfile
-from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Task
+from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
-OPSET_TARGET = 18
-OPSET_ML_TARGET = 3
-"""The newest that every converter of skl2onnx handles; the profile may ask for older."""
+NOTES = SourceNotes(
+    kind="scikit-learn",
+    given_as="fitted estimators and pipelines",
+    files=(".skops",),
+    read_by="skops, under a list of exact types; pickles are never read",
+    keeps="preprocessing, answers and probabilities of every estimator of the table below that is"
+    " exact or repaired; a detector of outliers as its decision function",
+    cannot="several targets or labels a row, free text, functions of Python, what the table"
+    " refuses",
+)
 
 
 class SklearnSource:
@@ -67,26 +61,34 @@ class SklearnSource:
     @property
     def name(self) -> str:
         """Class names of the steps."""
-        return _describe(self._estimator)
+        return describe(self._estimator)
 
-    def convert(self, schema: ModelSchema, profile: DeviceProfile) -> Conversion:
+    def convert(
+        self, schema: ModelSchema, profile: DeviceProfile, rows: Array | None = None
+    ) -> Conversion:
         """Give the graph with the contract's input and outputs.
+
+        Args:
+            schema: What goes in and comes out.
+            profile: What the graph is for.
+            rows: Held-out rows that choose among ways to convert; None takes the first way.
 
         Raises:
             UnsupportedEstimatorError: No faithful graph exists.
             InvalidRequestError: The schema does not fit the estimator.
         """
-        check_convertible(self._estimator, schema.task)
-        self._check_schema(schema)
-        with _quiet():
-            prepared = prepare(self._estimator, schema.width, self._dtype)
-        if prepared.is_double:
-            wide = _try_double(prepared, schema, profile)
-            if wide is not None:
-                return wide
-        with _quiet():
-            model = _to_onnx(prepared.estimator, schema, profile, is_double=False)
-        return Conversion(model=model, repairs=prepared.repairs)
+        with quiet():
+            prepared = prepare(self._readable(schema), schema, self._dtype)
+            self._check_schema(schema)
+            done = convert_in_turn(
+                list_ways(prepared, schema, profile),
+                schema,
+                profile,
+                rows,
+                self.answer,
+                is_detector=prepared.answer is Answer.SCORE,
+            )
+        return with_repairs(done, prepared.repairs)
 
     def answer(self, rows: Array) -> dict[str, Array]:
         """Answer rows in the type the model is fed; labels as class indexes.
@@ -94,16 +96,30 @@ class SklearnSource:
         Raises:
             InvalidRequestError: The estimator refuses these rows.
         """
-        fed = np.asarray(rows, self._dtype)
+        fed = self._feed(rows)
+        kind = find_answer(self._estimator, self._task)
         try:
-            with _quiet():
+            with quiet():
+                if kind is Answer.SCORE:
+                    return {VALUE: np.asarray(self._estimator.decision_function(fed)).reshape(-1)}
                 predicted = np.asarray(self._estimator.predict(fed))
-                if self._task is Task.REGRESSION:
+                if kind is Answer.VALUE:
                     return {VALUE: self._flatten(predicted)}
+                labels = self.index_targets(predicted)
+                if kind is Answer.LABEL_ONLY:
+                    return {LABEL: labels, PROBABILITIES: np.eye(len(self._classes))[labels]}
                 probabilities = np.asarray(self._estimator.predict_proba(fed))
         except ValueError as error:
             raise InvalidRequestError(f"{self.name} refuses the rows: {error}") from error
-        return {LABEL: self.index_targets(predicted), PROBABILITIES: probabilities}
+        return {LABEL: labels, PROBABILITIES: probabilities}
+
+    def _feed(self, rows: Array) -> Array:
+        """Give packed rows as the estimator takes them."""
+        return np.asarray(rows, self._dtype)
+
+    def _readable(self, schema: ModelSchema) -> Any:
+        """Give an estimator that reads packed rows, categories as codes."""
+        return recode(self._estimator, schema)
 
     def _flatten(self, predicted: Array) -> Array:
         if predicted.size != len(predicted):
@@ -114,6 +130,11 @@ class SklearnSource:
             )
         return predicted.reshape(-1)
 
+    @property
+    def _classes(self) -> Array:
+        classes = find_classes(find_last_step(self._estimator))
+        return np.array([]) if classes is None else classes
+
     def index_targets(self, targets: Array) -> Array:
         """Turn labels into their index in ``classes_``; values of a regression stay.
 
@@ -122,7 +143,7 @@ class SklearnSource:
         """
         if self._task is Task.REGRESSION:
             return np.asarray(targets, np.float64)
-        classes = np.asarray(self._estimator.classes_)
+        classes = self._classes
         order = np.argsort(classes, kind="stable")
         places = np.clip(np.searchsorted(classes[order], targets), 0, len(classes) - 1)
         indexes: Array = order[places]
@@ -143,7 +164,7 @@ class SklearnSource:
             )
         if schema.task is not Task.CLASSIFICATION:
             return
-        classes = [str(value) for value in self._estimator.classes_]
+        classes = [str(value) for value in self._classes]
         if len(classes) != len(schema.classes):
             raise InvalidRequestError(
                 f"the model has {len(classes)} classes, the schema {len(schema.classes)}"
@@ -157,93 +178,3 @@ class SklearnSource:
             raise InvalidRequestError(
                 f"the schema names the classes in another order than the model: {classes[:10]}"
             )
-
-
-def _try_double(
-    prepared: Prepared, schema: ModelSchema, profile: DeviceProfile
-) -> Conversion | None:
-    """Run the steps before trees in float64, as scikit-learn does; None when ONNX cannot."""
-    from skl2onnx.sklapi import CastTransformer
-
-    steps = list(prepared.estimator.steps)
-    cast = CastTransformer(dtype=np.float32)
-    widened = Pipeline([*steps[:-1], ("round_to_float32", cast), steps[-1]])
-    try:
-        with _quiet():
-            model = _to_onnx(widened, schema, profile, is_double=True)
-        GraphRunner(normalise(model, profile), profile)
-    except ConversionError:
-        return None
-    sentence = f"{_describe(widened)}: steps before the trees run in float64"
-    return Conversion(model=model, repairs=(*prepared.repairs, sentence))
-
-
-def _to_onnx(
-    estimator: Any, schema: ModelSchema, profile: DeviceProfile, *, is_double: bool
-) -> ModelProto:
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
-
-    tensor = (DoubleTensorType if is_double else FloatTensorType)([None, schema.width])
-    last = find_last_step(estimator)
-    is_classification = schema.task is Task.CLASSIFICATION
-    targets = {
-        "": min(OPSET_TARGET, profile.opset_max),
-        ML_DOMAIN: min(OPSET_ML_TARGET, profile.opset_ml_max),
-    }
-    share_operator_table()
-    try:
-        model: ModelProto = convert_sklearn(
-            estimator,
-            name="model",
-            initial_types=[(INPUT_NAME, tensor)],
-            target_opset=targets,
-            options={id(last): {"zipmap": False}} if is_classification else None,
-        )
-    except Exception as error:  # converters raise whatever their estimator makes them
-        raise _unsupported(estimator, error) from error
-    if is_double:
-        prepend_cast_to_double(model)
-    set_input(model, schema.width)
-    names = [output.name for output in model.graph.output]
-    if is_classification:
-        label, probabilities = names[:2]
-        _make_float32(model, probabilities)
-        finish_classifier(model, label, probabilities, list(last.classes_))
-    else:
-        _make_float32(model, names[0])
-        finish_regressor(model, names[0])
-    return model
-
-
-def _make_float32(model: ModelProto, name: str) -> None:
-    """Correct the declared type of tree outputs: they are float32 even when declared float64."""
-    for output in model.graph.output:
-        if output.name == name:
-            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-
-
-def _unsupported(estimator: Any, error: Exception) -> UnsupportedEstimatorError:
-    first = str(error).strip().splitlines()
-    reason = first[0][:300] if first else type(error).__name__
-    return UnsupportedEstimatorError(
-        _describe(estimator),
-        f"skl2onnx says: {reason}",
-        "docs/conversion.md lists what converts.",
-    )
-
-
-def _describe(estimator: Any) -> str:
-    if isinstance(estimator, Pipeline):
-        return " > ".join(_describe(step) for _, step in estimator.steps)
-    return estimator if isinstance(estimator, str) else type(estimator).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep notes that are not for our caller: deprecations of fitted attributes, lost names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        yield

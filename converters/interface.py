@@ -106,37 +106,9 @@ def finish_classifier(
         probabilities: Output that holds a column a class.
         classes: The source's labels in the order of the columns: integers, booleans or texts.
     """
-    values = np.asarray(classes)
-    if values.dtype == np.bool_ or np.issubdtype(values.dtype, np.number):
-        keys: list[Any] = [int(value) for value in values]
-        key_attribute: dict[str, Any] = {"keys_int64s": keys}
-    else:
-        keys = [str(value) for value in values]
-        key_attribute = {"keys_strings": keys}
     rename_tensor(model, probabilities, PROBABILITIES)
-    label = _flatten_picked_label(model, label)
-    if keys == list(range(len(keys))):
-        rename_tensor(model, label, LABEL)
-    else:
-        source = fresh_name(model, "source_label")
-        rename_tensor(model, label, source)
-        free_name(model, LABEL)
-        model.graph.node.append(
-            onnx.helper.make_node(
-                "LabelEncoder",
-                [source],
-                [LABEL],
-                domain=ML_DOMAIN,
-                values_int64s=list(range(len(keys))),
-                default_int64=-1,
-                **key_attribute,
-            )
-        )
-        set_opset(model, ML_DOMAIN, _LABEL_ENCODER_OPSET_ML)
-    set_outputs(
-        model,
-        [(LABEL, TensorProto.INT64, ["N"]), (PROBABILITIES, TensorProto.FLOAT, ["N", len(keys)])],
-    )
+    _index_label(model, label, classes)
+    _declare_classifier(model, len(classes))
 
 
 def add_label_from_probabilities(model: ModelProto, probabilities: str) -> str:
@@ -148,9 +120,47 @@ def add_label_from_probabilities(model: ModelProto, probabilities: str) -> str:
     return label
 
 
+def _index_label(model: ModelProto, label: str, classes: Sequence[Any]) -> None:
+    """Turn the source's labels into their indexes, under the name of the contract."""
+    values = np.asarray(classes)
+    if values.dtype == np.bool_ or np.issubdtype(values.dtype, np.number):
+        keys: list[Any] = [int(value) for value in values]
+        key_attribute: dict[str, Any] = {"keys_int64s": keys}
+    else:
+        keys = [str(value) for value in values]
+        key_attribute = {"keys_strings": keys}
+    label = _flatten_picked_label(model, label)
+    if keys == list(range(len(keys))):
+        rename_tensor(model, label, LABEL)
+        return
+    source = fresh_name(model, "source_label")
+    rename_tensor(model, label, source)
+    free_name(model, LABEL)
+    model.graph.node.append(
+        onnx.helper.make_node(
+            "LabelEncoder",
+            [source],
+            [LABEL],
+            domain=ML_DOMAIN,
+            values_int64s=list(range(len(keys))),
+            default_int64=-1,
+            **key_attribute,
+        )
+    )
+    set_opset(model, ML_DOMAIN, _LABEL_ENCODER_OPSET_ML)
+
+
+def _declare_classifier(model: ModelProto, classes: int) -> None:
+    set_outputs(
+        model,
+        [(LABEL, TensorProto.INT64, ["N"]), (PROBABILITIES, TensorProto.FLOAT, ["N", classes])],
+    )
+
+
 def _flatten_picked_label(model: ModelProto, label: str) -> str:
-    """Make [N] of the [1, N] that picking labels from a list gives; returns the tensor's name."""
-    if find_producer(model.graph, label) != "ArrayFeatureExtractor":
+    """Make [N] of the [1, N] that picking labels from a list gives, or of [N, 1]."""
+    is_picked = find_producer(model.graph, label) == "ArrayFeatureExtractor"
+    if not is_picked and len(tensor_shape(model.graph, label)) < 2:
         return label
     flat, shape = fresh_name(model, "flat_label"), fresh_name(model, "label_shape")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), shape))
@@ -172,3 +182,68 @@ def finish_regressor(model: ModelProto, value: str) -> None:
         )
         model.graph.node.append(onnx.helper.make_node("Reshape", [source, shape], [VALUE]))
     set_outputs(model, [(VALUE, TensorProto.FLOAT, ["N"])])
+
+
+def cast_to_float(model: ModelProto, name: str) -> str:
+    """Round an output to float32, whatever it is; returns the new tensor's name."""
+    rounded = fresh_name(model, f"{name}_f32")
+    model.graph.node.append(onnx.helper.make_node("Cast", [name], [rounded], to=TensorProto.FLOAT))
+    return rounded
+
+
+def finish_label_only(model: ModelProto, label: str, classes: Sequence[Any]) -> None:
+    """Name the labels of a classifier that has no probabilities and say them as such: 1 and 0."""
+    free_name(model, PROBABILITIES)
+    _index_label(model, label, classes)
+    known, row = fresh_name(model, "known_classes"), fresh_name(model, "one_column")
+    column, hit = fresh_name(model, "label_column"), fresh_name(model, "is_label")
+    model.graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(np.arange(len(classes), dtype=np.int64), known),
+            onnx.numpy_helper.from_array(np.array([-1, 1], np.int64), row),
+        ]
+    )
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Reshape", [LABEL, row], [column]),
+            onnx.helper.make_node("Equal", [column, known], [hit]),
+            onnx.helper.make_node("Cast", [hit], [PROBABILITIES], to=TensorProto.FLOAT),
+        ]
+    )
+    _declare_classifier(model, len(classes))
+
+
+def decide_by_threshold(model: ModelProto, positive: int, threshold: float) -> None:
+    """Let a threshold on one class's probability choose the label of two.
+
+    Args:
+        model: Finished as a classifier of two classes; changed in place.
+        positive: Index of the class the threshold is for.
+        threshold: Float64 of the source; the graph compares with the next float32 at or above it,
+            which asks float32 probabilities the same question.
+    """
+    limit = np.float32(threshold)
+    if float(limit) < threshold:
+        limit = np.nextafter(limit, np.float32(np.inf))
+    former = fresh_name(model, "label_by_vote")
+    rename_tensor(model, LABEL, former)
+    names = [fresh_name(model, f"threshold_{n}") for n in ("place", "limit", "yes", "no")]
+    values: list[Any] = [
+        np.array(positive, np.int64),
+        np.array(limit, np.float32),
+        np.array(positive, np.int64),
+        np.array(1 - positive, np.int64),
+    ]
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in zip(names, values, strict=True)
+    )
+    one, is_above = fresh_name(model, "positive_probability"), fresh_name(model, "is_above")
+    place, bound, yes, no = names
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Gather", [PROBABILITIES, place], [one], axis=1),
+            onnx.helper.make_node("GreaterOrEqual", [one, bound], [is_above]),
+            onnx.helper.make_node("Where", [is_above, yes, no], [LABEL]),
+        ]
+    )
+    _declare_classifier(model, 2)

@@ -50,7 +50,12 @@ class OnnxGraph:
         """The kind."""
         return "onnx"
 
-    def convert(self, schema: ModelSchema, profile: DeviceProfile) -> Conversion:  # noqa: ARG002 - of the protocol; known since __init__
+    def convert(
+        self,
+        schema: ModelSchema,  # noqa: ARG002 - of the protocol; known since __init__
+        profile: DeviceProfile,  # noqa: ARG002 - the same
+        rows: Array | None = None,  # noqa: ARG002 - there is one way only
+    ) -> Conversion:
         """Give the graph with the contract's input and outputs."""
         return Conversion(model=self._model)
 

@@ -2,36 +2,37 @@
 
 Each entry was measured (docs/conversion.md): these convert without a word and then answer
 differently from scikit-learn. What is repaired is a copy; the caller's estimator stays as it is.
+What no entry knows is left to the held-out rows (``attempts.py``).
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import Pipeline
 
-from converters.errors import UnsupportedEstimatorError
-from converters.tree_thresholds import (
-    FOLDABLE_SCALERS,
-    fold_into_thresholds,
-    is_tree_model,
-    rounds_to_float32,
+from converters.answers import (
+    Answer,
+    check_declared,
+    find_answer,
+    find_classes,
+    find_last_step,
+    has_threshold,
+    is_search,
 )
-from edge_agent.contract.schema import Task
+from converters.boosted import attach_trees, check_xgboost, is_lightgbm, is_xgboost
+from converters.errors import UnsupportedEstimatorError
+from converters.tree_folding import fold_members, fold_scalers
+from converters.tree_thresholds import is_tree_model, rounds_to_float32
+from edge_agent.contract.schema import ModelSchema
 
 _DEPTH_MAX = 20
+_SELECTORS = ("RFE", "RFECV", "SequentialFeatureSelector")
 _REFUSED = {
-    "TunedThresholdClassifierCV": (
-        "its threshold would be left out of the graph without a word",
-        "Give the estimator inside it (estimator_) and apply the threshold in the application.",
-    ),
-    "FixedThresholdClassifier": (
-        "its threshold would be left out of the graph without a word",
-        "Give the estimator inside it (estimator_) and apply the threshold in the application.",
-    ),
     "RadiusNeighborsClassifier": (
         "the graph fails on a row without neighbours",
         "Use KNeighborsClassifier.",
@@ -46,13 +47,30 @@ _REFUSED = {
     ),
     "MultiOutputClassifier": (
         "a package answers one target",
-        "Train and convert one classifier a target.",
+        "Convert each of its estimators_ as a package of its own.",
     ),
     "MultiOutputRegressor": (
         "a package answers one target",
-        "Train and convert one regressor a target.",
+        "Convert each of its estimators_ as a package of its own.",
+    ),
+    "TransformedTargetRegressor": (
+        "a function of Python turns its answers back, which no graph holds",
+        "Convert its regressor_ and turn the answers back in the application.",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A threshold that chooses between two classes.
+
+    Attributes:
+        positive: Index of the class it is for.
+        threshold: Probability from which on it is that class.
+    """
+
+    positive: int
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,141 +79,202 @@ class Prepared:
 
     Attributes:
         estimator: To convert.
+        answer: What it answers.
         is_double: Convert for float64 input and round to float32 before the last step.
+        cut: Threshold that chooses the label, None where the graph's own label is right.
         repairs: What was changed, one sentence each.
     """
 
     estimator: Any
+    answer: Answer
     is_double: bool
+    cut: Cut | None
     repairs: tuple[str, ...]
 
 
-def check_convertible(estimator: Any, task: Task) -> None:
-    """Refuse what cannot become a faithful graph.
-
-    Raises:
-        UnsupportedEstimatorError: With the reason and what to use instead.
-    """
-    for inner in _iterate_estimators(estimator, 0):
-        name = type(inner).__name__
-        if name in _REFUSED:
-            raise UnsupportedEstimatorError(name, *_REFUSED[name])
-        if name == "KBinsDiscretizer" and inner.encode == "onehot":
-            raise UnsupportedEstimatorError(
-                name, "its sparse one-hot result is refused", 'Set encode="onehot-dense".'
-            )
-    last = find_last_step(estimator)
-    name = type(last).__name__
-    is_classifier = hasattr(last, "classes_")
-    if task is Task.CLASSIFICATION and not is_classifier:
-        raise UnsupportedEstimatorError(
-            name, "the schema says classification and it is not a fitted classifier", "Check task."
-        )
-    if task is Task.REGRESSION and (is_classifier or not hasattr(estimator, "predict")):
-        raise UnsupportedEstimatorError(
-            name, "the schema says regression and it is not a fitted regressor", "Check task."
-        )
-    if task is Task.CLASSIFICATION and not hasattr(estimator, "predict_proba"):
-        raise UnsupportedEstimatorError(
-            name,
-            "it has no predict_proba, and a package answers probabilities",
-            f"Wrap it: CalibratedClassifierCV({name}(...), ensemble=False), or use"
-            " LogisticRegression.",
-        )
-
-
-def prepare(estimator: Any, width: int, dtype: type[np.floating[Any]] = np.float64) -> Prepared:
+def prepare(
+    estimator: Any, schema: ModelSchema, dtype: type[np.floating[Any]] = np.float64
+) -> Prepared:
     """Copy an estimator and repair what is known to convert falsely.
 
     Args:
         estimator: Fitted.
-        width: Columns of the input.
+        schema: What goes in and comes out.
         dtype: What the source model is fed.
+
+    Raises:
+        UnsupportedEstimatorError: With the reason and what to use instead.
     """
-    last = find_last_step(estimator)
     repairs: list[str] = []
-    clone = copy.deepcopy(estimator)
-    for inner in _iterate_estimators(clone, 0):
-        if type(inner).__name__ == "VotingClassifier":
-            inner.flatten_transform = False
-            repairs.append("VotingClassifier: flatten_transform switched off")
+    answer = find_answer(estimator, schema.task)
+    check_declared(answer, find_last_step(estimator), schema)
+    clone = _unwrap(copy.deepcopy(estimator), repairs)
+    clone, cut = _take_threshold(clone, repairs)
+    clone = _unwrap(clone, repairs)
+    _check_parts(clone)
+    last = find_last_step(clone)
+    if cut is not None and not hasattr(last, "predict_proba"):
+        raise UnsupportedEstimatorError(
+            type(last).__name__,
+            "the threshold is on its decision function, which a package does not answer",
+            "Use a threshold on a classifier with predict_proba.",
+        )
+    _prepare_parts(clone, repairs)
+    clone = _replace_selectors(clone, repairs)
+    last = find_last_step(clone)
     if type(last).__name__ == "LinearDiscriminantAnalysis":
         clone = _replace_binary_discriminant(clone, repairs)
-    has_trees = is_tree_model(last)
-    if has_trees:
-        folded = _fold_scalers(clone, width, dtype, repairs)
-        if folded is not None:
-            return Prepared(estimator=folded, is_double=False, repairs=tuple(repairs))
-    is_double = (
-        isinstance(clone, Pipeline)
-        and has_trees
-        and rounds_to_float32(last)
-        and dtype is np.float64
+    if type(last).__name__ == "LinearSVC":
+        clone = _replace_linear_svc(clone)
+    last = find_last_step(clone)
+    is_double = False
+    if is_tree_model(last):
+        folded = fold_scalers(clone, schema.width, dtype, repairs)
+        is_double = (
+            folded is None
+            and isinstance(clone, Pipeline)
+            and rounds_to_float32(last)
+            and dtype is np.float64
+        )
+        clone = clone if folded is None else folded
+    elif not isinstance(clone, Pipeline):
+        fold_members(clone, schema.width, dtype, repairs)
+    return Prepared(
+        estimator=clone, answer=answer, is_double=is_double, cut=cut, repairs=tuple(repairs)
     )
-    return Prepared(estimator=clone, is_double=is_double, repairs=tuple(repairs))
 
 
-def find_last_step(estimator: Any) -> Any:
-    """Give the estimator that answers: the last step of nested pipelines."""
-    while isinstance(estimator, Pipeline):
-        estimator = estimator.steps[-1][1]
+def _check_parts(estimator: Any) -> None:
+    for inner in iterate_estimators(estimator):
+        name = type(inner).__name__
+        if name in _REFUSED:
+            raise UnsupportedEstimatorError(name, *_REFUSED[name])
+        if has_threshold(inner):
+            raise UnsupportedEstimatorError(
+                name,
+                "its threshold would be left out of the graph without a word",
+                "Make it the last step, or give the estimator inside it (estimator_).",
+            )
+        if name == "KBinsDiscretizer" and inner.encode == "onehot":
+            raise UnsupportedEstimatorError(
+                name, "its sparse one-hot result is refused", 'Set encode="onehot-dense".'
+            )
+
+
+def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
+    for inner in iterate_estimators(estimator):
+        if type(inner).__name__ == "VotingClassifier" and inner.voting == "soft":
+            inner.flatten_transform = False
+            repairs.append("VotingClassifier: flatten_transform switched off")
+        if is_lightgbm(inner) and hasattr(inner, "booster_"):
+            _register(inner)
+            repairs += attach_trees(inner)
+        elif is_xgboost(inner) and hasattr(inner, "get_booster") and _is_fitted(inner):
+            check_xgboost(inner)
+            _register(inner)
+
+
+def _register(inner: Any) -> None:
+    from converters.from_boosted import register_boosted
+
+    register_boosted(inner)
+
+
+def _is_fitted(inner: Any) -> bool:
+    checked = getattr(inner, "__sklearn_is_fitted__", None)
+    return checked is None or bool(checked())
+
+
+def iterate_estimators(estimator: Any) -> Iterator[Any]:
+    """Give an estimator and those inside it, fitted ones where there are any; each once."""
+    seen: set[int] = set()
+    waiting: list[tuple[Any, int]] = [(estimator, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, list | tuple):
+            waiting += [(part, depth) for part in reversed(value)]
+        elif hasattr(value, "get_params") and not isinstance(value, type):
+            if id(value) in seen or depth > _DEPTH_MAX:
+                continue
+            seen.add(id(value))
+            yield value
+            waiting += [(part, depth + 1) for part in reversed(_parts(value))]
+        elif type(value).__name__ == "_CalibratedClassifier":
+            waiting.append((value.estimator, depth + 1))
+
+
+def _parts(estimator: Any) -> list[Any]:
+    parts = list(estimator.get_params(deep=False).values())
+    fitted = [value for name, value in vars(estimator).items() if name.endswith("_")]
+    return [part for part in (*parts, *fitted) if not isinstance(part, np.ndarray | str)]
+
+
+def _unwrap(estimator: Any, repairs: list[str]) -> Any:
+    """Give what a search or a frozen estimator answers with, as the last step."""
+    last = find_last_step(estimator)
+    if is_search(last):
+        inner = last.best_estimator_
+    elif type(last).__name__ == "FrozenEstimator":
+        inner = last.estimator
+    else:
+        return estimator
+    repairs.append(f"{type(last).__name__}: its {type(find_last_step(inner)).__name__} alone")
+    return _unwrap(with_last_step(estimator, inner), repairs)
+
+
+def _take_threshold(estimator: Any, repairs: list[str]) -> tuple[Any, Cut | None]:
+    """Take the threshold off the last step: the graph applies it to the probabilities."""
+    last = find_last_step(estimator)
+    if not has_threshold(last):
+        return estimator, None
+    name = type(last).__name__
+    if last.response_method == "decision_function" or not hasattr(last.estimator_, "predict_proba"):
+        raise UnsupportedEstimatorError(
+            name,
+            "the threshold is on the decision function, which a package does not answer",
+            'Use response_method="predict_proba".',
+        )
+    fixed = getattr(last, "threshold", 0.5)
+    threshold = getattr(last, "best_threshold_", 0.5 if fixed == "auto" else fixed)
+    classes = find_classes(last)
+    if classes is None or len(classes) != 2:
+        raise UnsupportedEstimatorError(name, "it has no two classes", "Fit it on two classes.")
+    positive = _find_positive(last, list(classes))
+    repairs.append(f"{name}: threshold {threshold:.6g} applied to the probabilities in the graph")
+    cut = Cut(positive=positive, threshold=float(threshold))
+    return with_last_step(estimator, last.estimator_), cut
+
+
+def _find_positive(last: Any, classes: list[Any]) -> int:
+    wanted = getattr(last, "pos_label", None)
+    if wanted is None and hasattr(last, "_curve_scorer"):
+        wanted = last._curve_scorer._get_pos_label()  # noqa: SLF001 - what it predicts with
+    return classes.index(wanted) if wanted is not None else 1
+
+
+def _replace_selectors(estimator: Any, repairs: list[str]) -> Any:
+    """Write selections of columns as such: their converters write the model that selected."""
+    if type(estimator).__name__ in _SELECTORS:
+        picked = _pick_columns(estimator, repairs)
+        if not hasattr(estimator, "predict"):
+            return picked
+        return Pipeline([("selected", picked), ("model", estimator.estimator_)])
+    if isinstance(estimator, Pipeline):
+        count = len(estimator.steps)
+        for place, (name, step) in enumerate(estimator.steps):
+            is_selector = type(step).__name__ in _SELECTORS
+            if is_selector and place < count - 1:
+                estimator.steps[place] = (name, _pick_columns(step, repairs))
+            else:
+                estimator.steps[place] = (name, _replace_selectors(step, repairs))
     return estimator
 
 
-def _iterate_estimators(estimator: Any, depth: int) -> Iterator[Any]:
-    """Give an estimator and those inside it, fitted ones where there are any."""
-    yield estimator
-    if depth >= _DEPTH_MAX or not hasattr(estimator, "get_params"):
-        return
-    inner = list(estimator.get_params(deep=False).values())
-    if isinstance(estimator, Pipeline):
-        inner += [step for _, step in estimator.steps]
-    for value in inner:
-        if hasattr(value, "get_params") and not isinstance(value, type):
-            yield from _iterate_estimators(value, depth + 1)
-
-
-def _fold_scalers(
-    estimator: Any, width: int, dtype: type[np.floating[Any]], repairs: list[str]
-) -> Any | None:
-    """Give the bare trees with every scaler folded in; None when something else comes first."""
-    steps, trees = _flatten_steps(estimator)
-    if any(type(step).__name__ not in FOLDABLE_SCALERS for step in steps):
-        return None
-    transform = _chain(steps) if steps else None
-    if transform is None and rounds_to_float32(trees):
-        return trees
-    changed = fold_into_thresholds(trees, width, transform, dtype)
-    if changed is None:
-        return None
-    names = ", ".join(type(step).__name__ for step in steps) or "the rounding to float32"
-    repairs.append(
-        f"{type(trees).__name__}: {names} folded into the thresholds"
-        f" ({changed} changed, every branch kept)"
-    )
-    return trees
-
-
-def _flatten_steps(estimator: Any) -> tuple[list[Any], Any]:
-    if not isinstance(estimator, Pipeline):
-        return [], estimator
-    steps: list[Any] = []
-    for _, step in estimator.steps[:-1]:
-        if step in (None, "passthrough"):
-            continue
-        inner, last = _flatten_steps(step)
-        steps += [*inner, last]
-    inner, last = _flatten_steps(estimator.steps[-1][1])
-    return steps + inner, last
-
-
-def _chain(steps: list[Any]) -> Callable[[Any], Any]:
-    def transform(rows: Any) -> Any:
-        for step in steps:
-            rows = step.transform(rows)
-        return rows
-
-    return transform
+def _pick_columns(selector: Any, repairs: list[str]) -> ColumnTransformer:
+    kept = selector.get_support(indices=True).tolist()
+    repairs.append(f"{type(selector).__name__}: its choice of columns alone")
+    picked = ColumnTransformer([("kept", "passthrough", kept)])
+    return picked.fit(np.zeros((2, selector.n_features_in_)))
 
 
 def _replace_binary_discriminant(estimator: Any, repairs: list[str]) -> Any:
@@ -208,12 +287,22 @@ def _replace_binary_discriminant(estimator: Any, repairs: list[str]) -> Any:
         setattr(logistic, name, getattr(last, name))
     logistic.n_iter_ = np.array([1])
     repairs.append("LinearDiscriminantAnalysis: two classes written as a logistic model")
-    return _with_last_step(estimator, logistic)
+    return with_last_step(estimator, logistic)
 
 
-def _with_last_step(estimator: Any, last: Any) -> Any:
+def _replace_linear_svc(estimator: Any) -> Any:
+    """Give the same coefficients to a class that skl2onnx converts behind other steps, too."""
+    last = find_last_step(estimator)
+    ridge = RidgeClassifier()
+    for name in ("coef_", "intercept_", "classes_", "n_features_in_"):
+        setattr(ridge, name, getattr(last, name))
+    return with_last_step(estimator, ridge)
+
+
+def with_last_step(estimator: Any, last: Any) -> Any:
+    """Put another estimator in the place of the one that answers."""
     if not isinstance(estimator, Pipeline):
         return last
     name, step = estimator.steps[-1]
-    estimator.steps[-1] = (name, _with_last_step(step, last))
+    estimator.steps[-1] = (name, with_last_step(step, last))
     return estimator

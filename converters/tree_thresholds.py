@@ -1,10 +1,11 @@
 """Rewrite the thresholds of tree models so that a float32 graph takes the very same branches.
 
-scikit-learn compares float64 (or float32 of a float64 scaler's result) with float64 thresholds; a
-graph compares float32 with float32. A rounding on either side sends a row down another branch and
-its answer jumps. For each node the largest float32 ``x`` with ``g(x) <= threshold`` is found, where
-``g`` is everything before the comparison; ``x <= that`` is then the same question, exactly. So a
-scaler before trees also disappears: it changes nothing for them.
+scikit-learn and LightGBM compare float64 (or float32 of a float64 scaler's result) with float64
+thresholds; a graph compares float32 with float32. A rounding on either side sends a row down
+another branch and its answer jumps. For each node the largest float32 ``x`` with
+``g(x) <= threshold`` is found, where ``g`` is everything before the comparison; ``x <= that`` is
+then the same question, exactly. So a scaler before trees also disappears: it changes nothing for
+them.
 
 Works on a copy of the estimator the caller made. Needs ``g`` to be non-decreasing in its own
 column and blind to the others: the four scalers of ``FOLDABLE_SCALERS`` are.
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from converters.boosted import has_categories, is_lightgbm, is_xgboost, list_thresholds
 
 Array = NDArray[Any]
 FOLDABLE_SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
@@ -28,6 +31,8 @@ _KEY_LOW, _KEY_HIGH = -0x7F800000, 0x7F7FFFFF
 
 def is_tree_model(estimator: Any) -> bool:
     """Tell whether a fitted estimator is made of decision trees and nothing else."""
+    if is_lightgbm(estimator) or is_xgboost(estimator):
+        return True
     kind = _kind(estimator)
     if kind in _MIXED:
         return all(_kind(member) in _SINGLE for member in estimator.estimators_)
@@ -36,7 +41,7 @@ def is_tree_model(estimator: Any) -> bool:
 
 def rounds_to_float32(estimator: Any) -> bool:
     """Tell whether these trees round their input to float32 before they compare."""
-    return _kind(estimator) != _ROUNDED_FIRST
+    return _kind(estimator) != _ROUNDED_FIRST and not is_lightgbm(estimator)
 
 
 def fold_into_thresholds(
@@ -58,7 +63,7 @@ def fold_into_thresholds(
         splits, or a boosting that starts from another estimator), and nothing was changed.
     """
     nodes = list(_iterate_nodes(estimator))
-    if not nodes:
+    if not nodes or (transform is not None and has_categories(estimator)):
         return None
     columns = np.concatenate([columns for columns, _, _ in nodes])
     thresholds = np.concatenate([thresholds for _, thresholds, _ in nodes])
@@ -134,16 +139,18 @@ def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
     The attributes of fitted trees are the ones skl2onnx itself reads.
     """
     kind = _kind(estimator)
-    if kind == _ROUNDED_FIRST:
+    if is_xgboost(estimator):  # compares float32 already
+        return
+    if is_lightgbm(estimator):
+        yield from list_thresholds(estimator)
+    elif kind == _ROUNDED_FIRST:
         predictors = [p for stage in estimator._predictors for p in stage]  # noqa: SLF001
         if any(np.any(p.nodes["is_categorical"]) for p in predictors):
             return
-        for predictor in predictors:
-            yield _hist_gradient_nodes(predictor.nodes)
+        yield from (_hist_gradient_nodes(predictor.nodes) for predictor in predictors)
     elif kind == "GradientBoosting":
         if estimator.init in (None, "zero"):
-            for tree in estimator.estimators_.ravel():
-                yield _tree_nodes(tree.tree_)
+            yield from (_tree_nodes(tree.tree_) for tree in estimator.estimators_.ravel())
     elif kind == "Bagging":
         columns = estimator.estimators_features_
         for tree, own in zip(estimator.estimators_, columns, strict=True):
@@ -151,8 +158,7 @@ def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
     elif kind in _SINGLE:
         yield _tree_nodes(estimator.tree_)
     else:
-        for tree in estimator.estimators_:
-            yield _tree_nodes(tree.tree_)
+        yield from (_tree_nodes(tree.tree_) for tree in estimator.estimators_)
 
 
 def _kind(estimator: Any) -> str:

@@ -1,5 +1,6 @@
 """Each kind of estimator, converted and run by onnxruntime on real rows, answers as its source."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
     StackingClassifier,
@@ -42,7 +44,12 @@ from sklearn.neighbors import (
 )
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, StandardScaler
+from sklearn.preprocessing import (
+    KBinsDiscretizer,
+    MinMaxScaler,
+    QuantileTransformer,
+    StandardScaler,
+)
 from sklearn.svm import SVC, SVR, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -182,8 +189,7 @@ def test_a_missing_value_travels_through_an_imputer() -> None:
     [
         (LinearSVC(), "wine", "LinearSVC", r"CalibratedClassifierCV\(LinearSVC"),
         (make_pipeline(StandardScaler(), LinearSVC()), "wine", "LinearSVC", "LogisticRegression"),
-        (FixedThresholdClassifier(LogisticRegression()), "cancer", "FixedThreshold", "threshold"),
-        (TunedThresholdClassifierCV(GaussianNB(), cv=2), "cancer", "TunedThreshold", "estimator_"),
+        (FixedThresholdClassifier(LinearSVC()), "cancer", "FixedThreshold", "predict_proba"),
         (RadiusNeighborsClassifier(1e6), "wine", "RadiusNeighbors", "KNeighborsClassifier"),
         (
             make_pipeline(KBinsDiscretizer(3, quantile_method="linear"), LogisticRegression()),
@@ -199,6 +205,66 @@ def test_an_estimator_without_a_faithful_graph_is_refused_with_an_alternative(
     with pytest.raises(UnsupportedEstimatorError, match=advice) as caught:
         build_package(request_of(estimator, table))
     assert caught.value.estimator.startswith(culprit)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        FixedThresholdClassifier(GaussianNB(), threshold=0.9, pos_label=-1),
+        TunedThresholdClassifierCV(GaussianNB(), cv=2, thresholds=20),
+        make_pipeline(StandardScaler(), FixedThresholdClassifier(GaussianNB(), threshold=0.02)),
+    ],
+)
+def test_a_threshold_is_applied_inside_the_graph(estimator: Any) -> None:
+    built = build_package(request_of(estimator, "cancer"))
+    assert built.label_flips == 0
+    assert any("threshold" in sentence for sentence in built.evidence["repairs"])
+
+
+def test_labels_alone_are_packaged_where_the_schema_says_so() -> None:
+    request = request_of(make_pipeline(StandardScaler(), LinearSVC()), "wine")
+    label, probabilities = request.schema.outputs
+    schema = replace(request.schema, outputs=(label, replace(probabilities, is_label_only=True)))
+    built = build_package(replace(request, schema=schema))
+    assert (built.label_flips, built.max_abs_error) == (0, 0)
+    with pytest.raises(UnsupportedEstimatorError, match="it has more to say"):
+        SklearnSource(fit_quietly(GaussianNB(), *load_table("wine")), schema.task).convert(
+            schema, request.profile
+        )
+
+
+def test_a_missing_value_takes_the_branch_that_the_trees_gave_it() -> None:
+    request = request_of(RandomForestClassifier(12, random_state=0), "wine")
+    rows = np.repeat(request.holdout[:20].astype(np.float32), 4, axis=0)
+    rows[np.arange(80), np.arange(80) % 13] = np.nan
+    source = SklearnSource(request.estimator, request.schema.task)
+    model = source.convert(request.schema, request.profile).model
+    answers = GraphRunner(normalise(model, request.profile), request.profile).run(rows)
+    assert compare_outputs(request.schema.task, source.answer(rows), answers).rows_off == 0
+
+
+def test_a_detector_of_outliers_answers_its_decision_function() -> None:
+    rows, _ = load_table("wine")
+    model = IsolationForest(n_estimators=20, random_state=0).fit(rows[:100])
+    profile, schema = load_profile("camera"), schema_of(13)
+    source = SklearnSource(model, schema.task)
+    made = source.convert(schema, profile, rows[100:].astype(np.float32))
+    value = GraphRunner(normalise(made.model, profile), profile).run(rows[100:])["value"]
+    assert np.array_equal(value < 0, model.predict(rows[100:].astype(np.float32)) == -1)
+    assert made.tries[-1].is_exact
+    classes = schema_of(13, ["in", "out"])
+    with pytest.raises(UnsupportedEstimatorError, match="Make it a regression"):
+        SklearnSource(model, classes.task).convert(classes, profile)
+
+
+def test_ways_to_convert_are_tried_in_order_and_written_down() -> None:
+    model = make_pipeline(QuantileTransformer(n_quantiles=40), Ridge())
+    request = request_of(model, "diabetes")
+    built = build_package(request)
+    plain, wide = built.evidence["tries"]
+    assert (plain["way"], plain["rows_off"] > 0) == ("plain", True)
+    assert (wide["rows_off"], wide["rows"]) == (0, len(request.holdout))
+    assert wide["way"] in built.evidence["repairs"]
 
 
 def test_an_estimator_unknown_to_the_converter_is_refused_by_name() -> None:

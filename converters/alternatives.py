@@ -1,0 +1,56 @@
+"""What to use in place of scikit-learn's estimators that have no converter."""
+
+_INSTEAD = {
+    "ClassifierChain": "one classifier a label, each a package of its own",
+    "RegressorChain": "one regressor a target, each a package of its own",
+    "DummyClassifier": "no model: its answer is a constant",
+    "DummyRegressor": "no model: its answer is a constant",
+    "NearestCentroid": "LinearDiscriminantAnalysis or KNeighborsClassifier",
+    "LabelPropagation": "KNeighborsClassifier fitted on its transduction_",
+    "LabelSpreading": "KNeighborsClassifier fitted on its transduction_",
+    "OutputCodeClassifier": "OneVsRestClassifier",
+    "SelfTrainingClassifier": "its estimator_",
+    "CCA": "PLSRegression",
+    "PLSCanonical": "PLSRegression",
+    "IsotonicRegression": "HistGradientBoostingRegressor with monotonic_cst",
+    "KernelRidge": "SVR or GaussianProcessRegressor",
+    "EllipticEnvelope": "IsolationForest or OneClassSVM",
+    "AffinityPropagation": "KMeans",
+    "Birch": "KMeans",
+    "BisectingKMeans": "KMeans",
+    "MeanShift": "KMeans",
+    "FactorAnalysis": "PCA",
+    "FastICA": "PCA",
+    "NMF": "PCA or TruncatedSVD",
+    "MiniBatchNMF": "PCA or TruncatedSVD",
+    "SparsePCA": "PCA",
+    "MiniBatchSparsePCA": "PCA",
+    "DictionaryLearning": "PCA",
+    "MiniBatchDictionaryLearning": "PCA",
+    "SparseCoder": "PCA",
+    "LatentDirichletAllocation": "TruncatedSVD",
+    "Isomap": "KernelPCA",
+    "LocallyLinearEmbedding": "KernelPCA",
+    "Nystroem": "SVC or SVR with the same kernel",
+    "RBFSampler": "SVC or SVR with the kernel rbf",
+    "AdditiveChi2Sampler": "SVC or SVR with a kernel",
+    "SkewedChi2Sampler": "SVC or SVR with a kernel",
+    "PolynomialCountSketch": "PolynomialFeatures",
+    "SplineTransformer": "PolynomialFeatures or KBinsDiscretizer",
+    "SparseRandomProjection": "GaussianRandomProjection",
+    "BernoulliRBM": "MLPClassifier",
+    "RadiusNeighborsTransformer": "KNeighborsTransformer",
+    "KNNImputer": "SimpleImputer",
+    "RandomTreesEmbedding": "RandomForestClassifier or RandomForestRegressor",
+}
+
+
+def find_advice(name: str) -> str:
+    """Give the next step for an estimator that does not convert.
+
+    >>> find_advice("KernelRidge")
+    'Use SVR or GaussianProcessRegressor.'
+    """
+    if name in _INSTEAD:
+        return f"Use {_INSTEAD[name]}."
+    return "docs/conversion.md lists what converts."

@@ -1,0 +1,159 @@
+"""LightGBM and XGBoost models made ready for their converters. Imports neither of the two.
+
+LightGBM compares float64 with float64 thresholds, a graph float32 with float32: its trees are read
+as JSON, the thresholds become the largest float32 that asks the same question, and what the
+converter of onnxmltools leaves out is either written into the trees (missing values, averaged
+forests, steep sigmoids) or refused. XGBoost compares float32 by itself: its trees stay as they are.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import UnsupportedEstimatorError
+
+Array = NDArray[Any]
+TREES = "trees_of_lightgbm"
+"""Attribute of a copied LightGBM model: its trees as JSON, to be changed and converted."""
+_LIGHTGBM_OBJECTIVES = (
+    *("binary", "multiclass", "multiclassova", "regression", "regression_l1", "huber", "quantile"),
+    *("poisson", "gamma", "tweedie", "lambdarank", "rank_xendcg"),
+)
+_XGBOOST_OBJECTIVES = (
+    *("binary:logistic", "multi:softprob", "multi:softmax", "reg:squarederror"),
+    *("reg:absoluteerror", "reg:pseudohubererror", "reg:squaredlogerror", "reg:quantileerror"),
+    *("count:poisson", "reg:gamma", "reg:tweedie"),
+)
+
+
+def is_lightgbm(estimator: Any) -> bool:
+    """Tell an estimator of LightGBM, or its bare booster made one by ``from_boosted``."""
+    return _library(estimator) == "lightgbm" or getattr(estimator, "library", "") == "lightgbm"
+
+
+def is_xgboost(estimator: Any) -> bool:
+    """Tell an estimator of XGBoost, or its bare booster made one by ``from_boosted``."""
+    return _library(estimator) == "xgboost" or getattr(estimator, "library", "") == "xgboost"
+
+
+def attach_trees(estimator: Any) -> tuple[str, ...]:
+    """Read the trees of a copied LightGBM model, repair what its converter would leave out.
+
+    Returns:
+        What was changed, one sentence each.
+
+    Raises:
+        UnsupportedEstimatorError: Trees that no graph of standard operators holds.
+    """
+    name = type(estimator).__name__
+    booster = estimator.booster_
+    dump = booster.dump_model()
+    objective = str(dump.get("objective", ""))
+    kind = objective.split(" ", maxsplit=1)[0]
+    if kind not in _LIGHTGBM_OBJECTIVES or "sqrt" in objective:
+        raise UnsupportedEstimatorError(
+            name,
+            f"objective {objective or 'of its own'!r} has no converter",
+            f"Train with one of {', '.join(_LIGHTGBM_OBJECTIVES)}.",
+        )
+    nodes = list(_iterate_nodes(dump))
+    if any("leaf_const" in node or "leaf_coeff" in node for node in nodes):
+        raise UnsupportedEstimatorError(
+            name, "its leaves are linear models (linear_tree)", "Train with linear_tree=False."
+        )
+    splits = [node for node in nodes if "decision_type" in node]
+    if any(node["missing_type"] == "Zero" for node in splits):
+        raise UnsupportedEstimatorError(
+            name, "it takes zero for missing (zero_as_missing)", "Train with missing values as NaN."
+        )
+    repairs = []
+    for node in splits:
+        if node["decision_type"] == "==":
+            node["default_left"] = False
+        elif node["missing_type"] == "None":
+            # It then reads NaN as 0; the converter would follow default_left.
+            node["default_left"] = float(node["threshold"]) >= 0
+        node["missing_type"] = "NaN"
+    scale = _leaf_scale(dump, objective)
+    if scale != 1:
+        for node in nodes:
+            if "leaf_value" in node:
+                node["leaf_value"] = float(node["leaf_value"]) * scale
+        repairs.append(f"{name}: leaves scaled by {scale:g}, for averages or a steep sigmoid")
+    setattr(estimator, TREES, dump)
+    return tuple(repairs)
+
+
+def list_thresholds(estimator: Any) -> list[tuple[Array, Array, Any]]:
+    """Give columns and thresholds of the numeric splits of an attached model, and their writer."""
+    dump = getattr(estimator, TREES, None)
+    if dump is None:
+        return []
+    splits = [node for node in _iterate_nodes(dump) if node.get("decision_type") == "<="]
+
+    def write(thresholds: Array) -> None:
+        for node, threshold in zip(splits, thresholds.tolist(), strict=True):
+            node["threshold"] = threshold
+
+    columns = np.array([node["split_feature"] for node in splits], np.int64)
+    return [(columns, np.array([float(node["threshold"]) for node in splits]), write)]
+
+
+def has_categories(estimator: Any) -> bool:
+    """Tell whether an attached LightGBM model splits by category somewhere."""
+    dump = getattr(estimator, TREES, None)
+    return dump is not None and any(n.get("decision_type") == "==" for n in _iterate_nodes(dump))
+
+
+def check_xgboost(estimator: Any) -> None:
+    """Refuse XGBoost models whose converter would leave something out.
+
+    Raises:
+        UnsupportedEstimatorError: A booster other than trees, an objective without converter.
+    """
+    name = type(estimator).__name__
+    learner = json.loads(estimator.get_booster().save_config())["learner"]
+    booster, objective = learner["gradient_booster"]["name"], learner["objective"]["name"]
+    if booster != "gbtree":
+        raise UnsupportedEstimatorError(
+            name, f"booster {booster!r} has no converter", 'Train with booster="gbtree".'
+        )
+    if objective not in _XGBOOST_OBJECTIVES:
+        raise UnsupportedEstimatorError(
+            name,
+            f"objective {objective!r} has no converter",
+            f"Train with one of {', '.join(_XGBOOST_OBJECTIVES)}.",
+        )
+
+
+def check_xgboost_targets(estimator: Any) -> int:
+    """Tell how many values an XGBoost model answers for a row."""
+    learner = json.loads(estimator.get_booster().save_config())["learner"]
+    return max(1, int(learner["learner_model_param"].get("num_target", 1)))
+
+
+def _leaf_scale(dump: Any, objective: str) -> float:
+    """Give what leaves are multiplied with: 1 / trees of an averaged forest, slope of a sigmoid."""
+    scale = 1.0
+    if dump.get("average_output"):
+        scale /= max(1, len(dump["tree_info"]) // max(1, int(dump["num_tree_per_iteration"])))
+    words = dict(word.split(":", 1) for word in objective.split(" ") if ":" in word)
+    return scale * float(words.get("sigmoid", 1))
+
+
+def _iterate_nodes(dump: Any) -> Iterator[dict[str, Any]]:
+    for tree in dump["tree_info"]:
+        waiting = [tree["tree_structure"]]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += [node[side] for side in ("right_child", "left_child") if side in node]
+
+
+def _library(estimator: Any) -> str:
+    """Name the library of an estimator, of a class derived from one as well."""
+    modules = [kind.__module__.split(".")[0] for kind in type(estimator).__mro__]
+    return next((name for name in modules if name in ("lightgbm", "xgboost")), "")
