@@ -1,4 +1,4 @@
-"""``edge-convert``: convert, inspect and compare models without a server.
+"""``edge-convert``: convert, measure, explain and compare models without a server.
 
 Results go to stdout, words to stderr. Exit codes: 0 done, 1 refused, 2 wrong use.
 """
@@ -17,6 +17,10 @@ app.command(
     epilog="Example: edge-convert run model.skops --rows wine.csv --target cultivar"
     " --profile camera --out wine.tar"
 )(commands.run)
+app.command(
+    epilog="Example: edge-convert bench model.skops --rows wine.csv --target cultivar"
+    " --profile camera"
+)(commands.bench)
 app.command(epilog="Example: edge-convert inspect wine.tar --profile raspberry-pi-3")(
     commands.inspect
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,12 +77,103 @@ def test_a_package_is_written_and_described(desk: Path, name: str) -> None:
 
 def test_people_get_a_table_and_a_sentence(desk: Path) -> None:
     done = edge_convert(*run_words(desk, "wine"))
-    assert "int8_static   not built" in done.stdout
+    assert re.search(r"int8_static\w*\s+not built", done.stdout)
+    assert "p95 ms" in done.stdout
     assert "ships fp32: no quantizable operator among" in done.stdout
     assert (
         "classes      [barbera, barolo, grignolino]"
         in edge_convert("inspect", desk / "wine.tar").stdout
     )
+
+
+def test_inspect_says_what_each_profile_says_and_how_large_each_part_is(desk: Path) -> None:
+    shown = edge_convert("inspect", desk / "wine.tar")
+    assert shown.exit_code == 0, shown.output
+    for words in ("largest parts", "operator", "raspberry-pi-3   yes", "ai.onnx 18"):
+        assert words in shown.stdout
+    result = json.loads(edge_convert("inspect", desk / "wine.tar", "--json").stdout)
+    assert {one["profile"] for one in result["profiles"]} >= {"camera", "onprem-server"}
+    sizes = [part["bytes"] for part in result["parts"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert result["inputs"] == {"features": [None, 13]}
+    assert result["operator_versions"]
+
+
+def test_every_build_of_a_model_is_measured_and_nothing_is_written(desk: Path) -> None:
+    before = set(desk.iterdir())
+    words: list[str | Path] = [
+        *("bench", desk / "sugar.skops", "--rows", desk / "sugar.csv", "--target", "answer"),
+        *("--profile", "camera", "--effort", "quick"),
+    ]
+    done = edge_convert(*words, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["ladder"][0]["is_built"]
+    assert result["ships"].startswith("fp32")
+    assert "p95 ms" in edge_convert(*words).stdout
+    assert set(desk.iterdir()) == before
+
+
+DEVICE = {
+    "arch": "x86_64",
+    "onnxruntime": "1.24.4",
+    "opset_max": 15,
+    "opset_ml_max": 2,
+    "cpu_flags": ["avx2"],
+    "calibration": {"suite": 1, "onnxruntime": "1.24.4", "threads": 1, "ms": {"call": 50.0}},
+}
+
+
+def test_a_package_is_built_for_what_one_device_says_of_itself(desk: Path) -> None:
+    (desk / "device.json").write_text(json.dumps([{"check": "runs", "capabilities": DEVICE}]))
+    done = edge_convert(
+        *run_words(desk, "wine", "--for-device", desk / "device.json", "--json", out="own.tar")
+    )
+    assert done.exit_code == 0, done.output
+    assert "for this device opset_max is 15 (profile camera: 18)" in done.stderr
+    result = json.loads(done.stdout)
+    estimate = result["estimate_on_device"]
+    assert estimate["low_ms"] < estimate["p95_ms"] < estimate["high_ms"]
+    assert estimate["p95_ms"] > 10 * result["latency_ms_p95"]
+    assert "self-test may refuse" in done.stderr
+    shown = json.loads(edge_convert("inspect", desk / "own.tar", "--json").stdout)
+    assert shown["opset"] <= 15
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"{}", "names no capabilities"),
+        (b" " * 1_048_577, "more than 1048576 bytes"),
+        (json.dumps({"arch": "armv7l"}).encode(), "arch: needs x86_64 or aarch64, has armv7l"),
+        (json.dumps({"runtime_fault": "died of SIGILL"}).encode(), "has died of SIGILL"),
+    ],
+)
+def test_a_device_that_cannot_be_built_for_is_a_refusal(
+    desk: Path, said: bytes, words: str
+) -> None:
+    (desk / "device.json").write_bytes(said)
+    done = edge_convert(
+        *run_words(desk, "wine", "--for-device", desk / "device.json", out="none.tar")
+    )
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert not (desk / "none.tar").exists()
+
+
+def test_the_device_may_be_told_on_standard_input(desk: Path) -> None:
+    words = [str(w) for w in run_words(desk, "wine", "--for-device", "-", out="none.tar")]
+    done = CliRunner().invoke(app, words, input=json.dumps({"arch": "armv7l"}))
+    assert done.exit_code == 1
+    assert "has armv7l" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "inspect", "parity"])
+def test_every_help_has_an_example(command: str) -> None:
+    shown = edge_convert(command, "--help").stdout
+    assert f"Example: edge-convert {command}" in " ".join(shown.split())
 
 
 def test_held_out_rows_may_be_given(desk: Path) -> None:
@@ -159,6 +251,10 @@ def test_a_refusal_is_one_sentence_and_writes_nothing(
 def test_wrong_use_is_exit_two(desk: Path) -> None:
     assert edge_convert("run", desk / "wine.skops").exit_code == 2
     assert edge_convert("inspect", desk / "nowhere.tar").exit_code == 2
+    for option, word in (("--effort", "lots"), ("--smaller", "tiny"), ("--prefer", "beauty")):
+        done = edge_convert(*run_words(desk, "wine", option, word, out="none.tar"))
+        assert done.exit_code == 2
+        assert f"'{word}' is none of" in done.stderr
 
 
 def test_pickles_and_broken_files_are_never_read(desk: Path) -> None:

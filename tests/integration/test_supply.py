@@ -23,7 +23,7 @@ from converters.errors import (
 )
 from converters.from_onnx import OnnxSource
 from converters.guarded import GuardLimits, run_child
-from converters.inspection import describe_file
+from converters.explain import describe_file
 from converters.source_files import check_archive, load_estimator
 from device_profiles.catalog import load_profile
 from edge_agent.adapters.golden_vectors import GoldenVectors
@@ -77,7 +77,7 @@ def test_a_pickle_runs_under_no_name(tmp_path: Path, kind: str, suffix: str) -> 
     with pytest.raises(ConversionError):
         load_estimator(path)
     with pytest.raises(ConversionError):
-        describe_file(path, None)
+        describe_file(path, [])
     with pytest.raises(ConversionError):
         OnnxSource(content, SCHEMA, CAMERA)
     with pytest.raises(RefusedError):

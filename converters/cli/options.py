@@ -1,0 +1,134 @@
+"""What commands of ``edge-convert`` share: options, refusals, progress, the device asked."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from converters.cli.output import say
+
+if TYPE_CHECKING:
+    from device_profiles.capabilities import DeviceCapabilities
+    from device_profiles.profile import DeviceProfile
+
+CAPABILITIES_BYTES_MAX = 1_048_576
+STDIN = "-"
+
+ModelFile = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="A .skops or .onnx file.")
+]
+RowsFile = typer.Option(exists=True, dir_okay=False, readable=True, help="Rows: .csv or .parquet.")
+HoldoutFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Held-out rows; without it 30 % of --rows are."),
+]
+SchemaFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="schema.json; without it made from rows."),
+]
+Target = Annotated[str, typer.Option(help="Column of the true answers.")]
+Profile = Annotated[str, typer.Option(help="Device profile, such as camera.")]
+ProfilesDir = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Directory with profile files of your own.")
+]
+ForDevice = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|-",
+        help="Narrow the profile to one device: what `edge-agent doctor --json` or"
+        " `edgefleet device show ID --json` printed there.",
+    ),
+]
+Metric = Annotated[str, typer.Option(help="Decides --metric-drop-max; without it accuracy or mae.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn expected errors into one sentence and exit code 1."""
+    from converters.errors import ConversionError
+    from device_profiles.errors import ProfileError
+    from edge_agent.contract.errors import ContractError
+
+    try:
+        yield
+    except (ConversionError, ProfileError, ContractError, OSError) as error:
+        say(f"edge-convert: {error}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        say("edge-convert: stopped; nothing was written")
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def working(words: str) -> Iterator[None]:
+    """Show that work goes on, and for how long, where somebody looks."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(words, total=None)
+        yield
+
+
+def find_profile(
+    name: str, folder: Path | None, for_device: str = ""
+) -> tuple["DeviceProfile", dict[str, tuple[str, str]]]:
+    """Load a profile, narrowed to a device if one is given; say what became narrower.
+
+    Returns:
+        The profile, and what was and is by key.
+
+    Raises:
+        ProfileError: No such profile, or it is not sound.
+        ConversionError: The device says nothing, or cannot be allowed for.
+    """
+    from device_profiles.catalog import load_profile
+
+    profile = load_profile(name, folder)
+    if not for_device:
+        return profile, {}
+    from converters.errors import ProfileMisfitError
+    from device_profiles.narrowing import narrow_profile
+
+    narrowed = narrow_profile(profile, _read_device(for_device))
+    if narrowed.misfits:
+        raise ProfileMisfitError(name, narrowed.misfits)
+    for key, (was, now) in narrowed.changes.items():
+        say(f"for this device {key} is {now} (profile {name}: {was})")
+    if not narrowed.changes:
+        say(f"this device can do all that profile {name} says")
+    return narrowed.profile, dict(narrowed.changes)
+
+
+def _read_device(where: str) -> "DeviceCapabilities":
+    import json
+
+    from converters.errors import InvalidRequestError
+    from device_profiles.narrowing import find_capabilities
+
+    if where == STDIN:
+        content, what = sys.stdin.buffer.read(CAPABILITIES_BYTES_MAX + 1), "standard input"
+    else:
+        with Path(where).open("rb") as file:
+            content, what = file.read(CAPABILITIES_BYTES_MAX + 1), Path(where).name
+    if len(content) > CAPABILITIES_BYTES_MAX:
+        raise InvalidRequestError(
+            f"{what} has more than {CAPABILITIES_BYTES_MAX} bytes: not what a device says"
+        )
+    try:
+        found = find_capabilities(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{what} is not JSON: {error}") from error
+    if found is None:
+        raise InvalidRequestError(
+            f"{what} names no capabilities; on the device: edge-agent doctor --json"
+        )
+    return found
