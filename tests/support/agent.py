@@ -9,7 +9,9 @@ from edge_agent.contract.transfer import (
     CHUNK_BYTES,
     ChunkFrame,
     ChunkRequest,
+    Encoding,
     FrameKind,
+    PackageOffer,
     Part,
 )
 from edge_agent.core.probation import ProbationStats
@@ -42,6 +44,9 @@ class ChunkServer:
         self.served: list[tuple[Part, int]] = []
 
     def answer(self, request: ChunkRequest) -> list[ChunkFrame]:
+        if request.part is Part.OFFER:
+            body = PackageOffer(encoding=Encoding.IDENTITY).encode()
+            return [replace(self.frame(request, 0, body), kind=FrameKind.OFFER)]
         source = self.hashes if request.part is Part.HASHES else self.blob
         kind = FrameKind.HASHES if request.part is Part.HASHES else FrameKind.CHUNK
         self.served += [(request.part, index) for index in request.indices]

@@ -16,6 +16,7 @@ from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.package_check import check_package
+from edge_agent.adapters.package_restorer import DirectoryRestorer
 from edge_agent.adapters.state_store import FileStateStore
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.tuf_verifier import TufVerifier
@@ -37,6 +38,7 @@ from edge_agent.ports import (
 from tests.support.agent import ChunkServer
 from tests.support.agent_world import PlayedLink, PlayedProbe, QueuedJobs
 from tests.support.attack_clock import WallClock
+from tests.support.encoded import MEMORY_BYTES
 from tests.support.serving import make_service
 
 SLOT = "plant"
@@ -117,6 +119,9 @@ class Device:
                 state_store=store,
                 blobs=self.blobs,
                 chunks=DirectoryChunkStore(self.directory / "parts", self.blobs),
+                restorer=DirectoryRestorer(
+                    self.directory / "parts", self.blobs, memory_bytes=MEMORY_BYTES
+                ),
                 inference=self.service,
                 self_tester=InProcessTester(self.blobs),
                 telemetry=TelemetryUplink(

@@ -41,7 +41,9 @@ RECOVERED = "recovered"
 """It hurts, until the humans do what the attack's line says; then updates work again."""
 ALLOWED = "allowed"
 """By design; the report shows it."""
-OUTCOMES = (IGNORED, DELAYED, RECOVERED, ALLOWED)
+DETOUR = "fetched as it is"
+"""The honest package comes all the same, by itself; the report says why."""
+OUTCOMES = (IGNORED, DELAYED, RECOVERED, ALLOWED, DETOUR)
 Act = Callable[[Any], str | None]
 """Tries an attack in a world of its kind; see ``Attack.act``."""
 TOLD = "told to the person"

@@ -5,6 +5,7 @@ for as long as one likes. A decoder gives anything or raises one of its declared
 """
 
 import base64
+import hashlib
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
@@ -36,6 +38,7 @@ from edge_agent.adapters.named_fields import FieldReader
 from edge_agent.adapters.request_json import read_object
 from edge_agent.adapters.self_test import decode_result, encode_result
 from edge_agent.contract.assignment import Assignment, SlotAssignment
+from edge_agent.contract.encoding import EncodedHead, restore
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.join import EnrolGrant, EnrolRequest, JoinTicket
 from edge_agent.contract.messages import (
@@ -64,7 +67,14 @@ from edge_agent.contract.rows import (
 )
 from edge_agent.contract.schema import Feature, ModelSchema
 from edge_agent.contract.topics import Channel, device_topic, parse_topic
-from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
+from edge_agent.contract.transfer import (
+    ChunkFrame,
+    ChunkRequest,
+    Encoding,
+    FrameKind,
+    PackageOffer,
+    Part,
+)
 from edge_agent.contract.windows import Window, decode_windows, encode_windows
 from edge_agent.errors import InputError, PackageError, Refusal
 from edge_agent.ports import SelfTestResult
@@ -73,6 +83,7 @@ from fleet_server.adapters import mqtt_packets as mqtt
 from fleet_server.adapters.certificate_authority import CertificateAuthority
 from fleet_server.errors import RefusedError
 from tests.support.clock import FakeClock
+from tests.support.encoded import encoded
 from tests.support.serving import (
     BuiltPackage,
     activate,
@@ -217,6 +228,62 @@ def _rows() -> list[bytes]:
 
 def _chunk_request() -> bytes:
     return ChunkRequest(request=1, sha256=SHA, part=Part.CHUNKS, first=0, bitmap=5).encode()
+
+
+def _question() -> bytes:
+    return ChunkRequest(
+        request=1,
+        sha256=SHA,
+        part=Part.OFFER,
+        first=0,
+        bitmap=1,
+        bases=(SHA, "b" * 64),
+        memory_bytes=64_000_000,
+    ).encode()
+
+
+def _offer() -> bytes:
+    return PackageOffer(
+        encoding=Encoding.DELTA, sha256=SHA, size_bytes=7, chunks=SHA, window_log=20, base=SHA
+    ).encode()
+
+
+def _encoded_packages() -> list[bytes]:
+    blob, base = _classifier().blob, _base()
+    return [encoded(blob).data, encoded(blob, base).data]
+
+
+@cache
+def _base() -> bytes:
+    return build_classifier(seed=9).blob
+
+
+def restore_package(data: bytes) -> bytes:
+    """Restore as a device does, with and without a base; never more than the signed size."""
+    base, size = _base(), len(_classifier().blob)
+    names = {hashlib.sha256(base).hexdigest(): base}
+    found = EncodedHead.read(io.BytesIO(data)).base
+    used = names.get(found)
+
+    def open_frame() -> ZstdDecompressor:
+        return ZstdDecompressor(
+            zstd_dict=ZstdDict(used, is_raw=True).as_prefix if used else None,
+            options={DecompressionParameter.window_log_max: 20},
+        )
+
+    pieces = []
+    given = 0
+    for piece in restore(
+        io.BytesIO(data),
+        size_bytes=size,
+        base=used,
+        base_sha256=found if used is not None else "",
+        open_frame=open_frame,
+    ):
+        given += len(piece)
+        assert given <= size
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _chunk_frame() -> bytes:
@@ -460,6 +527,15 @@ DECODERS: dict[str, Decoder] = {
     "rows": Decoder(decode=decode_rows, seeds=_rows),
     "chunk-request": Decoder(
         decode=ChunkRequest.decode, seeds=lambda: [_chunk_request()], is_json=True
+    ),
+    "question": Decoder(
+        decode=ChunkRequest.decode,
+        seeds=lambda: [_question()],
+        is_json=True,
+    ),
+    "offer": Decoder(decode=PackageOffer.decode, seeds=lambda: [_offer()], is_json=True),
+    "encoded-package": Decoder(
+        decode=restore_package, errors=(ContractError, ZstdError), seeds=_encoded_packages
     ),
     "chunk-frame": Decoder(decode=ChunkFrame.decode, seeds=lambda: [_chunk_frame()]),
     "assignment": Decoder(decode=Assignment.decode, seeds=lambda: [_assignment()], is_json=True),
