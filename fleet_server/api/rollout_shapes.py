@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from edge_agent.contract.assignment import ProbationPolicy
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.api.params import MODEL, NAME, NUMBER_MAX, Body
 from fleet_server.api.shapes import Shape
 from fleet_server.core.rollout_limits import OnHalt, OnInconclusive, RolloutPolicy, SequentialTest
@@ -13,12 +14,16 @@ from fleet_server.core.stage_plan import STAGES_CHARS_MAX
 from fleet_server.services.plan_rollout import SLOT_CHARS_MAX
 
 _GATE, _POLICY, _PROBATION = SequentialTest(), RolloutPolicy(), ProbationPolicy()
+_SHADOW = ShadowPolicy()
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=2_592_000)]
 
 
 class PolicyIn(Body):
-    """What the rollout is held to; ``fixed`` takes the place of goal and never_above."""
+    """What the rollout is held to; ``fixed`` takes the place of goal and never_above.
+
+    Without ``shadow_s`` candidates are not compared before they answer.
+    """
 
     goal: Share = _GATE.goal
     never_above: Share = _GATE.never_above
@@ -34,6 +39,11 @@ class PolicyIn(Body):
     probation_s: Annotated[float, Field(ge=0, le=604_800)] = _PROBATION.duration_s
     probation_rows: Annotated[int, Field(ge=0, le=10**9)] = _PROBATION.rows_min
     probation_timeout_s: Seconds = _PROBATION.timeout_s
+    shadow_s: Annotated[float, Field(ge=0, le=604_800)] | None = None
+    shadow_rows: Annotated[int, Field(ge=0, le=10**9)] = _SHADOW.rows_min
+    shadow_timeout_s: Seconds = _SHADOW.timeout_s
+    shadow_share: Share = _SHADOW.share
+    shadow_cpu_share: Annotated[float, Field(ge=0.001, le=1)] = _SHADOW.cpu_share
     error_rate_max: Share = _PROBATION.error_rate_max
     output_shift_max: Share = _PROBATION.output_shift_max
 

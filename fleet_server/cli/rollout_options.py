@@ -8,6 +8,7 @@ from fleet_server.errors import MisuseError
 
 if TYPE_CHECKING:
     from edge_agent.contract.assignment import ProbationPolicy
+    from edge_agent.contract.shadow import ShadowPolicy
     from fleet_server.core.rollout_limits import RolloutPolicy
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
@@ -34,6 +35,11 @@ class PolicyOptions:
     probation: str
     probation_rows: int
     probation_timeout: str
+    shadow: str
+    shadow_rows: int
+    shadow_timeout: str
+    shadow_share: str
+    shadow_cpu: str
     error_rate_max: str
     output_shift_max: str
 
@@ -110,6 +116,7 @@ def make_policy(options: PolicyOptions) -> "RolloutPolicy":
             deadline_s=parse_seconds(options.deadline, "--deadline"),
             tries_max=options.tries,
             probation=_make_probation(options),
+            shadow=_make_shadow(options),
         )
     except ValueError as error:
         raise MisuseError(str(error)) from error
@@ -128,5 +135,24 @@ def _make_probation(options: PolicyOptions) -> "ProbationPolicy":
     }
     try:
         return ProbationPolicy.from_json(written)
+    except ContractError as error:
+        raise MisuseError(str(error)) from error
+
+
+def _make_shadow(options: PolicyOptions) -> "ShadowPolicy | None":
+    from edge_agent.contract.errors import ContractError
+    from edge_agent.contract.shadow import ShadowPolicy
+
+    if not options.shadow:
+        return None
+    written = {
+        "duration_s": parse_seconds(options.shadow, "--shadow"),
+        "rows_min": options.shadow_rows,
+        "timeout_s": parse_seconds(options.shadow_timeout, "--shadow-timeout"),
+        "share": parse_share(options.shadow_share, "--shadow-share"),
+        "cpu_share": parse_share(options.shadow_cpu, "--shadow-cpu"),
+    }
+    try:
+        return ShadowPolicy.from_json(written)
     except ContractError as error:
         raise MisuseError(str(error)) from error

@@ -77,6 +77,14 @@ def plan(
         int, typer.Option(help="Rows to answer in probation; 0: time alone.", min=0)
     ] = 30,
     probation_timeout: Annotated[str, typer.Option(help="Longest wait for these rows.")] = "1h",
+    shadow: Annotated[
+        str,
+        typer.Option(help="Compare at least so long with what runs before it answers; empty: not."),
+    ] = "",
+    shadow_rows: Annotated[int, typer.Option(help="Rows to compare; 0: time alone.", min=0)] = 200,
+    shadow_timeout: Annotated[str, typer.Option(help="Longest wait for these rows.")] = "1h",
+    shadow_share: Annotated[str, typer.Option(help="Of the requests, to be compared.")] = "10%",
+    shadow_cpu: Annotated[str, typer.Option(help="Of one core, for comparing.")] = "5%",
     error_rate_max: Annotated[str, typer.Option(help="Failed requests in probation.")] = "5%",
     output_shift_max: Annotated[
         str, typer.Option(help="Shift of the mix of answers in probation; 100% is off.")
@@ -115,6 +123,11 @@ def plan(
                 probation=probation,
                 probation_rows=probation_rows,
                 probation_timeout=probation_timeout,
+                shadow=shadow,
+                shadow_rows=shadow_rows,
+                shadow_timeout=shadow_timeout,
+                shadow_share=shadow_share,
+                shadow_cpu=shadow_cpu,
                 error_rate_max=error_rate_max,
                 output_shift_max=output_shift_max,
             )

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from edge_agent.contract.assignment import ProbationPolicy
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.rollout_words import say_share
 
 SHARE_ERROR_MIN = 1e-6
@@ -163,11 +164,13 @@ class RolloutPolicy:
         in_flight_max: Devices offered and not finished at once; 0 lets it grow: as many as have
             confirmed in stages that have passed their test, at least AUTO_IN_FLIGHT.
         is_held_by_alarms: Drift alarms that open among its devices hold the next stage.
-        deadline_s: Seconds from an offer, or from the start of its probation plus the
-            probation's own time-out, after which a device without an outcome counts as silent.
+        deadline_s: Seconds from an offer plus the shadow's time-out, or from the start of its
+            probation plus the probation's own, after which a device without an outcome counts as
+            silent.
         tries_max: Offers to one device, 1 to 20; only failures that a retry can help are retried.
         retry_delay_s: Seconds before the second try; doubled for each further one.
         probation: What a candidate must show on a device.
+        shadow: How it is compared with what is confirmed there before; None when it is not.
     """
 
     gate: GatePolicy = GatePolicy()
@@ -178,6 +181,7 @@ class RolloutPolicy:
     tries_max: int = 3
     retry_delay_s: float = 60.0
     probation: ProbationPolicy = _PROBATION
+    shadow: ShadowPolicy | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -208,16 +212,19 @@ class RolloutPolicy:
             "tries_max": self.tries_max,
             "retry_delay_s": self.retry_delay_s,
             "probation": self.probation.to_json(),
+            "shadow": self.shadow.to_json() if self.shadow is not None else None,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
         """Read the JSON form that ``to_json`` gave."""
-        known = {f.name for f in fields(cls)} - {"gate", "on_halt", "probation"}
+        known = {f.name for f in fields(cls)} - {"gate", "on_halt", "probation", "shadow"}
+        shadow = value.get("shadow")
         return cls(
             gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
             probation=ProbationPolicy.from_json(value["probation"]),
+            shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
             **{name: value[name] for name in known},
         )
 

@@ -54,6 +54,7 @@ _IN_PROGRESS = {
     SlotState.FETCHING: Outcome.FETCHING,
     SlotState.VERIFYING: Outcome.TESTING,
     SlotState.SELF_TESTING: Outcome.TESTING,
+    SlotState.SHADOWING: Outcome.TESTING,
     SlotState.PROBATION: Outcome.PROBATION,
     SlotState.ROLLING_BACK: Outcome.PROBATION,
 }
@@ -272,6 +273,8 @@ def _judge_silence(
         return read
     policy, now = standpoint.policy, standpoint.now
     since, limit_s = max(offered_at, standpoint.listening_since or offered_at), policy.deadline_s
+    if policy.shadow is not None and read.outcome is Outcome.TESTING:
+        limit_s += policy.shadow.timeout_s
     if read.outcome is Outcome.PROBATION:
         is_old = known.outcome is Outcome.PROBATION
         since = max(since, known.changed_at) if is_old else now

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from device_profiles.compatibility import Misfit
 from edge_agent.contract.assignment import ProbationPolicy, SlotAssignment
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.ports.certificates import CertificateStore, WantedCut
 from fleet_server.ports.trust import SignedTarget
 
@@ -164,6 +165,7 @@ class Wish:
         rollout: Rollout that asks, 0 when a person does.
         retry: Raised to try a package known bad on this device again.
         probation: What the candidate must show.
+        shadow: How it is compared with what is confirmed before; None when it is not.
     """
 
     device: str
@@ -172,6 +174,7 @@ class Wish:
     rollout: int = 0
     retry: int = 0
     probation: ProbationPolicy = _PROBATION
+    shadow: ShadowPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

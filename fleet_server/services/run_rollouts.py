@@ -208,6 +208,7 @@ def _offer(book: Book, assigner: Assigner, plan: RoundPlan) -> dict[str, Objecti
             rollout=rollout.id,
             retry=offer.retry,
             probation=rollout.policy.probation,
+            shadow=rollout.policy.shadow,
         )
         for offer in plan.offers
     ]

@@ -17,6 +17,7 @@ from edge_agent.contract.messages import (
     TelemetryAck,
 )
 from edge_agent.contract.renewal import CertificateAnswer, RenewRequest
+from edge_agent.contract.shadow import ShadowPolicy, ShadowReport, ShadowState
 from edge_agent.contract.transfer import ChunkFrame, ChunkRequest, FrameKind, Part
 from edge_agent.contract.windows import Window, WindowFrame, decode_windows, encode_windows
 
@@ -50,6 +51,37 @@ MESSAGES: dict[str, Any] = {
         capabilities={"onnxruntime": "1.31.1"},
         outbox={"waiting": 2, "dropped": 0},
     ),
+    "reported_shadow.json": Reported(
+        boot=7,
+        sequence=4,
+        at_ms=1_767_225_600_000,
+        agent="0.1.0",
+        slots={
+            "digits": SlotReport(
+                state=SlotState.SHADOWING,
+                running=Running(target="digits/2/camera.tar", sha256="cd" * 32),
+                confirmed=Running(target="digits/2/camera.tar", sha256="cd" * 32),
+                desired=Running(target="digits/3/camera.tar", sha256=SHA),
+                bank="a",
+                rollout=7,
+                shadow=ShadowReport(
+                    sha256=SHA,
+                    state=ShadowState.COMPARING,
+                    seconds=90,
+                    requests=120,
+                    rows=128,
+                    differs=3,
+                    errors=1,
+                    skipped=40,
+                    dropped=2,
+                    cpu_ms=310,
+                    difference=(100, 20, 5, 0, 0, 2, 1, 0),
+                    latency=(0, 0, 118, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                    candidate_latency=(0, 0, 0, 110, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                ),
+            ),
+        },
+    ),
     "renew.json": RenewRequest(csr="-----BEGIN CERTIFICATE REQUEST-----\n", serial="3fa9"),
     "cert.json": CertificateAnswer(serial="3fa9", certificate="-----BEGIN CERTIFICATE-----\n"),
     "cert_refused.json": CertificateAnswer(
@@ -75,6 +107,14 @@ MESSAGES: dict[str, Any] = {
         },
     ),
 }
+MESSAGES["assignment_shadow.json"] = Assignment(
+    fleet="fleet-1",
+    device="cam-7",
+    counter=6,
+    issued_at=datetime(2026, 1, 1, tzinfo=UTC),
+    expires_at=datetime(2026, 1, 8, tzinfo=UTC),
+    slots={"digits": SlotAssignment(target="digits/3/camera.tar", shadow=ShadowPolicy(share=0.2))},
+)
 FRAME = WindowFrame(
     boot=7,
     windows=(

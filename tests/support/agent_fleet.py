@@ -14,6 +14,7 @@ from edge_agent.adapters.device_keys import make_request
 from edge_agent.adapters.identity_store import identity_directory, save_identity
 from edge_agent.contract.assignment import ProbationPolicy, target_path
 from edge_agent.contract.package import SCHEMA, unpack_members
+from edge_agent.contract.shadow import ShadowPolicy
 from edge_agent.local_status import find_status
 from edge_agent.ports import Identity
 from fleet_server.adapters.database.assignment_repository import AssignmentRepository
@@ -78,6 +79,7 @@ def wish(
     *,
     slot: str = "",
     probation: ProbationPolicy = QUICK,
+    shadow: ShadowPolicy | None = None,
 ) -> None:
     """Let a device run a target, signed as the controller does; the gateway sends it."""
     with write_session(fleet.engine) as session:
@@ -89,6 +91,7 @@ def wish(
                 slot=slot or target.split("/", maxsplit=1)[0],
                 target=target,
                 probation=probation,
+                shadow=shadow,
             ),
         )
     while build_assignment_desk(fleet).sign_stale():
@@ -151,10 +154,16 @@ class AgentLab(WorkspaceLab):
         return agent
 
     def wish(
-        self, device_id: str, target: str, *, slot: str = "", probation: ProbationPolicy = QUICK
+        self,
+        device_id: str,
+        target: str,
+        *,
+        slot: str = "",
+        probation: ProbationPolicy = QUICK,
+        shadow: ShadowPolicy | None = None,
     ) -> None:
         """Let a device run a target, signed as the controller does; the gateway sends it."""
-        wish(self.fleet, device_id, target, slot=slot, probation=probation)
+        wish(self.fleet, device_id, target, slot=slot, probation=probation, shadow=shadow)
 
     def wait_for_slot(
         self, device_id: str, state: str, target: str, *, timeout_s: float = 30.0

@@ -3,6 +3,7 @@
 Time moves only when nothing else is left to do. ``cut_power`` leaves what is on disk.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import Reported
 from edge_agent.contract.metadata import encode_bundle
 from edge_agent.contract.package import SCHEMA, OnWithdrawn, TargetCustom, unpack_members
+from edge_agent.contract.shadow import ShadowReport, ShadowState
 from edge_agent.contract.topics import META_TOPIC, Channel, device_topic
 from edge_agent.contract.transfer import ChunkRequest, Encoding, PackageOffer, Part
 from edge_agent.core.probation import ProbationStats
@@ -41,6 +43,7 @@ from edge_agent.ports import (
     SelfTestResult,
     Verdict,
 )
+from edge_agent.shadow_port import ShadowOrder, ShadowSight
 from fleet_server.adapters.package_encoder import Encoded
 from tests.support.agent import GOOD_STATS, ChunkServer
 from tests.support.clock import FakeClock
@@ -156,6 +159,31 @@ class PlayedInference:
         assert slot in self.served
 
 
+class PlayedShadows:
+    """Compares at once as many rows as it is told; ``code`` ends it."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, ShadowOrder] = {}
+        self.rows = 200
+        self.code: Code | None = None
+
+    def start(self, slot: str, order: ShadowOrder) -> None:
+        assert hashlib.sha256(order.package.path.read_bytes()).hexdigest() == order.package.sha256
+        self.orders[slot] = order
+
+    def stop(self, slot: str) -> None:
+        self.orders.pop(slot, None)
+
+    def find(self, slot: str) -> ShadowSight | None:
+        order = self.orders.get(slot)
+        if order is None:
+            return None
+        report = ShadowReport(
+            sha256=order.package.sha256, state=ShadowState.COMPARING, rows=self.rows
+        )
+        return ShadowSight(attempt=order.attempt, report=report, code=self.code)
+
+
 class PlayedTester:
     def __init__(self) -> None:
         self.bad: dict[str, Code] = {}
@@ -220,6 +248,7 @@ class World:
         self.boots += 1
         self.link, self.jobs = PlayedLink(), QueuedJobs()
         self.inference, self.telemetry = PlayedInference(), PlayedTelemetry()
+        self.shadows = PlayedShadows()
         self.blobs = DirectoryBlobStore(self.directory / "blobs")
         self.store = FileStateStore(self.directory)
         self.agent = Agent(
@@ -238,6 +267,7 @@ class World:
                 chunks=DirectoryChunkStore(self.directory / "parts", self.blobs),
                 restorer=self._make_restorer(),
                 inference=self.inference,
+                shadows=self.shadows,
                 self_tester=self.tester,
                 telemetry=self.telemetry,
                 link=self.link,

@@ -153,7 +153,8 @@ def _events(slot: Slot) -> Iterator[ev.Event]:
 
 
 def _plain(slot: Slot) -> Slot:
-    """Bring what only counts to a few values."""
+    """Bring what only counts to a few values, and what is fetched to one that answers meanwhile."""
+    is_fetched = slot.phase in IN_PROGRESS
     return replace(
         slot,
         attempt=0,
@@ -167,7 +168,7 @@ def _plain(slot: Slot) -> Slot:
         detail="",
         shadow=None,
         shadow_live=None,
-        running=_named(slot.running),
+        running=_named(slot.banks.confirmed_package if is_fetched else slot.running),
         bad=tuple(
             replace(bad, code=Code.KNOWN_BAD) for bad in sorted(slot.bad, key=lambda b: b.sha256)
         ),

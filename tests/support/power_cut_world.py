@@ -21,6 +21,7 @@ from edge_agent.adapters.state_store import FORMER, FileStateStore
 from edge_agent.commits import restore_state
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
+from edge_agent.contract.shadow import ShadowPolicy
 from edge_agent.contract.transfer import Part
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.verified import AcceptedTrust
@@ -35,6 +36,7 @@ LONG = a_package("long", padding=330_000)
 OLD, NEW, ODD = (a_package(name, body=noise(90_000)) for name in ("old", "new", "odd"))
 """Alike but for a little, of one size; none compresses."""
 HOME = "agent"
+SHADOW = ShadowPolicy(duration_s=10, rows_min=50, timeout_s=600)
 STEP_S, STEPS_MAX = 5.0, 60
 
 
@@ -172,6 +174,9 @@ class AgentScenario:
         for slot in found.slots.values():
             if slot.banks.confirmed is not None and not _is_withdrawn(world, found):
                 assert served, "nothing answers though a package is confirmed"
+            candidate = slot.banks.at(slot.candidate)
+            if slot.phase is SlotState.SHADOWING and candidate is not None:
+                assert candidate.sha256 not in served, "a candidate in shadow answers"
 
     def _check_progress(self, state: CrashState, world: World) -> None:
         """Chunks that were durable are not fetched again."""
@@ -188,6 +193,17 @@ def assigning(blob: bytes, version: int, counter: int) -> Callable[[World], None
         world.counter = counter - 1
         world.connect()
         world.assign(blob, version)
+
+    return live
+
+
+def shadowing(blob: bytes, version: int, counter: int) -> Callable[[World], None]:
+    """As ``assigning``, with the wish that it is compared before it answers."""
+
+    def live(world: World) -> None:
+        world.counter = counter - 1
+        world.connect()
+        world.assign(blob, version, shadow=SHADOW)
 
     return live
 
@@ -257,6 +273,11 @@ def _failing(world: World) -> None:
     world.inference.stats = replace(GOOD_STATS, errors=80)
 
 
+def _crashing_in_shadow(world: World) -> None:
+    shadowing(V2, 2, 2)(world)
+    world.shadows.code = Code.SHADOW_CRASH
+
+
 def _is_rolled_back(world: World) -> bool:
     slot = world.agent.state.slots[SLOT]
     is_known = any(bad.sha256 == _sha256(V2) for bad in slot.bad)
@@ -318,6 +339,20 @@ AGENT_SCENARIOS = (
         lives=assigning(V2, 2, 2),
         is_done=confirmed(V2),
         keeps=(V1, V2),
+    ),
+    AgentScenario(
+        name="update through a shadow",
+        prepare=having(V1),
+        lives=shadowing(V2, 2, 2),
+        is_done=confirmed(V2),
+        keeps=(V1, V2),
+    ),
+    AgentScenario(
+        name="a shadow that crashes",
+        prepare=having(V1),
+        lives=_crashing_in_shadow,
+        is_done=_is_rolled_back,
+        keeps=(V1,),
     ),
     AgentScenario(
         name="rollback", prepare=having(V1), lives=_failing, is_done=_is_rolled_back, keeps=(V1,)

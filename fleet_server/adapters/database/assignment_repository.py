@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, delete, insert, update
 from sqlmodel import Session, col, select
 
 from edge_agent.contract.assignment import ProbationPolicy, SlotAssignment
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.adapters.database.tables import AssignmentRow, DesiredRow, DeviceRow
 from fleet_server.ports.devices import SealedAssignment, StaleAssignment, Wish
 
@@ -92,6 +93,7 @@ class AssignmentRepository:
                 rollout=row["rollout"],
                 retry=row["retry"],
                 probation=ProbationPolicy.from_json(json.loads(row["probation"])),
+                shadow=ShadowPolicy.from_json(json.loads(row["shadow"])) if row["shadow"] else None,
             )
         return [
             StaleAssignment(
@@ -141,7 +143,7 @@ class AssignmentRepository:
             self._session.execute(insert(AssignmentRow), [{"device": device} for device in missing])
 
 
-_COMPARED = ("target", "rollout", "retry", "probation")
+_COMPARED = ("target", "rollout", "retry", "probation", "shadow")
 _UPDATE_DESIRED = (
     update(DesiredRow)
     .where(
@@ -170,6 +172,7 @@ def _desired_row(device: int, wish: Wish, at: datetime) -> dict[str, Any]:
         "rollout": wish.rollout,
         "retry": wish.retry,
         "probation": json.dumps(wish.probation.to_json(), sort_keys=True),
+        "shadow": json.dumps(wish.shadow.to_json(), sort_keys=True) if wish.shadow else "",
         "changed_at": at,
     }
 

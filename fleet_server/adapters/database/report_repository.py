@@ -17,6 +17,7 @@ from sqlmodel import Session, col
 from edge_agent.contract.messages import SlotReport
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.identity_notes import IdentityNotes
+from fleet_server.adapters.database.shadow_rows import write_shadows
 from fleet_server.adapters.database.tables import DeviceRow, SlotRow
 from fleet_server.core.clone_watch import BootMemory
 from fleet_server.errors import UnreachableError
@@ -80,6 +81,7 @@ class SqlReportRepository:
                     _update_devices(session, some, at)
             reports = {c.device: c.report.slots for c in changes if c.report is not None}
             _replace_slots(session, reports, at)
+            write_shadows(session, reports, at)
 
     def save_last_seen(self, devices: Collection[int], *, at: datetime) -> None:
         """Note that these devices were heard."""

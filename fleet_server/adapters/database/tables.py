@@ -96,6 +96,32 @@ class SlotRow(SQLModel, table=True):
     changed_at: datetime
 
 
+class ShadowRow(SQLModel, table=True):
+    """What comparing a candidate found in one slot of a device, from its newest report of it."""
+
+    __tablename__ = "shadow"
+    device: int = Field(primary_key=True, foreign_key="device.number")
+    slot: str = Field(primary_key=True)
+    sha256: str = Field(primary_key=True)
+    """Of the candidate."""
+    target: str = ""
+    rollout: int = Field(default=0, index=True)
+    state: str
+    note: str = ""
+    seconds: int = Field(default=0, sa_type=BigInteger)
+    requests: int = Field(default=0, sa_type=BigInteger)
+    rows: int = Field(default=0, sa_type=BigInteger)
+    differs: int = Field(default=0, sa_type=BigInteger)
+    non_finite: int = Field(default=0, sa_type=BigInteger)
+    errors: int = Field(default=0, sa_type=BigInteger)
+    skipped: int = Field(default=0, sa_type=BigInteger)
+    dropped: int = Field(default=0, sa_type=BigInteger)
+    cpu_ms: int = Field(default=0, sa_type=BigInteger)
+    bins: str = Field(default="{}", sa_type=Text)
+    """JSON {name: counts}: difference, latency, candidate_latency."""
+    changed_at: datetime
+
+
 class JoinTokenRow(SQLModel, table=True):
     """A single-use enrolment secret, by its hash."""
 
@@ -193,6 +219,8 @@ class DesiredRow(SQLModel, table=True):
     rollout: int = 0
     retry: int = 0
     probation: str = Field(default="{}", sa_type=Text)
+    shadow: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": ""})
+    """JSON of how the candidate is compared before; empty when it is not."""
     changed_at: datetime
 
 

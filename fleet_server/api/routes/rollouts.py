@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Query
 
 from edge_agent.contract.assignment import ProbationPolicy
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.adapters.database.pages import FleetPages
 from fleet_server.api.access import CallerNow, access
 from fleet_server.api.params import (
@@ -199,9 +200,22 @@ def _policy(given: PolicyIn) -> RolloutPolicy:
                 error_rate_max=given.error_rate_max,
                 output_shift_max=given.output_shift_max,
             ),
+            shadow=_shadow(given),
         )
     except ValueError as error:
         raise MisuseError(f"policy: {error}") from error
+
+
+def _shadow(given: PolicyIn) -> ShadowPolicy | None:
+    if given.shadow_s is None:
+        return None
+    return ShadowPolicy(
+        duration_s=given.shadow_s,
+        rows_min=given.shadow_rows,
+        timeout_s=given.shadow_timeout_s,
+        share=given.shadow_share,
+        cpu_share=given.shadow_cpu_share,
+    )
 
 
 def _plan(plan: RolloutPlan, number: int | None) -> PlanPublic:

@@ -8,6 +8,7 @@ import pytest
 
 from edge_agent.contract.codes import Code, FailureClass, class_of
 from edge_agent.contract.messages import SlotState
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_outcome import (
     GRACE_S,
@@ -66,6 +67,7 @@ def said(**change: Any) -> SlotFacts:
         ("fetching", Outcome.FETCHING),
         ("verifying", Outcome.TESTING),
         ("self_testing", Outcome.TESTING),
+        ("shadowing", Outcome.TESTING),
         ("probation", Outcome.PROBATION),
         ("rolling_back", Outcome.PROBATION),
         ("confirmed", Outcome.OFFERED),
@@ -273,3 +275,12 @@ def test_only_what_a_retry_can_help_is_tried_again(
     known = replace(KNOWN, outcome=outcome, code=code, tries=tries)
     wanted = None if after_s is None else OFFERED_AT + timedelta(seconds=after_s)
     assert find_retry_at(known, POLICY) == wanted
+
+
+@pytest.mark.parametrize(("age_s", "found"), [(899, Outcome.TESTING), (900, Outcome.SILENT_AFTER)])
+def test_a_device_that_compares_has_the_time_for_it(age_s: int, found: Outcome) -> None:
+    here = standpoint(age_s)
+    shadowed = replace(here, policy=replace(here.policy, shadow=ShadowPolicy(timeout_s=300)))
+    known = replace(KNOWN, outcome=Outcome.TESTING)
+    reading = judge_outcome(known, said(state="shadowing"), None, shadowed, sha256=OURS)
+    assert reading.outcome is found

@@ -49,6 +49,11 @@ OPTIONS = PolicyOptions(
     probation="3s",
     probation_rows=60,
     probation_timeout="5m",
+    shadow="",
+    shadow_rows=200,
+    shadow_timeout="1h",
+    shadow_share="10%",
+    shadow_cpu="5%",
     error_rate_max="5%",
     output_shift_max="0.5",
 )
@@ -230,6 +235,8 @@ def test_options_become_a_policy_that_survives_its_json() -> None:
         ({"tries": 99}, "tries_max must be 1 to 20"),
         ({"fixed": "100%"}, "failure_share_max"),
         ({"probation": "30d"}, "duration_s"),
+        ({"shadow": "10 parsecs"}, "--shadow"),
+        ({"shadow": "10m", "shadow_cpu": "0%"}, "cpu_share"),
     ],
 )
 def test_options_out_of_range_are_misuse(change: dict[str, object], message: str) -> None:
