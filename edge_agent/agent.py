@@ -97,6 +97,7 @@ class AgentOptions:
         latency_ms_p95_max: Of its profile, for probations.
         grace_s: How long a refusal that a missing half would cure stays unreported.
         tick_s: Longest time between two ticks.
+        serving_place: Where models answer, for the report: ``worker`` or ``in_process``.
     """
 
     device_id: str
@@ -104,6 +105,7 @@ class AgentOptions:
     latency_ms_p95_max: float
     grace_s: float = GRACE_S
     tick_s: float = 1.0
+    serving_place: str = ""
 
 
 class Agent:
@@ -157,6 +159,7 @@ class Agent:
             jitter=ports.jitter,
             count_windows=ports.telemetry.counts,
             read_resources=ports.read_resources,
+            serving_place=options.serving_place,
         )
         self._renewal = Renewal(
             ports.identity,
@@ -259,7 +262,7 @@ class Agent:
         return {
             META_TOPIC: self._inbox.put_metadata,
             AUTHORITIES_TOPIC: self._renewal.authorities.put_bundle,
-            device_topic(device_id, Channel.DESIRED): self._inbox.put_envelope,
+            device_topic(device_id, Channel.DESIRED): self._on_desired,
             device_topic(device_id, Channel.CHUNK): self._downloads.on_frame,
             device_topic(device_id, Channel.TELEMETRY_ACK): self._ports.telemetry.on_ack,
             device_topic(device_id, Channel.CERTIFICATE): self._renewal.on_answer,
@@ -280,7 +283,11 @@ class Agent:
         self._downloads.on_link(is_up=True)
         self._ports.telemetry.on_connected()
         self._pump_at = 0.0
-        self._reporter.hurry()
+        self._reporter.connected()
+
+    def _on_desired(self, envelope: bytes) -> None:
+        self._inbox.put_envelope(envelope)
+        self._reporter.hear_assignment(envelope, spread_s=self.state.spread_s)
 
     def _on_judged(self, judged: Judged) -> None:
         now = self._ports.clock.monotonic()

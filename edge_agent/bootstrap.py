@@ -130,6 +130,7 @@ class AgentProcess:
                 boot=boot,
                 latency_ms_p95_max=self.profile.latency_ms_p95_max,
                 grace_s=settings.grace_s,
+                serving_place=str(self._serving.place),
             ),
             AgentPorts(
                 clock=clock,
@@ -174,7 +175,15 @@ class AgentProcess:
         self._loop = AgentLoop(
             self.agent,
             self._inbox,
-            LocalControl(agent=self.agent, clock=clock, count_windows=telemetry.counts),
+            LocalControl(
+                agent=self.agent,
+                clock=clock,
+                count_windows=telemetry.counts,
+                find_serving=lambda: {
+                    "place": str(self._serving.place),
+                    "pid": self._serving.worker_pid,
+                },
+            ),
             self._notifier,
         )
 

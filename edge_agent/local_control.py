@@ -6,7 +6,7 @@ whether the server is connected.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from edge_agent.core.operator_rollback import find_rollback_problem
 from edge_agent.core.outlook import describe_next
 from edge_agent.core.slot import Slot
 from edge_agent.errors import Refusal
-from edge_agent.ports import Clock, Connected, Disconnected
+from edge_agent.ports import Clock, Connected, Disconnected, ServingFound
 
 REASON_CHARS_MAX = 200
 
@@ -53,13 +53,16 @@ class LocalControl:
         agent: Of the same loop.
         clock: Of the same process.
         count_windows: Counts of the outbox.
+        find_serving: Gives where models answer, and the process that does.
     """
 
     agent: ControlledAgent
     clock: Clock
     count_windows: Callable[[], Mapping[str, int]]
+    find_serving: Callable[[], Mapping[str, Any]] = dict
     _started_at: datetime = field(init=False)
     _link: _Link = field(init=False, default_factory=_Link)
+    _serving: Mapping[str, Any] = field(init=False, default_factory=dict)
     _phases: dict[str, tuple[SlotState, datetime]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +76,8 @@ class LocalControl:
                 self._link = _Link(is_connected=True, since=self.clock.now())
             case Disconnected(reason=reason):
                 self._link = _Link(since=self.clock.now(), reason=reason[:REASON_CHARS_MAX])
+            case ServingFound():
+                self._serving = asdict(item)
             case _:
                 pass
 
@@ -105,6 +110,7 @@ class LocalControl:
                 "reason": self._link.reason,
             },
             "outbox": dict(self.count_windows()),
+            "serving": {**self.find_serving(), **self._serving},
             "refusal": {"code": str(refusal.code), "detail": refusal.detail} if refusal else None,
             "slots": {
                 name: self._slot(name, slot, now) for name, slot in self.agent.state.slots.items()

@@ -58,6 +58,7 @@ def find_status(directory: Path) -> dict[str, Any]:
         "started": said.get("started"),
         "link": said.get("link"),
         "refusal": said.get("refusal"),
+        "serving": said.get("serving"),
         "outbox": said.get("outbox") if live else _count_windows(directory),
         "assignment_counter": state.accepted.counter,
         "certificate": _certificate(identity),

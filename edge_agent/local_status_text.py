@@ -31,6 +31,8 @@ def describe_status(status: Mapping[str, Any], *, is_coloured: bool = False) -> 
         lines.append(f"        not renewed: {status['certificate']['problem']}")
     fault = status["clock"]["fault"]
     lines.append(f"clock   {paint(fault, RED) if fault else f'{now:%Y-%m-%d %H:%M:%S} UTC'}")
+    if status["serving"]:
+        lines.append(f"models  {_serving(status['serving'], paint)}")
     if status["outbox"] is not None:
         lines.append(f"windows {_outbox(status['outbox'])}")
     if status["is_insecure"]:
@@ -69,6 +71,17 @@ def _server(status: Mapping[str, Any], now: datetime, paint: Any) -> str:
 
 def _certificate(certificate: Mapping[str, str]) -> str:
     return f"certificate holds until {certificate['expires_at'][:10] or 'an unknown date'}"
+
+
+def _serving(serving: Mapping[str, Any], paint: Any) -> str:
+    if serving.get("place") == "in_process":
+        return "answer in the agent's process"
+    words = f"answer in a process of their own, {serving.get('pid') or 'not up now'}"
+    if not serving.get("restarts"):
+        return words
+    colour = YELLOW if serving.get("is_up") else RED
+    again = f"started again {serving['restarts']} times"
+    return f"{words}\n        {paint(again, colour)}, last because {serving.get('fault', '')}"
 
 
 _OUTBOX_WORDS = {

@@ -1,7 +1,9 @@
 """Decides when to say what truly runs, and says it: at every connect and every change.
 
-Changes that follow each other within a moment go out as one report. A report is said again now
-and then, because the broker is a cache and may lose one.
+Changes that follow each other within a moment go out as one report. A report is said again every
+quarter of an hour, because the broker is a cache and may lose one, and sooner when the server says
+its assignment again in the middle of a session: then the broker has lost what it held, and a report
+that came before the server listened again is lost too.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.contract.messages import REPORTED_BYTES_MAX, Reported, SlotReport
+from edge_agent.contract.shadow import ShadowReport, ShadowState
 from edge_agent.core.agent_state import AgentState
 from edge_agent.core.slot import Slot, report_slot
 from edge_agent.core.verified import EARLIEST_AT
@@ -20,6 +23,9 @@ from edge_agent.ports import Clock, Jitter
 GATHER_S = 0.2
 """Changes within this time share a report."""
 REPEAT_S = 900.0
+"""And up to a fifth more, so that a fleet does not speak at once."""
+SETTLED_S = 2.0
+"""What arrives earlier in a session is what the broker had kept."""
 DETAIL_CHARS_MAX = 512
 
 
@@ -34,6 +40,7 @@ class Reporter:
         jitter: Jitter,
         count_windows: Callable[[], Mapping[str, int]],
         read_resources: Callable[[], Mapping[str, float]] = dict,
+        serving_place: str = "",
     ) -> None:
         """Begin with nothing said.
 
@@ -43,12 +50,16 @@ class Reporter:
             jitter: Spreads repeated reports.
             count_windows: Gives the outbox counts of a report.
             read_resources: Gives what agent and device use; asked once a report.
+            serving_place: Where models answer: ``worker`` or ``in_process``; empty: not said.
         """
+        self._serving_place = serving_place
         self._read_resources = read_resources
         self._boot, self._clock, self._jitter = boot, clock, jitter
         self._count_windows = count_windows
         self._sequence = 0
         self._said: tuple[object, ...] = ()
+        self._heard = b""
+        self._connected_at = 0.0
         self.due_at: float | None = None
         self.capabilities: Mapping[str, Any] = {}
         self.certificate: Mapping[str, str] = {}
@@ -62,6 +73,19 @@ class Reporter:
         if facts != self._said:
             self._said = facts
             soon = self._clock.monotonic() + GATHER_S
+            self.due_at = soon if self.due_at is None else min(soon, self.due_at)
+
+    def connected(self) -> None:
+        """Begin a session: a report is due now."""
+        self._connected_at = self._clock.monotonic()
+        self.hurry()
+
+    def hear_assignment(self, envelope: bytes, *, spread_s: float) -> None:
+        """Take note of an assignment; the same again makes a report due within ``spread_s``."""
+        now, is_again = self._clock.monotonic(), envelope == self._heard
+        self._heard = envelope
+        if is_again and now > self._connected_at + SETTLED_S:
+            soon = now + GATHER_S + self._jitter() * spread_s
             self.due_at = soon if self.due_at is None else min(soon, self.due_at)
 
     def hurry(self) -> None:
@@ -100,11 +124,13 @@ class Reporter:
         return replace(report, extra={"transfer": dict(transfer)}) if transfer else report
 
     def _serving_fields(self) -> dict[str, Any]:
-        """Say how the process that serves does, once it had to be started again."""
-        return {"serving": dict(self.serving)} if self.serving.get("restarts") else {}
+        """Say where models answer, and how that does once it had to be started again."""
+        place = {"place": self._serving_place} if self._serving_place else {}
+        known = {**place, **(self.serving if self.serving.get("restarts") else {})}
+        return {"serving": known} if known else {}
 
     def _facts(self, state: AgentState, refusal: Refusal | None) -> tuple[object, ...]:
-        # The rows of a probation change with every request; they travel with the next report.
+        # Rows of a probation or a shadow change with every request; they travel with the next one.
         slots = tuple((name, _without_rows(self._slot(name, s))) for name, s in state.slots.items())
         said = (refusal.code, refusal.detail) if refusal else None
         identity = (self.capabilities, dict(self.certificate), dict(self.serving))
@@ -112,7 +138,10 @@ class Reporter:
 
 
 def _without_rows(report: SlotReport) -> SlotReport:
-    return replace(report, rows=0)
+    shadow = report.shadow
+    if shadow is not None and shadow.state is ShadowState.COMPARING:
+        shadow = ShadowReport(sha256=shadow.sha256, state=shadow.state)
+    return replace(report, rows=0, shadow=shadow)
 
 
 def _clock_fields(floor_at: datetime) -> dict[str, Any]:

@@ -29,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 class ServingHost(Protocol):
     """What answers, started and stopped once."""
 
+    place: Place
+    """Where models answer, whatever the profile asks for."""
+
     @property
     def inference(self) -> InferenceService:
         """The slots."""
@@ -82,6 +85,8 @@ def make_serving_host(
 
 
 class _InWorker:
+    place = Place.WORKER
+
     def __init__(
         self,
         config: ServingConfig,
@@ -129,6 +134,8 @@ class _InWorker:
 
 
 class _InProcess:
+    place = Place.IN_PROCESS
+
     def __init__(
         self,
         config: ServingConfig,

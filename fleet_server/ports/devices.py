@@ -21,7 +21,7 @@ _PROBATION = ProbationPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device as the database knows it; the last four fields are as it last reported.
+    """A device as the database knows it; the last five fields are as it last reported.
 
     ``clone_evidence`` says why its identity seems to be in use twice, empty when it does not.
     """
@@ -44,6 +44,7 @@ class DeviceRecord:
     refusal: Mapping[str, str] = field(default_factory=dict)
     agent: str = ""
     certificate: Mapping[str, str] = field(default_factory=dict)
+    serving: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

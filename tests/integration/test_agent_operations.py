@@ -22,12 +22,14 @@ from edge_agent.agent_loop import AgentLoop
 from edge_agent.cli import main
 from edge_agent.errors import AgentError, NotRunningError
 from edge_agent.local_control import LocalControl
+from edge_agent.local_status import find_status
 from edge_agent.local_status_text import describe_status
-from edge_agent.ports import Connected
+from edge_agent.ports import Connected, ServingFound
 from edge_agent.settings import AgentSettings
 from tests.support.agent import a_package
 from tests.support.agent_device import enrolled_device
 from tests.support.agent_world import World
+from tests.support.waiting import wait_until
 
 
 class Running:
@@ -174,14 +176,27 @@ def test_a_deep_directory_has_a_socket_all_the_same(tmp_path: Path) -> None:
 
 
 def test_what_others_wrote_cannot_command_the_terminal(world: World) -> None:
-    from edge_agent.local_status import find_status
-
     status = find_status(world.directory)
     status["slots"]["plant"] |= {"code": "misfit", "detail": "\x1b[2Jbad\nslot forged: fine"}
     plain = describe_status(status)
     assert "\x1b" not in plain
     assert "?[2Jbad?slot forged" in plain
     assert "\x1b[31mmisfit\x1b[0m" in describe_status(status, is_coloured=True)
+
+
+def test_status_says_where_models_answer_and_what_ended_that(world: World) -> None:
+    with Running(world) as running:
+        running.control.find_serving = lambda: {"place": "worker", "pid": 77}
+        running.inbox.put(ServingFound(is_up=True, restarts=0, failures=0, fault=""))
+        wait_until(lambda: find_status(world.directory)["serving"].get("is_up"))
+        assert "models  answer in a process of their own, 77" in describe_status(
+            find_status(world.directory)
+        )
+        fault = ServingFound(is_up=True, restarts=2, failures=1, fault="died of SIGSEGV")
+        running.inbox.put(fault)
+        wait_until(lambda: find_status(world.directory)["serving"]["restarts"] == 2)
+        said = describe_status(find_status(world.directory))
+        assert "started again 2 times, last because died of SIGSEGV" in said
 
 
 # Logs -----------------------------------------------------------------------------------------

@@ -229,6 +229,7 @@ def _record(row: DeviceRow) -> DeviceRecord:
         refusal=(reported.refusal or {}) if reported else {},
         agent=reported.agent if reported else "",
         certificate=reported.certificate if reported else {},
+        serving=_serving(reported) if reported else {},
         cloned_at=row.cloned_at,
         clone_evidence=row.clone_evidence,
         cut_wanted_at=row.cut_wanted_at,
@@ -243,6 +244,21 @@ def _reported(text: str) -> Reported | None:
         return Reported.decode(text.encode())
     except ContractError:
         return None
+
+
+def _serving(reported: Reported) -> dict[str, str | int | bool]:
+    """Read where models answer on a device; what is not as agents write it is left out."""
+    said = reported.extra.get("serving")
+    kinds: dict[str, type] = {
+        "place": str,
+        "is_up": bool,
+        "restarts": int,
+        "failures": int,
+        "fault": str,
+    }
+    if not isinstance(said, dict):
+        return {}
+    return {n: said[n] for n, kind in kinds.items() if n in said and type(said[n]) is kind}
 
 
 def _slot(row: SlotRow) -> SlotRecord:
