@@ -250,6 +250,7 @@ def _to_json(view: "DeviceView") -> dict[str, Any]:
         },
         "refusal": view.refusal,
         "agent": device.agent,
+        "serving": dict(device.serving),
         "capabilities": dict(device.capabilities),
         "created_at": _iso(device.created_at),
         "enrolled_at": _iso(device.enrolled_at),
