@@ -19,11 +19,6 @@ from edge_agent.adapters.inference_binary import (
     read_raw,
     split_body,
 )
-from edge_agent.adapters.inference_service import (
-    ROWS_PER_REQUEST_MAX,
-    Prediction,
-    ServedModel,
-)
 from edge_agent.adapters.named_fields import describe_kind
 from edge_agent.adapters.request_json import (
     encode_json,
@@ -32,6 +27,7 @@ from edge_agent.adapters.request_json import (
     read_object,
     read_parameters,
 )
+from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction, ServedModel
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import InferenceError, InputError
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.adapters.inference_service import ROWS_PER_REQUEST_MAX, Prediction
 from edge_agent.adapters.request_json import encode_json, name_type
+from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction
 from edge_agent.contract.cells import MISSING, CellError, CellReader, say_allowed
 from edge_agent.contract.schema import Feature, ModelSchema, Role, Task
 from edge_agent.errors import InferenceError, InputError
