@@ -166,8 +166,7 @@ def _table(
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(headings):
-        justify = "right" if place in right else "left"
-        table.add_column(heading, justify=justify, overflow="fold")
+        table.add_column(heading, justify="right" if place in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(make_plain(str(cell))) for cell in row))
     _console().print(table)

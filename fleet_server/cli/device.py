@@ -129,11 +129,13 @@ def show(
     with fleet_errors():
         from fleet_server.bootstrap import open_fleet
 
-        view = _reader(open_fleet(workspace)).show(device_id)
+        fleet = open_fleet(workspace)
+        view = _reader(fleet).show(device_id)
+        shown = _to_json(view) | {"latency": _find_latencies(fleet, view, is_plain=not as_json)}
         if as_json:
-            print_json(_to_json(view))
+            print_json(shown)
             return
-        print_table("", ("field", "value"), [(k, _flat(v)) for k, v in _to_json(view).items()])
+        print_table("", ("field", "value"), [(k, _flat(v)) for k, v in shown.items()])
         if view.device.cloned_at is not None:
             say(
                 f"{device_id}: somebody else holds a copy of its identity; next:"
@@ -193,6 +195,18 @@ def _reader(fleet: "Fleet") -> "DeviceReader":
     from fleet_server.wiring.devices import build_device_reader
 
     return build_device_reader(fleet)
+
+
+def _find_latencies(fleet: "Fleet", view: "DeviceView", *, is_plain: bool) -> dict[str, Any]:
+    """Say how fast each slot is: as it reports, else an estimate, which begins with ~."""
+    from fleet_server.cli.profile_views import latency_to_json, say_latency
+    from fleet_server.wiring.profiles import build_profile_check
+
+    if not view.slots:
+        return {}
+    found = build_profile_check(fleet).check_device(view)
+    write = say_latency if is_plain else latency_to_json
+    return {slot: write(fit.latency) for slot, fit in found.items()}
 
 
 def _read_labels(texts: list[str]) -> dict[str, str]:
