@@ -109,6 +109,7 @@ class AgentProcess:
             self._outbox,
             clock=clock,
             give=self._inbox.put,
+            find_state=lambda: self.agent.state,
         )
         telemetry = TelemetryUplink(
             self._outbox,

@@ -78,7 +78,11 @@ class Serving:
         """Begin to answer."""
         self._server.start()
 
-    def stop(self) -> None:
-        """Finish what was begun; what was counted goes into the outbox."""
-        self._server.stop()
+    def stop(self, *, drain_s: float = 0.0) -> None:
+        """Finish what was begun; what was counted goes into the outbox.
+
+        Args:
+            drain_s: As of the server's ``stop``.
+        """
+        self._server.stop(drain_s=drain_s)
         self.service.close()

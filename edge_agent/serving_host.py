@@ -1,8 +1,8 @@
 """Where models answer: in a process of their own, or in the agent's, as the device profile says.
 
-In the agent's process a model that crashes, hangs or leaks takes the agent with it; its supervisor
-starts it again, and three such ends in a probation roll the candidate back. The self-test is in a
-child either way, and the runtime is not loaded here before a child has survived it.
+In the agent's process a model that crashes, hangs or leaks takes the agent with it. So self-test,
+shadow and probation are in a child either way (``serving_places.py``), and the runtime is not
+loaded here before a child has survived it.
 """
 
 import logging
@@ -16,6 +16,7 @@ from edge_agent.adapters.capability_probe import ChildProbe
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.worker_service import COMMAND, WorkerInferenceService
 from edge_agent.agent_jobs import SlotEvent
+from edge_agent.core.agent_state import AgentState
 from edge_agent.core.worker_health import WorkerLimits
 from edge_agent.ports import BlobStore, Clock, InferenceService
 from edge_agent.serving_config import ServingConfig
@@ -63,6 +64,7 @@ def make_serving_host(
     *,
     clock: Clock,
     give: Callable[[object], None],
+    find_state: Callable[[], AgentState],
 ) -> ServingHost:
     """Build what answers; nothing does yet.
 
@@ -73,30 +75,11 @@ def make_serving_host(
         outbox: Takes windows when models answer in this process.
         clock: Of this process.
         give: Takes inputs of the agent.
+        find_state: Gives what the agent is committed to; called once it runs.
     """
-    if config.profile.serving is Place.IN_PROCESS:
-        fault = ChildProbe(config.directory).probe().get("runtime_fault")
-        if fault is None:
-            return _InProcess(config, sockets, clock=clock, outbox=outbox)
-        _LOG.error(
-            "models answer in a process of their own: the runtime does not come up: %s", fault
-        )
-    return _InWorker(config, sockets, blobs, clock=clock, give=give)
 
-
-class _InWorker:
-    place = Place.WORKER
-
-    def __init__(
-        self,
-        config: ServingConfig,
-        sockets: Sequence[socket.socket],
-        blobs: BlobStore,
-        *,
-        clock: Clock,
-        give: Callable[[object], None],
-    ) -> None:
-        self._service = WorkerInferenceService(
+    def make_worker(config: ServingConfig) -> WorkerInferenceService:
+        return WorkerInferenceService(
             config.to_json(),
             sockets,
             blobs,
@@ -106,7 +89,35 @@ class _InWorker:
             note=give,
             command=COMMAND if config.settings.http_certificate_file else PLAIN_COMMAND,
         )
-        self._sockets = sockets
+
+    if config.profile.serving is Place.IN_PROCESS:
+        fault = ChildProbe(config.directory).probe().get("runtime_fault")
+        if fault is None:
+            from edge_agent.adapters.lean import limit_arenas
+            from edge_agent.serving_places import TwoPlaces, find_standing  # loads numpy
+
+            limit_arenas()
+            return TwoPlaces(
+                config,
+                sockets,
+                blobs,
+                outbox,
+                clock=clock,
+                give=give,
+                look=lambda: find_standing(find_state()),
+                make_worker=make_worker,
+            )
+        _LOG.error(
+            "models answer in a process of their own: the runtime does not come up: %s", fault
+        )
+    return _InWorker(make_worker(config), sockets)
+
+
+class _InWorker:
+    place = Place.WORKER
+
+    def __init__(self, service: WorkerInferenceService, sockets: Sequence[socket.socket]) -> None:
+        self._service, self._sockets = service, sockets
 
     @property
     def inference(self) -> InferenceService:
@@ -132,40 +143,3 @@ class _InWorker:
         for each in self._sockets:
             each.close()
 
-
-class _InProcess:
-    place = Place.IN_PROCESS
-
-    def __init__(
-        self,
-        config: ServingConfig,
-        sockets: Sequence[socket.socket],
-        *,
-        clock: Clock,
-        outbox: Outbox,
-    ) -> None:
-        from edge_agent.serving import Serving  # loads numpy
-
-        self._serving = Serving(config, sockets, clock=clock, outbox=outbox)
-
-    @property
-    def inference(self) -> InferenceService:
-        return self._serving.service
-
-    @property
-    def shadows(self) -> ShadowService:
-        return self._serving.service.shadows
-
-    @property
-    def close_due(self) -> Callable[[], None]:
-        return self._serving.service.close_due
-
-    @property
-    def worker_pid(self) -> None:
-        return None
-
-    def start(self) -> None:
-        self._serving.start()
-
-    def stop(self) -> None:
-        self._serving.stop()

@@ -11,7 +11,8 @@ Operations, each answered by ``{"id", "value"}`` or ``{"id", "code", "detail"}``
 * ``deactivate`` ``slot``, ``reason``; ``serve``: begin to take connections.
 * ``shadow`` ``slot``, ``attempt``, ``package``, ``beside``, ``policy``: compare a candidate with
   what answers (``worker_shadows.py``); ``unshadow`` ``slot``: no more.
-* ``turn`` ``stats`` (slots): how it and its shadows do; ``reset`` ``slot``: count anew; ``stop``.
+* ``turn`` ``stats`` (slots): how it and its shadows do; ``reset`` ``slot``: count anew; ``stop``
+  ``drain_s`` (of ``HttpInferenceServer.stop``).
 
 Slow operations run one after another in a thread of their own; a turn is answered meanwhile.
 """
@@ -74,6 +75,7 @@ class Worker:
         self._slow: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._watch = Watched()
         self._stop = threading.Event()
+        self._drain_s = 0.0
         self._serving: Serving | None = None
         self._outbox: Outbox | None = None
         channel.send({"hello": os.getpid()})
@@ -96,7 +98,7 @@ class Worker:
         for thread in threads:
             thread.join()
         if self._serving is not None:
-            self._serving.stop()
+            self._serving.stop(drain_s=self._drain_s)
         if self._outbox is not None:
             self._outbox.close()
 
@@ -108,6 +110,7 @@ class Worker:
                 self._serving_now().service.reset_stats(message["slot"])
                 self._answer(message, {})
             case "stop":
+                self._drain_s = float(message["drain_s"])
                 self._stop.set()
             case _:
                 self._slow.put(lambda: self._answer_slowly(message))
@@ -124,6 +127,8 @@ class Worker:
             self._refuse(message, Code.SELFTEST_LOAD, f"{type(error).__name__}: {error}")
         else:
             self._answer(message, {})
+        if message["op"] in ("serve", "activate"):
+            give_back()  # once the agent knows
 
     def _obey(self, message: Mapping[str, Any]) -> None:
         match message["op"]:
@@ -131,7 +136,6 @@ class Worker:
                 self._configure(message)
             case "serve":
                 self._serving_now().start()
-                give_back()
             case "activate":
                 self._serving_now().service.activate(
                     message["slot"],
@@ -139,7 +143,6 @@ class Worker:
                     target=message["target"],
                     sha256=message["sha256"],
                 )
-                give_back()
             case "deactivate":
                 self._serving_now().service.deactivate(message["slot"], reason=message["reason"])
             case "shadow":

@@ -171,6 +171,10 @@ class Connection(asyncio.Protocol):
             what = "headers" if self._phase is Phase.HEAD else "body"
             self._refuse(HttpError(HTTPStatus.REQUEST_TIMEOUT, f"the {what} came too slowly"))
 
+    def drain(self) -> None:
+        """Close after the next answer, which tells the client so."""
+        self._is_last = True
+
     def finish(self) -> None:
         """Close now when idle, else after the answer being made."""
         self._is_last = True

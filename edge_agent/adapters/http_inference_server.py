@@ -76,6 +76,7 @@ class HttpInferenceServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
+        self._drain_s = 0.0
 
     def start(self) -> int:
         """Bind and serve in a thread; return the port.
@@ -96,8 +97,14 @@ class HttpInferenceServer:
         begun.result()
         return port
 
-    def stop(self) -> None:
-        """Take no more requests, finish those begun (at most STOP_S), end the thread."""
+    def stop(self, *, drain_s: float = 0.0) -> None:
+        """Take no more requests, finish those begun (at most STOP_S), end the thread.
+
+        Args:
+            drain_s: Clients that stay connected have so long to ask once more; the answer tells
+                them to connect anew, to whoever listens in this server's place.
+        """
+        self._drain_s = drain_s
         loop, stopping, thread = self._loop, self._stopping, self._thread
         if loop is None or stopping is None or thread is None:
             return
@@ -105,7 +112,7 @@ class HttpInferenceServer:
             loop.call_soon_threadsafe(stopping.set)
         except RuntimeError:  # the loop has ended already
             _LOG.debug("the HTTP server had already ended")
-        thread.join(STOP_S + 1)
+        thread.join(STOP_S + drain_s + 1)
         self._work.stop()
 
     async def _serve(self, sockets: Sequence[socket.socket], begun: "Future[None]") -> None:
@@ -120,14 +127,21 @@ class HttpInferenceServer:
         await self._stopping.wait()
         for close in closers:
             close()
-        ends_at = self._loop.time() + STOP_S
+        for connection in tuple(self._connections):
+            connection.drain()
+        await self._wait_for_clients(self._drain_s)
         for connection in tuple(self._connections):
             connection.finish()
-        while self._connections and self._loop.time() < ends_at:
-            await asyncio.sleep(0.01)
+        await self._wait_for_clients(STOP_S)
         for connection in tuple(self._connections):
             connection.abort()
         sweep.cancel()
+
+    async def _wait_for_clients(self, seconds: float) -> None:
+        """Wait until all have gone, at most so long."""
+        ends_at = asyncio.get_running_loop().time() + seconds
+        while self._connections and asyncio.get_running_loop().time() < ends_at:
+            await asyncio.sleep(0.01)
 
     async def _listen(self, listener: socket.socket) -> Callable[[], None]:
         loop = asyncio.get_running_loop()

@@ -92,9 +92,13 @@ class WorkerInferenceService:
         """Begin to serve."""
         self._supervisor.start()
 
-    def close(self) -> None:
-        """End the process in good order; what was counted is in the outbox."""
-        self._supervisor.close()
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """End the process in good order; what was counted is in the outbox.
+
+        Args:
+            drain_s: Clients that stay connected have so long to ask once more.
+        """
+        self._supervisor.close(drain_s=drain_s)
 
     @property
     def pid(self) -> int | None:

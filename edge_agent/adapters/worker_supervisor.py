@@ -33,8 +33,10 @@ from edge_agent.errors import AgentError
 from edge_agent.ports import Clock
 
 TURN_S = 1.0
-STOP_S = 8.0
-"""Above what the HTTP server takes to finish its requests."""
+STOP_S = 9.0
+"""Above what the HTTP server takes to drain and to finish its requests."""
+RESTART_DRAIN_S = 1.0
+"""For clients of a process that is replaced in good order; their connections come back."""
 LOADING = frozenset({"configure", "activate"})
 """Operations that may take long."""
 _LOG = logging.getLogger(__name__)
@@ -106,6 +108,7 @@ class WorkerSupervisor:
         self._asked: dict[int, _Asked] = {}
         self._next_id = 0
         self._closing = threading.Event()
+        self._drain_s = 0.0
         self._given_up: WorkerFault | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.settimeout(0)
@@ -117,10 +120,15 @@ class WorkerSupervisor:
         """Begin to keep one alive."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End it in good order, and the thread; without effect a second time."""
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """End it in good order, and the thread; without effect a second time.
+
+        Args:
+            drain_s: Clients that stay connected have so long to ask once more.
+        """
         if self._closing.is_set():
             return
+        self._drain_s = drain_s
         self._closing.set()
         self.wake()
         if self._thread.ident is not None:
@@ -227,7 +235,8 @@ class WorkerSupervisor:
     def _end_gently(self, child: WorkerChild) -> None:
         """Let it answer what it has begun and write down what it has counted."""
         try:
-            child.channel.send({"id": 0, "op": "stop"})
+            drain_s = self._drain_s if self._closing.is_set() else RESTART_DRAIN_S
+            child.channel.send({"id": 0, "op": "stop", "drain_s": drain_s})
         except ChannelClosedError:
             _LOG.debug("the process that serves is gone already")
         child.end(STOP_S)

@@ -47,15 +47,16 @@ def children(pid: int) -> list[int]:
 
 
 def worker_of(agent: subprocess.Popen[bytes]) -> int:
-    def workers() -> list[int]:
-        return [
-            pid
-            for pid in children(agent.pid)
-            if b"edge_agent.serving_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+    wait_until(lambda: workers_of(agent))
+    return workers_of(agent)[0]
 
-    wait_until(workers)
-    return workers()[0]
+
+def workers_of(agent: subprocess.Popen[bytes]) -> list[int]:
+    return [
+        pid
+        for pid in children(agent.pid)
+        if b"edge_agent.serving_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 def version_of(lab: AgentLab, directory: Path) -> str:
@@ -120,16 +121,27 @@ def is_answering(lab: AgentLab, directory: Path) -> bool:
         return False
 
 
-def test_a_profile_may_keep_models_in_the_agents_process(lab: AgentLab) -> None:
+def test_a_profile_may_keep_confirmed_models_in_the_agents_process(lab: AgentLab) -> None:
     directory = lab.join("dev-inside")
     shipped = Path(catalog.__file__).parent / "data" / f"{PROFILE}.toml"
     own = directory / "profiles" / f"{PROFILE}.toml"
     own.parent.mkdir()
     own.write_text('serving = "in_process"\n' + shipped.read_text())
     agent = lab.run_agent(directory)
-    target = lab.release("plant", 21, package(21))
-    lab.wish("dev-inside", target)
-    lab.wait_for_slot("dev-inside", "confirmed", target)
+    one = lab.release("plant", 21, package(21))
+    lab.wish("dev-inside", one)
+    lab.wait_for_slot("dev-inside", "confirmed", one)
+    wait_until(lambda: workers_of(agent) == [])
     assert version_of(lab, directory) == "21"
-    assert children(agent.pid) == []
     assert "onnxruntime" in Path(f"/proc/{agent.pid}/maps").read_text()
+
+    two = lab.release("plant", 22, package(22))
+    lab.wish("dev-inside", two, probation=LONG)
+    lab.wait_for_slot("dev-inside", "probation", two)
+    wait_until(lambda: version_of(lab, directory) == "22")
+    os.kill(worker_of(agent), signal.SIGSEGV)
+    row = lab.wait_for_slot("dev-inside", "failed", two)
+    assert (row.code, row.running_target) == ("probation-crash", one)
+    wait_until(lambda: workers_of(agent) == [])
+    assert version_of(lab, directory) == "21"
+    assert agent.poll() is None

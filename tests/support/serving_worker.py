@@ -33,13 +33,14 @@ BOOT = 7
 def crashing_command(marker: Path) -> Sequence[str]:
     """Give a worker whose runtime dies of version 13 once ``marker`` is there."""
     program = """
-import os, pathlib, signal, sys
+import pathlib, signal, sys
 from edge_agent import serving_worker
 from edge_agent.adapters.inference_service import InferenceService
 marker, activate = pathlib.Path(sys.argv.pop(1)), InferenceService.activate
 def crash(self, slot, **fields):
     if "/13/" in fields["target"] and marker.exists():
-        os.kill(os.getpid(), signal.SIGILL)
+        # This thread, now: sent to the process, the others would go on until one has died of it.
+        signal.raise_signal(signal.SIGILL)
     activate(self, slot, **fields)
 InferenceService.activate = crash
 sys.exit(serving_worker.main())
@@ -130,6 +131,8 @@ class QuickClient:
         body = json.dumps(infer_request((1, 2, 3, 4))).encode()
         head = f"POST /v2/models/{slot}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
         self._request = head.encode() + b"\r\n\r\n" + body
+        self.is_last = False
+        """Whether the server closes the connection after the last answer."""
 
     def ask(self) -> str:
         """Return the version that answered."""
@@ -140,6 +143,7 @@ class QuickClient:
             assert more, "the connection was closed"
             data += more
         assert data.startswith(b"HTTP/1.1 200"), data
+        self.is_last = b"\r\nconnection: close" in data.lower()
         return str(json.loads(data.partition(b"\r\n\r\n")[2])["model_version"])
 
     def close(self) -> None:
