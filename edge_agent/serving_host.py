@@ -142,4 +142,3 @@ class _InWorker:
         self._service.close()
         for each in self._sockets:
             each.close()
-
