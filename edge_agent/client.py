@@ -19,6 +19,7 @@ telemetry:
 import os
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ from edge_agent.client_wire import (
     encode_rows,
     raise_error,
 )
+from edge_agent.contract.cells import CellError, CellReader
 from edge_agent.contract.schema import ModelSchema
 from edge_agent.errors import InputError, ServingError, UnknownModelError
 
@@ -214,23 +216,27 @@ class LocalModel:
         """Inputs and outputs of what answers now; raises UnknownModelError when nothing does."""
         return self._service.find(self._slot).schema
 
-    def predict_records(self, records: Sequence[Mapping[str, float | None]]) -> "Prediction":
-        """Answer rows given by column name; None is a missing value.
+    def predict_records(self, records: Sequence[Mapping[str, Any]]) -> "Prediction":
+        """Answer rows given by column name: numbers, texts of categories, None for missing.
 
         Raises:
-            InputError: A column is missing, unknown or not a number; and as ``predict``.
+            InputError: A column is missing, unknown or does not fit; and as ``predict``.
         """
-        columns = self.schema.columns
-        rows = np.empty((len(records), len(columns)), np.float32)
+        schema = self.schema
+        readers = {
+            name: CellReader(replace(f, shape=())) for f in schema.features for name in f.columns
+        }
+        rows = np.empty((len(records), schema.width), np.float32)
         for n, record in enumerate(records):
-            if record.keys() != set(columns):
-                missing = [c for c in columns if c not in record]
-                unknown = [c for c in record if c not in columns]
+            if record.keys() != readers.keys():
+                missing = [c for c in readers if c not in record]
+                unknown = [c for c in record if c not in readers]
                 raise InputError(f"record {n}: missing {missing[:5]}, unknown {unknown[:5]}")
-            try:
-                rows[n] = [record[column] for column in columns]
-            except (TypeError, ValueError) as error:
-                raise InputError(f"record {n}: {error}") from error
+            for column, (name, reader) in enumerate(readers.items()):
+                try:
+                    rows[n, column] = reader.read(record[name])
+                except CellError as error:
+                    raise InputError(f"record {n}: {name} {error}") from error
         return self.predict(rows)
 
 

@@ -142,7 +142,7 @@ def test_records_by_name_are_answered_as_packed_rows() -> None:
     with pytest.raises(InputError, match=r"record 1: missing \['f3'\], unknown \['g'\]"):
         model.predict_records([record, {"f0": 1, "f1": 1, "f2": 1, "g": 1}])
     with pytest.raises(InputError, match="record 0"):
-        model.predict_records([{**record, "f0": "warm"}])  # type: ignore[dict-item]  # on purpose
+        model.predict_records([{**record, "f0": "warm"}])
 
 
 # Swaps --------------------------------------------------------------------------------------------
