@@ -39,6 +39,8 @@ class Config:
         drift_period_s: Seconds between two drift judgements.
         false_alarms_per_day: Drift alarms by chance that the whole fleet may raise in a day.
         retention_days: Days raw telemetry windows are kept.
+        samples_days: Days sampled raw rows are kept.
+        samples_bytes_max: Bytes of their files; the oldest go first.
         transfer_bytes_per_s: Bytes per second of model transfer, all devices together.
         transfer_devices_max: Devices served with chunks at once.
     """
@@ -56,6 +58,8 @@ class Config:
     drift_period_s: float = 30.0
     false_alarms_per_day: float = 1.0
     retention_days: int = 7
+    samples_days: int = 90
+    samples_bytes_max: int = 10_737_418_240
     transfer_bytes_per_s: int = 20_000_000
     transfer_devices_max: int = 64
 
@@ -104,6 +108,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("drift_period_s", 0.5, 86_400),
     ("false_alarms_per_day", 0.001, 1_000),
     ("retention_days", 1, 3_650),
+    ("samples_days", 1, 3_650),
+    ("samples_bytes_max", 1_048_576, 2**50),
     ("transfer_bytes_per_s", 1_024, 10**10),
     ("transfer_devices_max", 1, 100_000),
 )
@@ -150,6 +156,11 @@ class Workspace:
     def encodings_dir(self) -> Path:
         """Packages as they travel; all of it can be made again."""
         return self.server_dir / "encodings"
+
+    @property
+    def samples_dir(self) -> Path:
+        """Sampled raw rows of devices, Parquet."""
+        return self.server_dir / "samples"
 
     @property
     def broker_dir(self) -> Path:

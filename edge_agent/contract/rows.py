@@ -144,6 +144,15 @@ class RowMessage:
     batch: RowBatch
 
 
+def name_prediction(boot: int, stream: int, number: int) -> str:
+    """Write a prediction id as the device answered it, without the row.
+
+    >>> name_prediction(5, 0, 42)
+    '0000000000000005-0-2a'
+    """
+    return f"{boot:016x}-{stream:x}-{number:x}"
+
+
 def row_bytes(features: Sequence[RowFeature]) -> int:
     """Bytes one row adds to a body, before compression."""
     return 27 + sum(feature.row_bytes for feature in features)

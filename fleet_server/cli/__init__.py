@@ -18,6 +18,7 @@ from fleet_server.cli import (
     model,
     profile,
     rollout,
+    samples,
     user,
 )
 from fleet_server.cli.demo import demo
@@ -52,6 +53,7 @@ for _noun, _app in (
     ("rollout", rollout.app),
     ("drift", drift.app),
     ("label", label.app),
+    ("samples", samples.app),
     ("keys", keys.app),
     ("user", user.app),
     ("audit", audit.app),

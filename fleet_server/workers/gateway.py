@@ -52,6 +52,7 @@ from fleet_server.wiring.identity import (
     find_device_door,
     is_cut_wanted,
 )
+from fleet_server.wiring.samples import build_sample_keeper
 from fleet_server.wiring.workspace import check_insecure
 from fleet_server.workers.gateway_encode import EncodeLoop
 from fleet_server.workers.gateway_identity import CutLoop, RenewLoop
@@ -67,6 +68,7 @@ from fleet_server.workers.gateway_loops import (
     TransferLoop,
     describe,
 )
+from fleet_server.workers.gateway_rows import RowLoop
 from fleet_server.workers.supervisor import INSECURE_FLAG, stop_on_signals
 from fleet_server.workspace import Workspace
 
@@ -77,6 +79,7 @@ CONTROL_CHANNELS = (
     Channel.ACK,
     Channel.RENEW,
     Channel.LABELS,
+    Channel.ROWS,
 )
 BEAT_S = 5.0
 REFRESH_S = 5.0
@@ -161,6 +164,8 @@ class Gateway:
         self._renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
         labels = DatabaseLabelBook(engine, retention=retention)
         self._labels = LabelLoop(self._control, labels, directory, ingest, seen, clock, stop)
+        keeper = build_sample_keeper(fleet)
+        self._rows = RowLoop(self._control, keeper, directory, ingest, seen, clock, stop)
         report_loop.chores.append(
             Chore("labels", RETENTION_S, lambda: labels.drop_before(clock.now() - retention))
         )
@@ -175,6 +180,7 @@ class Gateway:
         self._loops: tuple[Loop, ...] = (
             self._renewals,
             self._labels,
+            self._rows,
             CutLoop(ender, partial(is_cut_wanted, fleet), clock, stop),
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             report_loop,
@@ -211,7 +217,7 @@ class Gateway:
     def stop(self) -> None:
         """Finish the batches at hand, then disconnect."""
         self._stop.set()
-        for inbox in (self._reports, self._requests, self._renewals, self._labels):
+        for inbox in (self._reports, self._requests, self._renewals, self._labels, self._rows):
             inbox.close()
         for loop in self._loops:
             loop.join(JOIN_S_MAX)
@@ -224,7 +230,7 @@ class Gateway:
         if is_marker(delivery):
             self._state.note_marker(delivery)
             self._control.ack([delivery])
-        elif not self._renewals.take(delivery) and not self._labels.take(delivery):
+        elif not any(loop.take(delivery) for loop in (self._renewals, self._labels, self._rows)):
             self._reports.put(delivery)
 
 

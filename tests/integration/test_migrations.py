@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
-from fleet_server.adapters.database import tables
+from fleet_server.adapters.database import sample_tables, tables
 from fleet_server.adapters.database.api_tokens import hash_token
 from fleet_server.adapters.database.engine import open_engine, read_session
 from fleet_server.adapters.database.migrate import SCRIPTS, SchemaError, migrate, newest_revision
@@ -24,7 +24,8 @@ def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
-    assert tables.DeviceRow.__tablename__ in SQLModel.metadata.tables
+    for declared in (tables.DeviceRow, sample_tables.SampleFileRow):
+        assert declared.__tablename__ in SQLModel.metadata.tables
     engine.dispose()
 
 

@@ -1,0 +1,324 @@
+"""Sampled rows on the server: taken once, filed, dropped when old, exported with labels."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sqlmodel import select
+from typer.testing import CliRunner, Result
+
+from edge_agent.contract.messages import LabelRange
+from edge_agent.contract.rows import (
+    Reason,
+    Redaction,
+    RowBatch,
+    RowFeature,
+    RowHead,
+    SampledLabel,
+    encode_batch,
+    frame_batch,
+)
+from edge_agent.contract.schema import Feature
+from edge_agent.contract.topics import Channel, device_topic
+from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.sample_book import MARKS_MAX
+from fleet_server.adapters.database.sample_tables import SampleMarkRow
+from fleet_server.adapters.database.tables import DeviceRow
+from fleet_server.bootstrap import Fleet, open_fleet
+from fleet_server.cli import samples
+from fleet_server.errors import FleetError, NotFoundError, RefusedError
+from fleet_server.ports.gateway import InboundMessage
+from fleet_server.services.export_samples import Export
+from fleet_server.services.file_samples import FILE_AFTER
+from fleet_server.services.record_rows import RecordRows, SortedRows
+from fleet_server.wiring.samples import build_sample_desk, build_sample_keeper
+from fleet_server.wiring.workspace import init_workspace
+from fleet_server.workspace import Config
+from tests.support.agent_fleet import release
+from tests.support.clock import FakeClock
+from tests.support.serving import BuiltPackage, build_classifier
+
+BOOT = 0x51
+PLANT = build_classifier(
+    features=(Feature(name="heat"), Feature(name="grid", shape=(2,)), Feature(name="door"))
+)
+CLASSES = PLANT.schema.classes
+FEATURES = (
+    RowFeature(name="heat", redaction=Redaction.ROUND, step=0.5),
+    RowFeature(name="grid", width=2),
+    RowFeature(name="door", redaction=Redaction.HASH),
+)
+
+
+class Server:
+    """A workspace with two devices and a released package, without processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = FakeClock()
+        self.fleet: Fleet = open_fleet(root, clock=self.clock)
+        self.keeper = build_sample_keeper(self.fleet)
+        self.desk = build_sample_desk(self.fleet, actor="tester")
+        self.folder = self.fleet.workspace.samples_dir
+
+    def find(self, device_id: str) -> int | None:
+        return {"cam-1": 1, "cam-2": 2}.get(device_id)
+
+    def say(self, payload: bytes, device: str = "cam-1") -> SortedRows:
+        message = InboundMessage(device_topic(device, Channel.ROWS), payload)
+        return RecordRows(self.keeper.book, self).record([message], at=self.clock.now())
+
+    def file(self) -> int:
+        self.clock.advance(FILE_AFTER.total_seconds())
+        return self.keeper.file()
+
+    def export(self, out: Path, **more: Any) -> list[dict[str, Any]]:
+        self.desk.export(Export(model="plant", out=out, **more))
+        return list(pq.read_table(out).to_pylist())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "ws"
+    fleet = open_fleet(init_workspace(root, Config(samples_bytes_max=1_048_576)).workspace)
+    with write_session(fleet.engine) as session:
+        for name in ("cam-1", "cam-2"):
+            session.add(DeviceRow(id=name, profile="camera", created_at=fleet.clock.now()))
+    release(fleet, "plant", 1, PLANT.blob, is_approved=False)
+    fleet.engine.dispose()
+    return root
+
+
+@pytest.fixture
+def server(made: Path, tmp_path: Path) -> Iterator[Server]:
+    server = Server(shutil.copytree(made, tmp_path / "ws"))
+    yield server
+    server.fleet.engine.dispose()
+
+
+def batch(
+    server: Server,
+    sequence: int,
+    numbers: Sequence[int],
+    *,
+    built: BuiltPackage = PLANT,
+    features: tuple[RowFeature, ...] = FEATURES,
+    labels: Sequence[SampledLabel] = (),
+    boot: int = BOOT,
+) -> bytes:
+    at_ms = int(server.clock.now().timestamp() * 1_000)
+    rows = tuple(RowHead(n, 0, at_ms, Reason(n % 2), float(n % len(CLASSES)), 0.5) for n in numbers)
+    values = tuple(
+        b"".join(bytes([n]) * 8 for n in numbers)
+        if f.redaction is Redaction.HASH
+        else np.repeat(np.array(numbers, "<f4"), f.width).tobytes()
+        for f in features
+    )
+    own = RowBatch(
+        artifact=bytes.fromhex(built.sha256)[:8],
+        stream=0,
+        share=0.25,
+        features=features if numbers else (),
+        rows=rows,
+        values=values if numbers else (),
+        labels=tuple(labels),
+    )
+    return frame_batch(boot, sequence, encode_batch(own))
+
+
+def test_rows_come_out_as_they_came_with_labels_from_files_and_from_what_waits(
+    server: Server, tmp_path: Path
+) -> None:
+    server.say(batch(server, 1, [1, 2]))
+    server.say(batch(server, 1, [3]), device="cam-2")
+    assert server.keeper.file() == 0, "too fresh for a file"
+    assert server.file() == 1
+    server.say(batch(server, 2, [4], labels=[SampledLabel(2, 0, 1.0)]))
+    server.say(batch(server, 3, [], labels=[SampledLabel(4, 0, 2.0), SampledLabel(99, 0, 0.0)]))
+    rows = server.export(tmp_path / "rows.parquet")
+    assert [(r["_device"], r["_prediction_id"]) for r in rows] == [
+        ("cam-1", f"{BOOT:016x}-0-1"),
+        ("cam-1", f"{BOOT:016x}-0-2"),
+        ("cam-2", f"{BOOT:016x}-0-3"),
+        ("cam-1", f"{BOOT:016x}-0-4"),
+    ]
+    assert [r["_label"] for r in rows] == [None, CLASSES[1], None, CLASSES[2]]
+    assert [r["_predicted"] for r in rows] == [CLASSES[n % len(CLASSES)] for n in (1, 2, 3, 4)]
+    assert [r["_reason"] for r in rows] == ["uncertain", "share", "uncertain", "share"]
+    one = rows[1]
+    assert (one["heat"], one["grid_0"], one["grid_1"], one["door"]) == (2.0, 2.0, 2.0, "02" * 8)
+    assert (one["_share"], one["_confidence"], one["_row"], one["_version"]) == (0.25, 0.5, 0, 1)
+    (total,) = server.desk.add_up()
+    assert (total.rows, total.waiting, total.labels, total.files) == (4, 1, 3, 1)
+    (path,) = server.folder.rglob("*.parquet")
+    assert path.parent.relative_to(server.folder).parts[0] == "plant"
+    told = pq.read_schema(path).field("heat").metadata
+    assert told[b"redaction"] == b"round 0.5"
+
+
+def test_categories_and_booleans_come_out_as_tables_have_them(
+    server: Server, tmp_path: Path
+) -> None:
+    typed = build_classifier(
+        features=(
+            Feature(name="hue", dtype="category", categories=("red", "blue"), is_open=True),
+            Feature(name="door", dtype="bool", is_nullable=True),
+        )
+    )
+    release(server.fleet, "paint", 1, typed.blob, is_approved=False)
+    own = RowBatch(
+        artifact=bytes.fromhex(typed.sha256)[:8],
+        stream=0,
+        share=1,
+        features=(RowFeature(name="hue"), RowFeature(name="door")),
+        rows=tuple(RowHead(n, 0, 1, Reason.SHARE, 9e9, 0.5) for n in range(4)),
+        values=(
+            np.array([1, -1, np.inf, 0], "<f4").tobytes(),
+            np.array([1, 0, np.nan, 1], "<f4").tobytes(),
+        ),
+    )
+    server.say(frame_batch(BOOT, 1, encode_batch(own)))
+    assert server.file() == 1
+    server.desk.export(Export(model="paint", out=tmp_path / "rows.parquet"))
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [r["hue"] for r in rows] == ["blue", "(unlisted)", None, "red"]
+    assert [r["door"] for r in rows] == [True, False, None, True]
+    assert {r["_predicted"] for r in rows} == {None}, "no class has that number"
+
+
+def test_a_batch_is_taken_once_however_often_it_is_sent(server: Server, tmp_path: Path) -> None:
+    first = batch(server, 5, [1, 2])
+    for _ in range(3):
+        said = server.say(first)
+        assert said.acks[0][1].rows == (LabelRange(BOOT, 5, 5),)
+    assert server.say(batch(server, 4, [9])).rows == 0, "an older one of the same boot"
+    assert server.say(batch(server, 1, [3], boot=BOOT + 1)).rows == 1
+    assert server.file() == 1
+    server.say(first)
+    assert len(server.export(tmp_path / "rows.parquet")) == 3
+
+
+def test_what_nobody_can_use_is_acknowledged_only_when_it_can_never_be(server: Server) -> None:
+    good = batch(server, 1, [1])
+    stranger = build_classifier(seed=9)
+    unknown = server.say(batch(server, 2, [1], built=stranger, features=()))
+    assert len(unknown.acks) == 1
+    assert "not registered here" in unknown.quarantined[0].reason
+    for payload, device, words in (
+        (b"EFR1", "cam-1", "shorter than their head"),
+        (good, "stranger", "not enrolled"),
+        (good[:-1], "cam-1", "does not end"),
+    ):
+        said = server.say(payload, device=device)
+        assert said.acks == []
+        assert words in said.quarantined[0].reason
+    assert server.desk.add_up() == []
+
+
+def test_a_file_that_lost_the_race_does_not_count(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1]))
+    waiting = server.keeper.book.list_waiting(bytes_max=10**9)
+    lost = server.keeper.files.write(waiting)
+    server.say(batch(server, 2, [2]))
+    assert server.file() == 1
+    assert not server.keeper.book.note_file(lost, [b.id for b in waiting])
+    assert len(server.export(tmp_path / "rows.parquet")) == 2
+    assert (server.folder / lost.path).exists()
+    server.clock.advance(10 * 365 * 86_400)  # by the clock of files, a day like any other
+    server.keeper.files.sweep([f.path for f in server.keeper.book.list_files()])
+    assert not (server.folder / lost.path).exists()
+
+
+def test_old_rows_go_and_so_do_the_oldest_of_too_many(server: Server) -> None:
+    wide = (RowFeature(name="noise", width=4_096),)
+    noise = np.random.default_rng(1).normal(size=40_960).astype("<f4").tobytes()
+    rows = tuple(RowHead(n, 0, 1, Reason.SHARE, 0, 0.5) for n in range(10))
+    for sequence in range(1, 7):
+        own = RowBatch(
+            artifact=bytes.fromhex(PLANT.sha256)[:8],
+            stream=0,
+            share=1,
+            features=wide,
+            rows=rows,
+            values=(noise,),
+        )
+        server.say(frame_batch(BOOT, sequence, encode_batch(own)))
+        assert server.file() == 1
+    server.keeper.tidy()
+    kept = server.keeper.book.list_files()
+    assert 2 < len(kept) < 6
+    assert sum(file.size_bytes for file in kept) <= 1_048_576
+    assert len(list(server.folder.rglob("*.parquet"))) == len(kept)
+    server.say(batch(server, 99, [1], labels=[SampledLabel(1, 0, 0.0)]))
+    server.clock.advance(timedelta(days=91).total_seconds())
+    server.keeper.tidy()
+    assert server.desk.add_up() == []
+    assert list(server.folder.rglob("*.parquet")) == []
+
+
+def test_marks_of_a_device_are_bounded(server: Server) -> None:
+    for boot in range(2 * MARKS_MAX):
+        server.clock.advance(1)
+        server.say(batch(server, 1, [1], boot=boot))
+    with read_session(server.fleet.engine) as session:
+        assert len(session.exec(select(SampleMarkRow)).all()) == MARKS_MAX
+
+
+def test_columns_of_two_kinds_are_refused_with_a_way_out(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1]))
+    kept = tuple(RowFeature(name=f.name, width=f.width) for f in FEATURES)
+    server.say(batch(server, 2, [2], features=kept))
+    with pytest.raises(RefusedError, match="column door is string in some rows and float"):
+        server.export(tmp_path / "rows.parquet")
+    assert list(tmp_path.glob("*rows*")) == []
+
+
+def test_a_feature_that_is_new_is_empty_in_older_rows(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1], features=FEATURES[:1]))
+    server.say(batch(server, 2, [2]))
+    rows = server.export(tmp_path / "rows.parquet")
+    assert [r["grid_0"] for r in rows] == [None, 2.0]
+
+
+def test_a_damaged_file_is_named(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1]))
+    server.file()
+    (path,) = server.folder.rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    with pytest.raises(FleetError, match="not as they were written"):
+        server.export(tmp_path / "rows.parquet")
+    with pytest.raises(NotFoundError, match="no sampled rows of other"):
+        server.desk.export(Export(model="other", out=tmp_path / "rows.parquet"))
+
+
+def run(server: Server, *arguments: str, expect: int = 0) -> Result:
+    root = str(server.fleet.workspace.root)
+    result = CliRunner().invoke(samples.app, [*arguments, "-w", root])
+    assert result.exit_code == expect, result.output
+    return result
+
+
+def test_a_person_lists_and_exports_and_the_export_is_written_down(
+    server: Server, tmp_path: Path
+) -> None:
+    assert "no sampled rows" in run(server, "ls").stderr
+    run(server, "ls", "plant", expect=1)
+    server.say(batch(server, 1, [1, 2], labels=[SampledLabel(1, 0, 1.0)]))
+    assert "plant" in run(server, "ls").stdout
+    (version,) = json.loads(run(server, "ls", "plant", "--json").stdout)["versions"]
+    assert (version["rows"], version["labels"], version["waiting"]) == (2, 1, 2)
+    out = tmp_path / "rows.parquet"
+    told = json.loads(run(server, "export", "plant", "--out", str(out), "--json").stdout)
+    assert told == {"model": "plant", "rows": 2, "path": str(out)}
+    assert pq.read_table(out).num_rows == 2
+    again = run(server, "export", "plant", "--out", str(out), expect=1).output
+    assert "is there already" in " ".join(again.split())
+    with server.fleet.engine.connect() as connection:
+        query = "SELECT object, detail FROM audit WHERE act = 'samples.export'"
+        ((subject, detail),) = connection.exec_driver_sql(query).all()
+    assert (subject, json.loads(detail)["rows"]) == ("samples/plant", 2)
