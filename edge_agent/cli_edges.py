@@ -4,6 +4,7 @@ Data goes to stdout, words to stderr; heavy imports wait until a command needs t
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 
 from edge_agent.settings import find_directory, load_settings
 
-DONE, FAILED = 0, 1
+DONE, FAILED, MISUSE = 0, 1, 2
+VIDEO_VARIABLE = "EDGE_AGENT_CAMERA_VIDEO"
 AddCommand = Callable[..., argparse.ArgumentParser]
 
 
@@ -44,11 +46,18 @@ def add_commands(commands: Any, add: AddCommand) -> None:
         commands,
         "camera",
         _camera,
-        "let the running agent answer new pictures of a folder",
-        "edge-agent camera --folder /run/camera --delete",
+        "let the running agent answer new pictures of a folder, or the frames of a video",
+        "edge-agent camera --video rtsp://camera.local/live --every 1",
     )
-    camera.add_argument("--folder", required=True, help="where the camera writes PNG or JPEG")
-    camera.add_argument("--every", type=float, default=0.5, help="seconds between looks (0.5)")
+    camera.add_argument("--folder", help="where the camera writes PNG or JPEG")
+    camera.add_argument(
+        "--video",
+        help="/dev/video0, an rtsp, http, tcp or udp URL, or a file; a URL with a password is"
+        f" better given in {VIDEO_VARIABLE}, where other users do not see it",
+    )
+    camera.add_argument(
+        "--every", type=float, default=0.5, help="seconds between looks or frames (0.5)"
+    )
     camera.add_argument("--existing", action="store_true", help="answer what is there already too")
     camera.add_argument("--delete", action="store_true", help="remove pictures once answered")
     _add_model_options(camera)
@@ -107,6 +116,51 @@ def _bridge(arguments: argparse.Namespace) -> int:
 
 
 def _camera(arguments: argparse.Namespace) -> int:
+    video = arguments.video or (None if arguments.folder else os.environ.get(VIDEO_VARIABLE))
+    if bool(video) == bool(arguments.folder):
+        sys.stderr.write("edge-agent: camera needs either --folder or --video\n")
+        return MISUSE
+    return _camera_video(arguments, video) if video else _camera_folder(arguments)
+
+
+def _camera_video(arguments: argparse.Namespace, video: str) -> int:
+    import secrets
+    from threading import Event
+
+    from edge_agent.adapters.system_clock import SystemClock
+    from edge_agent.adapters.video_frames import VideoFrames
+    from edge_agent.adapters.video_source import find_video_source
+    from edge_agent.answer_output import write_lines
+    from edge_agent.local_camera import predict_video
+
+    stop, source = Event(), find_video_source(video)
+    frames = VideoFrames(
+        source,
+        stop,
+        SystemClock(),
+        secrets.SystemRandom().random,
+        every_s=arguments.every,
+        tell=lambda words: sys.stderr.write(f"edge-agent: {words}\n"),
+    )
+    _stop_on_signals(stop.set)
+    answers = predict_video(
+        find_directory(arguments.dir),
+        arguments.slot,
+        frames,
+        stop,
+        shown=source.shown,
+        pixel_range=_pixel_range(arguments),
+    )
+    write_lines(answers, sys.stdout)
+    if frames.dropped or frames.reconnects:
+        sys.stderr.write(
+            f"edge-agent: {frames.dropped} frames gave way to newer ones, the stream began"
+            f" {frames.reconnects} times anew\n"
+        )
+    return DONE
+
+
+def _camera_folder(arguments: argparse.Namespace) -> int:
     from pathlib import Path
     from threading import Event
 

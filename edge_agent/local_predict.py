@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.adapters.image_files import SUFFIXES, load_pillow, read_picture
 from edge_agent.adapters.row_files import PARQUET_SUFFIXES, read_csv, read_parquet
@@ -91,8 +92,12 @@ def predict_picture(
         row = read_picture(path, layout)
     except InputError as error:
         return {"row": number, "file": str(path), "error": str(error)}
-    answer = next(_list_answers(client.predict(row.reshape(1, -1), slot), number))
-    return {"row": number, "file": str(path)} | answer
+    return {"file": str(path)} | predict_row(client, slot, row, number)
+
+
+def predict_row(client: Client, slot: str, row: NDArray[np.float32], number: int) -> dict[str, Any]:
+    """Answer one row of numbers, with its number."""
+    return next(_list_answers(client.predict(row.reshape(1, -1), slot), number))
 
 
 def _predict_pictures(

@@ -49,12 +49,16 @@ def read_picture(path: Path, layout: PixelLayout) -> NDArray[np.float32]:
                 raise InputError(
                     f"{path} has {image.width} x {image.height} pixels, the limit is {PIXELS_MAX}"
                 )
-            turned = transposed(image)
-            plain = _to_eight_bits(turned).convert("L" if layout.channels == 1 else "RGB")
-            sized = plain.resize((layout.width, layout.height), image_module.Resampling.BILINEAR)
-            return spread(np.asarray(sized, np.uint8), layout)
+            return fit_picture(_to_eight_bits(transposed(image)), layout)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
         raise InputError(f"{path} is no PNG or JPEG picture that can be read: {error}") from error
+
+
+def fit_picture(image: Any, layout: PixelLayout) -> NDArray[np.float32]:
+    """Bring a picture of Pillow into the layout, float32 [height * width * channels]."""
+    plain = image.convert("L" if layout.channels == 1 else "RGB")
+    sized = plain.resize((layout.width, layout.height), load_pillow().Resampling.BILINEAR)
+    return spread(np.asarray(sized, np.uint8), layout)
 
 
 def spread(pixels: NDArray[np.uint8], layout: PixelLayout) -> NDArray[np.float32]:
