@@ -17,6 +17,10 @@ SQLModel.metadata.naming_convention = {
     "pk": "pk_%(table_name)s",
 }
 
+from fleet_server.adapters.database.tables_shadow import (  # noqa: E402 - names are set first
+    ShadowRow as ShadowRow,
+)
+
 
 class LeaseRow(SQLModel, table=True):
     """One loop that only one process may run; ``generation`` fences stale writers."""
@@ -93,32 +97,6 @@ class SlotRow(SQLModel, table=True):
     code: str = ""
     detail: str = ""
     rollout: int = 0
-    changed_at: datetime
-
-
-class ShadowRow(SQLModel, table=True):
-    """What comparing a candidate found in one slot of a device, from its newest report of it."""
-
-    __tablename__ = "shadow"
-    device: int = Field(primary_key=True, foreign_key="device.number")
-    slot: str = Field(primary_key=True)
-    sha256: str = Field(primary_key=True)
-    """Of the candidate."""
-    target: str = ""
-    rollout: int = Field(default=0, index=True)
-    state: str
-    note: str = ""
-    seconds: int = Field(default=0, sa_type=BigInteger)
-    requests: int = Field(default=0, sa_type=BigInteger)
-    rows: int = Field(default=0, sa_type=BigInteger)
-    differs: int = Field(default=0, sa_type=BigInteger)
-    non_finite: int = Field(default=0, sa_type=BigInteger)
-    errors: int = Field(default=0, sa_type=BigInteger)
-    skipped: int = Field(default=0, sa_type=BigInteger)
-    dropped: int = Field(default=0, sa_type=BigInteger)
-    cpu_ms: int = Field(default=0, sa_type=BigInteger)
-    bins: str = Field(default="{}", sa_type=Text)
-    """JSON {name: counts}: difference, latency, candidate_latency."""
     changed_at: datetime
 
 
