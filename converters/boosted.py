@@ -3,7 +3,8 @@
 LightGBM compares float64 with float64 thresholds, a graph float32 with float32: its trees are read
 as JSON, the thresholds become the largest float32 that asks the same question, and what the
 converter of onnxmltools leaves out is either written into the trees (missing values, averaged
-forests, steep sigmoids) or refused. XGBoost compares float32 by itself: its trees stay as they are.
+forests, steep sigmoids) or refused. XGBoost compares float32 by itself: its trees change only where
+a scaler is folded in.
 """
 
 import json
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from converters.errors import UnsupportedEstimatorError
 
 Array = NDArray[Any]
-TREES = "trees_of_lightgbm"
-"""Attribute of a copied LightGBM model: its trees as JSON, to be changed and converted."""
+TREES = "trees_to_convert"
+"""Attribute of a copied model: its trees as JSON, to be changed and converted."""
 _LIGHTGBM_OBJECTIVES = (
     *("binary", "multiclass", "multiclassova", "regression", "regression_l1", "huber", "quantile"),
     *("poisson", "gamma", "tweedie", "lambdarank", "rank_xendcg"),
@@ -88,7 +89,9 @@ def attach_trees(estimator: Any) -> tuple[str, ...]:
 
 
 def list_thresholds(estimator: Any) -> list[tuple[Array, Array, Any]]:
-    """Give columns and thresholds of the numeric splits of an attached model, and their writer."""
+    """Give columns and thresholds of the numeric splits of a copied model, and their writer."""
+    if is_xgboost(estimator):
+        return _list_xgboost(estimator)
     dump = getattr(estimator, TREES, None)
     if dump is None:
         return []
@@ -102,8 +105,41 @@ def list_thresholds(estimator: Any) -> list[tuple[Array, Array, Any]]:
     return [(columns, np.array([float(node["threshold"]) for node in splits]), write)]
 
 
+def _list_xgboost(estimator: Any) -> list[tuple[Array, Array, Any]]:
+    """Give the splits of XGBoost, which asks ``x < t``, as ``x <= the float32 below t``."""
+    booster = estimator.get_booster()
+    names = {name: n for n, name in enumerate(booster.feature_names or ())}
+    trees = [json.loads(tree) for tree in booster.get_dump(dump_format="json", with_stats=True)]
+    setattr(estimator, TREES, trees)
+    splits = [node for tree in trees for node in iterate_xgboost(tree) if "split" in node]
+    splits = [node for node in splits if not isinstance(node["split_condition"], list)]
+    columns = [names[node["split"]] if names else int(node["split"][1:]) for node in splits]
+    limits = np.array([node["split_condition"] for node in splits], np.float32)
+    below = np.nextafter(limits, np.float32(-np.inf)).astype(np.float64)
+
+    def write(thresholds: Array) -> None:
+        above = np.nextafter(thresholds.astype(np.float32), np.float32(np.inf))
+        for node, limit in zip(splits, above.tolist(), strict=True):
+            node["split_condition"] = limit
+
+    return [(np.array(columns, np.int64), below, write)]
+
+
+def iterate_xgboost(tree: Any) -> Iterator[dict[str, Any]]:
+    """Give every node of a tree of XGBoost."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.get("children", ())
+
+
 def has_categories(estimator: Any) -> bool:
-    """Tell whether an attached LightGBM model splits by category somewhere."""
+    """Tell whether a copied model splits by category somewhere; reads its trees."""
+    if is_xgboost(estimator):
+        trees = getattr(estimator, TREES, ())
+        nodes = (node for tree in trees for node in iterate_xgboost(tree))
+        return any(isinstance(node.get("split_condition"), list) for node in nodes)
     dump = getattr(estimator, TREES, None)
     return dump is not None and any(n.get("decision_type") == "==" for n in _iterate_nodes(dump))
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.answers import find_classes, find_last_step
 from converters.errors import InvalidRequestError
+from converters.from_file import FileKind, ForeignModel, describe_model, find_kind
 from converters.from_onnx import OnnxSource
 from converters.graph import parse_foreign, tensor_shape, tensor_type
 from converters.request import BuildRequest
@@ -41,7 +43,7 @@ class FileSource:
     """A source model read from a file, with the schema it is to have.
 
     Attributes:
-        model: Estimator, or an ``OnnxSource``.
+        model: Estimator, or a ``ForeignModel``.
         schema: Given, or made from the table.
         labels: What the source calls its classes; empty for a regression.
     """
@@ -75,7 +77,7 @@ def open_source(
     """Read a source model.
 
     Args:
-        path: A ``.skops``, ``.onnx`` or package file.
+        path: A ``.skops``, ``.onnx``, ``.pt2``, ``.lgb``, ``.ubj``, ``.json`` or package file.
         table: Its columns but the target are the features when no schema is given.
         target: Column of the true answers, if the table has one.
         name: Model name of a made schema.
@@ -91,13 +93,20 @@ def open_source(
         content = read_file(path)
         made = schema or _schema_of_graph(content, columns, name)
         return _graph_source(content, made, profile)
+    kind = find_kind(path)
+    if kind is not None:
+        return _file_source(read_file(path), kind, columns, name, schema, profile)
     estimator = load_estimator(path)
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         columns = [str(column) for column in names]
-    labels = tuple(np.asarray(getattr(estimator, "classes_", ())).tolist())
+    classes = find_classes(find_last_step(estimator))
+    labels = () if classes is None else tuple(classes.tolist())
     made = schema or _schema_of(
-        name, infer_features(table, columns), [str(label) for label in labels]
+        name,
+        infer_features(table, columns),
+        [str(label) for label in labels],
+        is_label_only=bool(labels) and not hasattr(estimator, "predict_proba"),
     )
     model, made = wrap_table_model(estimator, made, is_schema_given=schema is not None)
     if len(made.classes) != len(labels):
@@ -155,6 +164,30 @@ def _graph_source(content: bytes, schema: ModelSchema, profile: DeviceProfile) -
     )
 
 
+def _file_source(
+    content: bytes,
+    kind: FileKind,
+    columns: Sequence[str],
+    name: str,
+    schema: ModelSchema | None,
+    profile: DeviceProfile,
+) -> FileSource:
+    """Give a booster or exported program; a child tells what it takes and answers."""
+    facts = describe_model(content, kind)
+    names = list(facts.columns or columns)
+    if len(names) != facts.width:
+        raise InvalidRequestError(
+            f"the model takes {facts.width} columns, the table has {len(names)} besides the target"
+        )
+    features = tuple(Feature(name=column) for column in names)
+    made = schema or _schema_of(name, features, [str(index) for index in range(facts.classes)])
+    return FileSource(
+        model=ForeignModel(content, made, profile, kind=kind),
+        schema=made,
+        labels=tuple(range(len(made.classes))),
+    )
+
+
 def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     """Give answers as the source says them; class names of the schema are understood too."""
     if source.schema.task is Task.REGRESSION:
@@ -171,11 +204,17 @@ def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     return np.array([known[cell] for cell in cells])
 
 
-def _schema_of(name: str, features: tuple[Feature, ...], classes: Sequence[str]) -> ModelSchema:
+def _schema_of(
+    name: str,
+    features: tuple[Feature, ...],
+    classes: Sequence[str],
+    *,
+    is_label_only: bool = False,
+) -> ModelSchema:
     outputs = (
         (
             Output(name="label", role=Role.LABEL),
-            Output(name="probabilities", role=Role.PROBABILITIES),
+            Output(name="probabilities", role=Role.PROBABILITIES, is_label_only=is_label_only),
         )
         if classes
         else (Output(name="value", role=Role.VALUE),)

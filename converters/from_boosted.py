@@ -5,15 +5,16 @@ Their scikit-learn estimators convert where they stand, alone or inside pipeline
 shape first. All three libraries are imported when a model of theirs is there, not before.
 """
 
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-from converters.boosted import TREES, is_lightgbm, is_xgboost
+from converters.boosted import TREES, is_lightgbm, is_xgboost, iterate_xgboost
 from converters.errors import InvalidRequestError, MissingLibraryError
 from converters.source import SourceNotes
 
@@ -47,6 +48,13 @@ class _BoosterEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn shi
 
     def __init__(self, booster: Any = None) -> None:
         self.booster = booster
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def fit(self, _rows: Any, _targets: Any = None) -> Self:
+        """Nothing to learn: the booster is trained."""
+        return self
 
     @property
     def name(self) -> str:
@@ -163,8 +171,6 @@ def wrap_booster(booster: Any) -> Any:
 
 def describe_xgboost(booster: Any) -> dict[str, Any]:
     """Name objective and number of classes (0 when it answers numbers) of a booster."""
-    import json
-
     learner = json.loads(booster.save_config())["learner"]
     return {
         "objective": learner["objective"]["name"],
@@ -219,14 +225,12 @@ def _register_xgboost() -> None:
     from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
-        names = operator.raw_operator.get_booster().feature_names
-        if names is not None:
-            # The converter reads the number of a column from its name.
-            operator.raw_operator.get_booster().feature_names = None
+        estimator = operator.raw_operator
+        operator.raw_operator = _XgboostStandIn(estimator)
         try:
             convert_xgboost(scope, operator, container)
         finally:
-            operator.raw_operator.get_booster().feature_names = names
+            operator.raw_operator = estimator
 
     _register(
         (xgboost.XGBClassifier, xgboost.XGBRFClassifier, XgboostClassifier),
@@ -270,6 +274,52 @@ def _stand_in(estimator: Any) -> Any:
     return SimpleNamespace(
         booster_=booster, classes_=getattr(estimator, "classes_", None), boosting_type="gbdt"
     )
+
+
+class _XgboostStandIn:
+    """What the converter of onnxmltools reads of an XGBoost model, with the trees of its copy.
+
+    The names of columns are left out: the converter reads the number of a column from its name.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self._booster, self._trees = estimator.get_booster(), getattr(estimator, TREES, None)
+        self.missing = getattr(estimator, "missing", float("nan"))
+        is_classifier = hasattr(estimator, "classes_")
+        self.operator_name = "XGBClassifier" if is_classifier else "XGBRegressor"
+        if is_classifier:
+            self.classes_ = estimator.classes_
+        stop = getattr(estimator, "best_iteration", None) if self._has_stopped() else None
+        if stop is not None:
+            self.best_iteration = stop
+        self.kwargs: dict[str, Any] = {}
+
+    def _has_stopped(self) -> bool:
+        return "best_iteration" in self._booster.attributes()
+
+    def get_xgb_params(self) -> dict[str, Any]:
+        return {"objective": describe_xgboost(self._booster)["objective"]}
+
+    def get_booster(self) -> "_XgboostStandIn":
+        return self
+
+    def save_config(self) -> str:
+        return str(self._booster.save_config())
+
+    def attributes(self) -> dict[str, str]:
+        return dict(self._booster.attributes())
+
+    def get_dump(self, **_how: Any) -> list[str]:
+        names = {name: f"f{n}" for n, name in enumerate(self._booster.feature_names or ())}
+        trees = self._trees
+        if trees is None:
+            dumped = self._booster.get_dump(dump_format="json", with_stats=True)
+            trees = [json.loads(tree) for tree in dumped]
+        for tree in trees:
+            for node in iterate_xgboost(tree):
+                if "split" in node:
+                    node["split"] = names.get(node["split"], node["split"])
+        return [json.dumps(tree) for tree in trees]
 
 
 def _answer_each_class_alone(nodes: list[Any]) -> None:

@@ -8,18 +8,14 @@ Nobody knows what a graph from elsewhere does to a runtime, so it is never loade
 are checked, and whatever runs it is a child process with limits (``guarded.py``).
 """
 
-from typing import Any
-
-from numpy.typing import NDArray
-
+from converters.from_file import ForeignModel
 from converters.graph import parse_foreign
-from converters.guarded import GuardLimits, answer_guarded
-from converters.onnx_graph import adapt_graph, index_targets
+from converters.guarded import GuardLimits
+from converters.onnx_graph import adapt_graph
 from converters.source import SourceNotes
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema
 
-Array = NDArray[Any]
 NOTES = SourceNotes(
     kind="ONNX",
     given_as="OnnxSource of the bytes of a file",
@@ -31,7 +27,7 @@ NOTES = SourceNotes(
 )
 
 
-class OnnxSource:
+class OnnxSource(ForeignModel):
     """A graph from elsewhere, checked and held as bytes.
 
     Args:
@@ -52,17 +48,4 @@ class OnnxSource:
         limits: GuardLimits | None = None,
     ) -> None:
         adapt_graph(parse_foreign(content, what="the source"), schema)
-        self.content, self.limits = content, limits or GuardLimits()
-        self._schema, self._profile = schema, profile
-
-    def answer(self, rows: Array) -> dict[str, Array]:
-        """Answer rows, rounded to float32, by output name; starts a child process.
-
-        Raises:
-            RuntimeRefusedError: onnxruntime refuses, crashes, hangs or asks for too much memory.
-        """
-        return answer_guarded(self.content, self._schema, self._profile, rows, self.limits)
-
-    def index_targets(self, targets: Array) -> Array:
-        """Check that targets are class indexes; values of a regression stay."""
-        return index_targets(self._schema, targets)
+        super().__init__(content, schema, profile, limits)

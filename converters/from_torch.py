@@ -137,7 +137,8 @@ class TorchSource:
 
     def _to_probabilities(self, raw: Array) -> Array:
         if raw.shape[1] == 1:
-            one = 1 / (1 + np.exp(-raw)) if self._answers is Answers.LOGITS else raw
+            with np.errstate(over="ignore"):
+                one = 1 / (1 + np.exp(-raw)) if self._answers is Answers.LOGITS else raw
             return np.hstack([1 - one, one])
         if self._answers is Answers.PROBABILITIES:
             return raw
@@ -295,7 +296,7 @@ def _run(module: Any, rows: Array) -> Array:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's talk, which is not for our caller."""
-    logger = logging.getLogger("torch.onnx")
+    logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

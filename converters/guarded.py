@@ -23,13 +23,17 @@ from converters.evidence import read_evidence
 from converters.guarded_files import (
     ANSWERS,
     BUILT,
+    FACTS,
     PACKAGE,
     REFUSAL,
+    FileFacts,
     read_answers,
     read_built,
+    read_facts,
     read_refusal,
     write_answer_job,
     write_build_job,
+    write_describe_job,
 )
 from converters.request import BuildRequest, BuiltPackage
 from converters.rows import check_rows
@@ -62,8 +66,10 @@ class GuardLimits:
     total_s: float = 1_800.0
 
 
-def build_guarded(request: BuildRequest, content: bytes, limits: GuardLimits) -> BuiltPackage:
-    """Build the package of a foreign graph in a child process.
+def build_guarded(
+    request: BuildRequest, content: bytes, limits: GuardLimits, *, kind: str = "onnx"
+) -> BuiltPackage:
+    """Build the package of a foreign model in a child process.
 
     Raises:
         ConversionError: As ``build_package``.
@@ -72,24 +78,43 @@ def build_guarded(request: BuildRequest, content: bytes, limits: GuardLimits) ->
     check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
         home = Path(name)
-        write_build_job(home, request, content, limits)
+        write_build_job(home, request, content, limits, kind=kind)
         run_child(home, limits)
         return _read_package(home, request)
 
 
 def answer_guarded(
-    content: bytes, schema: ModelSchema, profile: DeviceProfile, rows: Array, limits: GuardLimits
+    content: bytes,
+    schema: ModelSchema,
+    profile: DeviceProfile,
+    rows: Array,
+    limits: GuardLimits,
+    *,
+    kind: str = "onnx",
 ) -> dict[str, Array]:
-    """Have a foreign graph answer rows in a child process.
+    """Have a foreign model answer rows in a child process.
 
     Raises:
         ConversionError: The graph is refused, or crashes, hangs or asks for too much memory.
     """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
         home = Path(name)
-        write_answer_job(home, content, schema, profile, rows, limits)
+        write_answer_job(home, content, schema, profile, rows, limits, kind=kind)
         run_child(home, limits)
         return read_answers(home / ANSWERS, schema, len(rows))
+
+
+def describe_guarded(content: bytes, limits: GuardLimits, *, kind: str) -> FileFacts:
+    """Have a child process tell what a foreign model takes and answers.
+
+    Raises:
+        ConversionError: The file is refused, or its library crashes, hangs or asks for too much.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
+        home = Path(name)
+        write_describe_job(home, content, limits, kind=kind)
+        run_child(home, limits)
+        return read_facts(home / FACTS)
 
 
 def run_child(home: Path, limits: GuardLimits, *, child: Sequence[str] = CHILD) -> None:

@@ -22,6 +22,7 @@ from converters.guarded_files import (
     read_request,
     read_rows,
     write_built,
+    write_facts,
     write_refusal,
 )
 from device_profiles.profile import DeviceProfile
@@ -54,11 +55,15 @@ def _work(home: Path, job: dict[str, Any]) -> None:
     import numpy as np  # heavy libraries only behind the limits
 
     from converters.build import build_loaded
-    from converters.onnx_graph import OnnxGraph
+    from converters.foreign_sources import describe_model, open_foreign
 
+    content = (home / GRAPH).read_bytes()
+    if job["task"] == "describe":
+        write_facts(home, describe_model(job["kind"], content))
+        return
     schema = ModelSchema.decode((home / SCHEMA_FILE).read_bytes())
     profile = DeviceProfile.from_table(job["profile"], source=JOB)
-    graph = OnnxGraph((home / GRAPH).read_bytes(), schema, profile)
+    graph = open_foreign(job["kind"], content, schema, profile)
     rows = read_rows(home)
     first = rows["rows"] if job["task"] == "answer" else rows["holdout"]
     graph.answer(first[:1])

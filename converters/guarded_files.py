@@ -35,7 +35,7 @@ from device_profiles.compatibility import Misfit
 from device_profiles.profile import DeviceProfile, Precision
 from edge_agent.contract.errors import ContractError, TooLargeError
 from edge_agent.contract.fields import Fields, parse_object
-from edge_agent.contract.schema import ModelSchema, Role
+from edge_agent.contract.schema import CLASSES_MAX, WIDTH_MAX, ModelSchema, Role
 
 if TYPE_CHECKING:
     from converters.guarded import GuardLimits
@@ -43,11 +43,13 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 JOB, GRAPH, SCHEMA_FILE, ROWS = "job.json", "graph.onnx", "schema.json", "rows.npz"
 PACKAGE, BUILT, ANSWERS, REFUSAL = "package.tar", "built.json", "answers.npz", "refusal.json"
+FACTS = "facts.json"
 REFUSAL_BYTES_MAX = 4_194_304
+FACTS_BYTES_MAX = 16_777_216
 BUILT_BYTES_MAX = 65_536
 _KINDS: dict[str, type[ConversionError]] = {
     kind.__name__: kind for kind in (ConversionError, InvalidRequestError, RuntimeRefusedError)
-}
+} | dict.fromkeys(("UnsupportedEstimatorError", "MissingLibraryError"), InvalidRequestError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,28 @@ class BuiltFigures:
     opset_ml: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """What a model in a file takes and answers.
+
+    Attributes:
+        width: Columns.
+        columns: Their names; empty where the file has none of its own.
+        classes: How many it tells apart; 0 where it answers numbers.
+    """
+
+    width: int
+    columns: tuple[str, ...]
+    classes: int
+
+
 def write_build_job(
-    home: Path, request: BuildRequest, content: bytes, limits: "GuardLimits"
+    home: Path,
+    request: BuildRequest,
+    content: bytes,
+    limits: "GuardLimits",
+    *,
+    kind: str = "onnx",
 ) -> None:
     """Write a build for the child.
 
@@ -84,6 +106,7 @@ def write_build_job(
     }
     job = {
         "task": "build",
+        "kind": kind,
         "limits": asdict(request.limits),
         "metric": metric.name,
         "context": dict(request.evidence_context),
@@ -102,10 +125,47 @@ def write_answer_job(
     profile: DeviceProfile,
     rows: Array,
     limits: "GuardLimits",
+    *,
+    kind: str = "onnx",
 ) -> None:
     """Write rows to be answered for the child."""
     arrays = {"rows": np.asarray(rows, np.float32)}
-    _write_job(home, {"task": "answer"}, content, schema, profile, arrays, limits)
+    _write_job(home, {"task": "answer", "kind": kind}, content, schema, profile, arrays, limits)
+
+
+def write_describe_job(home: Path, content: bytes, limits: "GuardLimits", *, kind: str) -> None:
+    """Write a file for the child to look at."""
+    (home / GRAPH).write_bytes(content)
+    job = {"task": "describe", "kind": kind, "guard": asdict(limits)}
+    (home / JOB).write_text(json.dumps(job))
+
+
+def write_facts(home: Path, facts: FileFacts) -> None:
+    """Write what a file takes and answers for the parent."""
+    (home / FACTS).write_text(json.dumps(asdict(facts)))
+
+
+def read_facts(path: Path) -> FileFacts:
+    """Read what ``write_facts`` wrote.
+
+    Raises:
+        RuntimeRefusedError: Something else.
+    """
+    what = "the child's description"
+    try:
+        content = _read_bounded(path, what, FACTS_BYTES_MAX)
+        table = Fields(parse_object(content, what=what, limit_bytes=FACTS_BYTES_MAX), what=what)
+        return FileFacts(
+            width=table.integer("width", low=1, high=WIDTH_MAX),
+            columns=table.items("columns", _read_column, items_max=WIDTH_MAX),
+            classes=table.integer("classes", high=CLASSES_MAX),
+        )
+    except (ContractError, OSError, ValueError) as error:
+        raise RuntimeRefusedError(f"the child process says something else: {error}") from error
+
+
+def _read_column(value: Any) -> str:
+    return str(value)[:128]
 
 
 def _write_job(

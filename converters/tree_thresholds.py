@@ -139,9 +139,7 @@ def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
     The attributes of fitted trees are the ones skl2onnx itself reads.
     """
     kind = _kind(estimator)
-    if is_xgboost(estimator):  # compares float32 already
-        return
-    if is_lightgbm(estimator):
+    if is_lightgbm(estimator) or is_xgboost(estimator):
         yield from list_thresholds(estimator)
     elif kind == _ROUNDED_FIRST:
         predictors = [p for stage in estimator._predictors for p in stage]  # noqa: SLF001
