@@ -13,7 +13,7 @@ from sqlmodel import select
 
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.adapters.database.engine import read_session
-from fleet_server.adapters.database.tables import ShadowRow
+from fleet_server.adapters.database.tables_shadow import ShadowRow
 from tests.support.agent_fleet import AgentLab
 from tests.support.serving import build_classifier, classifier_graph
 from tests.support.serving_worker import infer_request

@@ -16,7 +16,8 @@ from fleet_server.adapters.database.engine import open_engine, read_session, wri
 from fleet_server.adapters.database.migrate import migrate
 from fleet_server.adapters.database.report_repository import SqlReportRepository
 from fleet_server.adapters.database.shadow_rows import read_shadows
-from fleet_server.adapters.database.tables import DeviceRow, ShadowRow
+from fleet_server.adapters.database.tables import DeviceRow
+from fleet_server.adapters.database.tables_shadow import ShadowRow
 from fleet_server.ports.devices import Wish
 from fleet_server.ports.gateway import AcceptedReport, DeviceChange, DeviceState
 

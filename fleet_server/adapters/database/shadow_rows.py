@@ -15,7 +15,7 @@ from sqlmodel import Session, col
 
 from edge_agent.contract.messages import SlotReport
 from edge_agent.contract.shadow import BINS, COUNTS, ShadowReport, ShadowState
-from fleet_server.adapters.database.tables import ShadowRow
+from fleet_server.adapters.database.tables_shadow import ShadowRow
 
 ROWS_PER_QUERY = 500
 _KEY = ("device", "slot", "sha256")

@@ -17,9 +17,7 @@ SQLModel.metadata.naming_convention = {
     "pk": "pk_%(table_name)s",
 }
 
-from fleet_server.adapters.database.tables_shadow import (  # noqa: E402 - names are set first
-    ShadowRow as ShadowRow,
-)
+from fleet_server.adapters.database import tables_shadow  # noqa: E402, F401 - a table as these are
 
 
 class LeaseRow(SQLModel, table=True):
