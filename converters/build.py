@@ -26,7 +26,7 @@ from converters.metrics import PrimaryMetric, find_metric
 from converters.normalise import normalise
 from converters.packing import pack_rung
 from converters.parity import compare_outputs
-from converters.request import BuildRequest, BuiltPackage, MeasurementPlan, ProfileLimits
+from converters.request import BuildRequest, BuiltPackage, Effort, MeasurementPlan, ProfileLimits
 from converters.rows import Rows, check_rows
 from converters.rungs import Exam
 from converters.shrink_trees import shrink_trees
@@ -71,7 +71,8 @@ def build_package(request: BuildRequest) -> BuiltPackage:
 def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     """Build one package from a source that runs in this process; see ``build_package``."""
     check_schema(request.schema)
-    PROBE.start()
+    if request.effort is not Effort.BRIEF:
+        PROBE.start()
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
     conversion = source.convert(request.schema, request.profile, rows.holdout)
     targets = source.index_targets(request.holdout_targets)

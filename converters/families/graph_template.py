@@ -71,9 +71,8 @@ class GraphTemplate:
             _write(self._model, place, first)
         if self._trees is not None:
             attributes = read_tree_attributes(_last_step(prepared))
-            if attributes is None:
+            if attributes is None or not _write_trees(self._trees, attributes):
                 return None
-            _write_trees(self._trees, attributes)
         return self._model.SerializeToString(deterministic=True)
 
 
@@ -253,18 +252,15 @@ def _find_tree_node(model: ModelProto) -> NodeProto | None:
     return found[0] if len(found) == 1 else None
 
 
-def _write_trees(node: NodeProto, attributes: Mapping[str, Array]) -> None:
-    """Put the attributes in the place of the template's; those that are no list stay."""
+def _write_trees(node: NodeProto, attributes: Mapping[str, Array]) -> bool:
+    """Put the attributes in the place of the template's; False where it has others."""
     old = {a.name for a in node.attribute if a.name.startswith(_WRITTEN)} - {_CLASS_NAMES}
     if old != attributes.keys():
-        kept = [a for a in node.attribute if a.name not in old]
-        made = [*kept, *(AttributeProto(name=name) for name in attributes)]
-        ordered = [a.SerializeToString() for a in sorted(made, key=lambda a: a.name)]
-        del node.attribute[:]
-        node.attribute.extend([AttributeProto.FromString(a) for a in ordered])
+        return False
     for attribute in node.attribute:
         if attribute.name in attributes:
             _fill(attribute, attributes[attribute.name])
+    return True
 
 
 def _fill(attribute: AttributeProto, values: Array) -> None:

@@ -113,7 +113,7 @@ def _read(estimator: Any) -> list[_Tree] | None:
         ]
     if kind == _BOOSTED and estimator.init in (None, "zero"):
         return [
-            _read_grown(tree.tree_, estimator.learning_rate, output_base=base)
+            _read_grown(tree.tree_, estimator.learning_rate, output_base=base, takes_missing=False)
             for stage in estimator.estimators_
             for base, tree in enumerate(stage)
         ]
@@ -123,7 +123,12 @@ def _read(estimator: Any) -> list[_Tree] | None:
 
 
 def _read_grown(
-    tree: Any, factor: float, *, is_classifier: bool = False, output_base: int = 0
+    tree: Any,
+    factor: float,
+    *,
+    is_classifier: bool = False,
+    output_base: int = 0,
+    takes_missing: bool = True,
 ) -> _Tree:
     """Read a ``Tree``; the leaves of a classifying forest are shares of classes."""
     leaf = tree.children_left == -1
@@ -141,7 +146,7 @@ def _read_grown(
         thresholds=_largest_float32_below(tree.threshold),
         left=tree.children_left,
         right=tree.children_right,
-        is_missing_left=np.zeros(len(leaf), bool),
+        is_missing_left=(tree.missing_go_to_left != 0) & takes_missing,
         weights=weights,
         output_base=output_base,
     )

@@ -29,21 +29,32 @@ def train(
         str | None,
         typer.Option(metavar="REASON", help="Register in spite of missed limits; recorded."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Processes for a family; one a processor unless given."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, build it for every profile of its spec and register a version.
 
-    Nothing is registered when the data, a limit or a profile says no.
+    Nothing is registered when the data, a limit or a profile says no. The spec of a family
+    (docs/spec.md) trains a model of its own for every value of a column; run again, it goes on
+    where it was.
 
     Example: edgefleet train examples/digits/digits.toml
     """
     with fleet_errors(), StepLines() as lines:
         from fleet_server.bootstrap import open_fleet
-        from fleet_server.wiring.training import build_browser, build_trainer
+        from fleet_server.cli.train_family import train_family
+        from fleet_server.wiring.training import build_browser, build_trainer, is_family
         from fleet_server.wiring.trust import user_name
 
         fleet = open_fleet(workspace)
         lines.started("start", "libraries")
+        if is_family(fleet, spec):
+            lines.end()
+            train_family(fleet, spec, jobs=jobs, force=force, as_json=as_json)
+            return
         trained = build_trainer(fleet, lines).train(spec, actor=user_name(), force_reason=force)
         version = build_browser(fleet).get_version(trained.model, trained.number)
         lines.end()

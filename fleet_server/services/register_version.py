@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from converters.request import BuiltPackage
 from edge_agent.statistics.reference import reference_hash
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.registry import ModelRegistry, NewArtifact, NewVersion, PackageStore
@@ -29,6 +30,21 @@ class BuiltArtifact:
     label_flips: float
     max_abs_error: float
     decision: str
+
+    @classmethod
+    def of(cls, profile: str, package: BuiltPackage) -> "BuiltArtifact":
+        """Keep what a build gave."""
+        return cls(
+            profile=profile,
+            blob=package.blob,
+            schema=package.schema.encode(),
+            reference=package.reference,
+            precision=str(package.precision),
+            latency_ms_p95=package.latency_ms_p95,
+            label_flips=package.label_flips,
+            max_abs_error=package.max_abs_error,
+            decision=package.decision,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

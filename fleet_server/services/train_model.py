@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.request import BuiltPackage
-from device_profiles.catalog import list_profiles, load_profile
+from device_profiles.catalog import load_profile
 from device_profiles.errors import ProfileError
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import Task
@@ -24,6 +23,7 @@ from fleet_server.ports.training import (
     StepListener,
     TableReader,
 )
+from fleet_server.services.read_spec import read_spec
 from fleet_server.services.register_version import (
     BuiltArtifact,
     RegisterVersion,
@@ -37,7 +37,6 @@ from fleet_server.training.ingest import check_columns, make_dataset
 from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
 from fleet_server.training.shipped import build_for_profile
 from fleet_server.training.spec import Spec, make_schema
-from fleet_server.training.spec_parser import SPEC_BYTES_MAX, parse_spec
 
 REASON_CHARS_MAX = 1_000
 
@@ -104,7 +103,9 @@ class TrainModel:
             NotFoundError: The data file is missing.
         """
         reason = _check_reason(force_reason)
-        spec = self._load_spec(spec_path)
+        spec = read_spec(spec_path, self.profiles_dir)
+        if spec.family is not None:
+            raise MisuseError(f"{spec_path.name} is the spec of a family, not of one model")
         model = self.registry.find_model(spec.model.name)
         _check_task(spec, model)
         report = _Report()
@@ -147,21 +148,6 @@ class TrainModel:
             inconclusive=tuple(g for g in gates if g.verdict is Verdict.INCONCLUSIVE),
             notes=tuple(report.notes),
         )
-
-    def _load_spec(self, path: Path) -> Spec:
-        try:
-            if path.stat().st_size > SPEC_BYTES_MAX:
-                raise MisuseError(f"{path} is larger than {SPEC_BYTES_MAX} bytes")
-            text = path.read_text("utf-8")
-        except FileNotFoundError as error:
-            raise MisuseError(f"no spec file {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise MisuseError(f"cannot read {path}: {error}") from error
-        try:
-            known = list_profiles(self.profiles_dir)
-        except ProfileError as error:
-            raise MisuseError(str(error)) from error
-        return parse_spec(text, source=path.name, profiles=known)
 
     def _ingest(self, spec: Spec, folder: Path, report: _Report) -> Dataset:
         path = folder / spec.data.path
@@ -269,7 +255,7 @@ class TrainModel:
                     context=context,
                 )
                 results[limit.profile] = source.exam.judge_package(package.blob, profile, champion)
-                built.append(_keep(limit.profile, package))
+                built.append(BuiltArtifact.of(limit.profile, package))
                 shipped = results[limit.profile].estimates[source.spec.primary]
                 step.sentence = (
                     f"{package.precision}   {len(package.blob):,} bytes   p95"
@@ -324,20 +310,6 @@ def _refuse_missed(spec: Spec, missed: Sequence[Gate], reason: str) -> None:
                 'Mend the data or the spec, or register it all the same with --force "reason"',
             ]
         )
-    )
-
-
-def _keep(profile: str, package: BuiltPackage) -> BuiltArtifact:
-    return BuiltArtifact(
-        profile=profile,
-        blob=package.blob,
-        schema=package.schema.encode(),
-        reference=package.reference,
-        precision=str(package.precision),
-        latency_ms_p95=package.latency_ms_p95,
-        label_flips=package.label_flips,
-        max_abs_error=package.max_abs_error,
-        decision=package.decision,
     )
 
 

@@ -9,11 +9,12 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+from threadpoolctl import ThreadpoolController
 
 from edge_agent.contract.schema import Task
 from fleet_server.errors import RefusedError
@@ -49,7 +50,8 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
     estimator = _build(section, classes)
     if spec.model.task is Task.CLASSIFICATION:
         _check_classifier(section.estimator, estimator, classes)
-    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings(record=True) as caught:
+    one_thread = _find_libraries().limit(limits=1, user_api="blas")
+    with one_thread, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             estimator.fit(train.features, train.targets)
@@ -57,6 +59,12 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
             raise RefusedError(_say(section, "cannot be trained on these rows", error)) from error
     found = dict.fromkeys(_note(warning) for warning in caught)
     return Fitted(estimator=estimator, notes=tuple(found)[:NOTES_MAX])
+
+
+@cache
+def _find_libraries() -> ThreadpoolController:
+    """Find the libraries with threads; reading the process's memory map takes longer than a fit."""
+    return ThreadpoolController()
 
 
 def answer(

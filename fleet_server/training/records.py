@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -53,9 +54,15 @@ def describe_run(source: SourceModel, dataset: Dataset, code: CodeVersion) -> di
             "test_shares": class_shares(source.test, classes),
         },
         "code": {"commit": code.commit, "is_dirty": code.is_dirty},
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": find_libraries(),
         "python": ".".join(str(part) for part in sys.version_info[:3]),
     }
+
+
+@cache
+def find_libraries() -> Mapping[str, str]:
+    """Give the release of each library that decides what is trained; looked up once a process."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def describe_evaluation(

@@ -33,7 +33,32 @@ def build_for_profile(
     primary: str,
     context: Mapping[str, Any],
 ) -> BuiltPackage:
-    """Convert, quantize, check and pack for one profile.
+    """Convert, quantize, check and pack for one profile; arguments as of ``make_request``.
+
+    Raises:
+        RefusedError: No faithful graph, or none that fits the profile.
+    """
+    request = make_request(
+        estimator, schema, profile, limit, train, test, primary=primary, context=context
+    )
+    try:
+        return build_package(request)
+    except ConversionError as error:
+        raise RefusedError(f"{profile.id}: {error}") from error
+
+
+def make_request(
+    estimator: Any,
+    schema: ModelSchema,
+    profile: DeviceProfile,
+    limit: ProfileLimit,
+    train: Side,
+    test: Side,
+    *,
+    primary: str,
+    context: Mapping[str, Any],
+) -> BuildRequest:
+    """Say what is asked of the converters.
 
     Args:
         estimator: Fitted; answers class indexes or values.
@@ -44,11 +69,8 @@ def build_for_profile(
         test: Held-out rows that every figure is from.
         primary: Metric that decides how much conversion may cost.
         context: Stored in evidence.json.
-
-    Raises:
-        RefusedError: No faithful graph, or none that fits the profile.
     """
-    request = BuildRequest(
+    return BuildRequest(
         estimator=estimator,
         schema=schema,
         profile=profile,
@@ -64,10 +86,6 @@ def build_for_profile(
         metric=_primary(primary),
         evidence_context=context,
     )
-    try:
-        return build_package(request)
-    except ConversionError as error:
-        raise RefusedError(f"{profile.id}: {error}") from error
 
 
 def answer_package(

@@ -115,6 +115,21 @@ class ProfileLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FamilySection:
+    """``[family]``: one model for each value of a column.
+
+    Attributes:
+        partition: Columns whose values name a member.
+        rows_min: A member with fewer rows is left out and listed.
+        fail_share_max: Share of the members that may fail before the run ends as failed.
+    """
+
+    partition: tuple[str, ...]
+    rows_min: int
+    fail_share_max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """One model spec.
 
@@ -124,6 +139,7 @@ class Spec:
         metrics: In the order of the file.
         profiles: In the order of the file.
         signatures: Approvals needed.
+        family: None where the spec is of one model.
     """
 
     text: str
@@ -135,6 +151,7 @@ class Spec:
     metrics: tuple[MetricLimit, ...]
     profiles: tuple[ProfileLimit, ...]
     signatures: int = 1
+    family: FamilySection | None = None
 
 
 def make_schema(spec: Spec, classes: tuple[str, ...]) -> ModelSchema:

@@ -7,7 +7,7 @@ error, what is in the second is named as not supported.
 from collections.abc import Mapping
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
-    "": ("model", "data", "split", "train", "metrics", "profiles", "approval"),
+    "": ("model", "data", "split", "train", "metrics", "profiles", "approval", "family"),
     "model": ("name", "task", "problem", "owner", "business"),
     "model.business": ("metric", "baseline", "target"),
     "data": ("source", "target", "features"),
@@ -23,6 +23,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "label_flips_max",
     ),
     "approval": ("signatures",),
+    "family": ("partition", "rows_min", "fail_max"),
 }
 """Keys by table; ``*`` stands for a name of the user's."""
 
@@ -31,7 +32,6 @@ LATER: Mapping[str, Mapping[str, str]] = {
         "segments": "",
         "explain": "",
         "retrain": "start `edgefleet train` yourself when an alarm opens",
-        "family": "write one spec for each member",
         "rollout": "give the stages to `edgefleet rollout plan`",
     },
     "model": {
@@ -77,6 +77,14 @@ LATER: Mapping[str, Mapping[str, str]] = {
         "function": "",
     },
     "metrics": {"cost": "", "family": ""},
+    "family": {
+        "fallback": "members that are too small or fail are listed, and none takes their place",
+        "members_max": "",
+        "per_member": "write a spec of its own for such a member",
+        "chunk": "",
+        "sample_evidence": "every member has its evidence",
+        "release": "",
+    },
     "approval": {"auto": "", "card_required": "", "scope": ""},
 }
 """Keys of the format that do not work yet, with what to do instead where there is something."""

@@ -25,6 +25,7 @@ from fleet_server.training.spec import (
     StepSpec,
     TrainSection,
 )
+from fleet_server.training.spec_family import names_family, read_family, refuse_champions
 from fleet_server.training.spec_features import read_features
 from fleet_server.training.spec_keys import LATER, LATER_SOURCES, LATER_TASKS, say_later
 from fleet_server.training.spec_lines import find_lines
@@ -58,6 +59,7 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     root = Section(problems, (), values, kind="")
     model = _read_model(root)
     data = _read_data(root)
+    family = read_family(root, model.name, data)
     spec = Spec(
         text=text,
         model=model,
@@ -68,8 +70,11 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
         metrics=_read_metrics(root, model.task),
         profiles=_read_profiles(root, model.task, profiles),
         signatures=_read_signatures(root),
+        family=family,
     )
     _check_primary(root, spec)
+    if family is not None:
+        refuse_champions(root, spec.metrics)
     if problems.found:
         raise SpecError(source, problems.sorted())
     return spec
@@ -82,10 +87,8 @@ def _line_of_error(error: tomllib.TOMLDecodeError) -> int:
 
 def _read_model(root: Section) -> ModelSection:
     model = root.section("model", kind="model")
-    name = model.text("name", is_required=True, chars_max=63)
-    if name and ("{" in name or "/" in name):
-        model.add("name", f"{show(name)} names a family: {say_later(LATER['']['family'])}")
-    elif name and not _MODEL_NAME.fullmatch(name):
+    name = model.text("name", is_required=True, chars_max=200)
+    if name and not names_family(name) and not _MODEL_NAME.fullmatch(name):
         model.add("name", f"{show(name)} must match {_MODEL_NAME.pattern}")
     return ModelSection(
         name=name,

@@ -13,6 +13,7 @@ from fleet_server.services.browse_models import BrowseModels
 from fleet_server.workspace import Workspace
 
 if TYPE_CHECKING:
+    from fleet_server.services.train_family import FamilyListener, TrainFamily
     from fleet_server.services.train_model import TrainModel
 
 PROFILES_DIR = "profiles"
@@ -42,6 +43,42 @@ def build_trainer(fleet: Fleet, listener: StepListener) -> "TrainModel":
         estimators=SkopsEstimatorWriter(),
         code_versions=GitCodeVersions(),
         clock=fleet.clock,
+        listener=listener,
+        profiles_dir=profiles_dir(fleet.workspace),
+    )
+
+
+def is_family(fleet: Fleet, spec_path: Path) -> bool:
+    """Tell whether a spec is of a family; raises MisuseError when it cannot be read."""
+    from fleet_server.services.read_spec import read_spec
+
+    return read_spec(spec_path, profiles_dir(fleet.workspace)).family is not None
+
+
+def build_family_trainer(
+    fleet: Fleet, listener: "FamilyListener", jobs: int | None
+) -> "TrainFamily":
+    """Return what trains families: ``train(spec_path, actor=…) -> TrainedFamily``.
+
+    Args:
+        fleet: The workspace.
+        listener: Hears of each member.
+        jobs: Processes; None for one a processor.
+    """
+    from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
+    from fleet_server.adapters.git_commit import GitCodeVersions
+    from fleet_server.adapters.member_pool import JoblibMemberPool
+    from fleet_server.adapters.table_files import PyarrowTableReader
+    from fleet_server.services.train_family import TrainFamily
+
+    return TrainFamily(
+        reader=PyarrowTableReader(),
+        registry=DatabaseModelRegistry(fleet.engine),
+        packages=fleet.objects,
+        estimators=SkopsEstimatorWriter(),
+        code_versions=GitCodeVersions(),
+        clock=fleet.clock,
+        pool=JoblibMemberPool(jobs),
         listener=listener,
         profiles_dir=profiles_dir(fleet.workspace),
     )

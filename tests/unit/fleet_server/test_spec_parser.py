@@ -158,6 +158,7 @@ def test_every_later_key_is_refused_by_name(table: str, key: str) -> None:
         "train.steps.*": ("steps = [{ use", f"steps = [{{ {key} = 1, use"),
         "metrics.*": ("floor = 0.94", f"floor = 0.94, {key} = 1"),
         "": ("# A camera reads single digits.", f"{key} = 1"),
+        "family": ("[approval]\n", f"[family]\n{key} = 1\n[approval]\n"),
     }.get(table, (f"[{table}]\n", f"[{table}]\n{key} = 1\n"))
     said = [say for say in problems(edit(DIGITS_SPEC, dict([place]))) if key in say]
     assert "not supported by this version" in said[0]

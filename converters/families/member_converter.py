@@ -1,0 +1,152 @@
+"""Convert the members of a family: the first in full, the others by filling their numbers in.
+
+Every so often a member is converted in full as well and compared to the byte; a difference ends
+the use of the template. A member of another architecture is converted in full.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.families.graph_template import MEMBERS_MIN, GraphTemplate, find_template
+from converters.graph import parse_model
+from converters.normalise import normalise
+from converters.repairs import prepare
+from converters.shrink_trees import shrink_trees
+from converters.source import Conversion, SourceModel
+from converters.sources import is_torch, make_source
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.schema import ModelSchema
+
+Array = NDArray[Any]
+CHECK_EVERY = 50
+"""One of so many members is converted in full as well."""
+TRIES_MAX = 8
+"""Members converted in full before a family without a template is left in peace."""
+
+
+class Way(StrEnum):
+    """How a member's graph was made."""
+
+    FULL = "converted"
+    FILLED = "filled in"
+    CHECKED = "filled in, and the same bytes as converted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberGraph:
+    """A member's graph before quantization.
+
+    Attributes:
+        model: Normalised bytes.
+        source: What it must answer like.
+        conversion: How its kind is converted; a filled graph has that of the first members.
+        way: How it was made.
+    """
+
+    model: bytes
+    source: SourceModel
+    conversion: Conversion
+    way: Way
+
+
+class MemberConverter:
+    """Converts one family for one profile in one process."""
+
+    def __init__(self) -> None:
+        self._leads: deque[tuple[Any, bytes]] = deque(maxlen=MEMBERS_MIN)
+        self._conversion: Conversion | None = None
+        self._template: GraphTemplate | None = None
+        self._is_repaired = True
+        self._tries = 0
+        self._filled = 0
+
+    def convert(
+        self, estimator: Any, schema: ModelSchema, profile: DeviceProfile, rows: Array
+    ) -> MemberGraph:
+        """Give a member's graph.
+
+        Args:
+            estimator: Fitted.
+            schema: What goes in and comes out; the same for all members but for the names.
+            profile: What the graph is for; the same for all members.
+            rows: Held-out rows, in the type the model was trained on.
+
+        Raises:
+            ConversionError: As of a full conversion.
+        """
+        is_float32 = np.asarray(rows).dtype == np.float32
+        source = make_source(estimator, schema, is_fed_float32=bool(is_float32))
+        dtype = np.float32 if is_float32 else np.float64
+        if self._template is None or self._conversion is None:
+            return self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+        prepared = estimator
+        if self._is_repaired:
+            prepared = prepare(estimator, schema, dtype).estimator
+        model = self._template.render(prepared)
+        if model is None:
+            return self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+        self._filled += 1
+        filled = MemberGraph(
+            model=model, source=source, conversion=self._conversion, way=Way.FILLED
+        )
+        if self._filled % CHECK_EVERY:
+            return filled
+        full = self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+        if full.model == model:
+            return replace(filled, way=Way.CHECKED)
+        self._template, self._tries = None, TRIES_MAX
+        return full
+
+    def _convert_in_full(
+        self,
+        estimator: Any,
+        source: SourceModel,
+        schema: ModelSchema,
+        profile: DeviceProfile,
+        rows: Array,
+        dtype: type[np.floating[Any]],
+    ) -> MemberGraph:
+        conversion = source.convert(schema, profile, np.asarray(rows, np.float32))
+        shrink_trees(conversion.model)
+        model = normalise(conversion.model, profile)
+        if self._template is None and self._tries < TRIES_MAX and not is_torch(estimator):
+            self._tries += 1
+            self._learn(estimator, schema, dtype, conversion, model)
+        return MemberGraph(model=model, source=source, conversion=conversion, way=Way.FULL)
+
+    def _learn(
+        self,
+        estimator: Any,
+        schema: ModelSchema,
+        dtype: type[np.floating[Any]],
+        conversion: Conversion,
+        model: bytes,
+    ) -> None:
+        """Look for a template among the last members converted in full."""
+        prepared = prepare(estimator, schema, dtype)
+        self._is_repaired = bool(prepared.repairs)
+        self._leads.append((prepared.estimator if self._is_repaired else estimator, model))
+        self._conversion = conversion
+        self._template = find_template(list(self._leads))
+
+
+class FilledSource:
+    """A source whose graph is there already."""
+
+    def __init__(self, graph: MemberGraph) -> None:
+        self._graph = graph
+        self.name = graph.source.name
+        self.answer, self.index_targets = graph.source.answer, graph.source.index_targets
+
+    def convert(
+        self, schema: ModelSchema, profile: DeviceProfile, rows: Array | None = None
+    ) -> Conversion:
+        """Give the graph."""
+        del schema, profile, rows
+        model = parse_model(self._graph.model, what="the member's graph")
+        return replace(self._graph.conversion, model=model)

@@ -1,0 +1,151 @@
+"""Train one member of a family and build its packages: what a job of the pool does.
+
+Everything that goes in and out can be pickled, as jobs run in other processes. A fault of one
+member becomes its outcome and stops no other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from converters.errors import ConversionError
+from converters.families.family_builder import FamilyBuilder
+from converters.request import BuiltPackage
+from device_profiles.profile import DeviceProfile
+from fleet_server.errors import FleetError, RefusedError
+from fleet_server.ports.training import CodeVersion, EstimatorWriter
+from fleet_server.training.dataset import split_rows
+from fleet_server.training.examination import Examination
+from fleet_server.training.family import Member
+from fleet_server.training.fit import answer, fit
+from fleet_server.training.gates import Gate, Verdict
+from fleet_server.training.ingest import make_dataset
+from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
+from fleet_server.training.shipped import make_request
+from fleet_server.training.spec import Spec, make_schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRecipe:
+    """What every member of a run is made by.
+
+    Attributes:
+        spec: With its family section.
+        key: Digest of spec, libraries and device profiles: the same recipe gives the same models.
+        profiles: Tables of the device profiles, in the order of the spec.
+        code: Of the spec's folder.
+        writer: Gives the bytes of a source model.
+    """
+
+    spec: Spec
+    key: str
+    profiles: tuple[Mapping[str, Any], ...]
+    code: CodeVersion
+    writer: EstimatorWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberOutcome:
+    """How one member went.
+
+    Attributes:
+        member: Its model name.
+        failure: Why there is nothing to register; empty when there is.
+        packages: By profile id.
+        source_model: Bytes of the fitted estimator.
+        metrics: Of the source model on held-out rows.
+        evaluation: As a version keeps it.
+        run: As a version keeps it.
+        data_sha256: Version of its rows.
+        ways: How each package's graph was made, by profile id.
+    """
+
+    member: str
+    failure: str = ""
+    packages: Mapping[str, BuiltPackage] = field(default_factory=dict)
+    source_model: bytes = b""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    data_sha256: str = ""
+    ways: Mapping[str, str] = field(default_factory=dict)
+
+
+def train_members(recipe: FamilyRecipe, members: Sequence[Member]) -> list[MemberOutcome]:
+    """Train and build some members, one after the other; never fails for one of them."""
+    return [_outcome(recipe, member) for member in members]
+
+
+def _outcome(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
+    try:
+        return _train(recipe, member)
+    except FleetError as error:
+        return MemberOutcome(member=member.name, failure=str(error))
+    except ConversionError as error:
+        return MemberOutcome(member=member.name, failure=str(error))
+
+
+def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
+    spec = replace(recipe.spec, model=replace(recipe.spec.model, name=member.name))
+    dataset = make_dataset(spec, member.table, source=member.name)
+    train, test = split_rows(dataset, spec.split)
+    fitted = fit(spec, train, dataset.classes)
+    schema = make_schema(spec, dataset.classes)
+    answers = answer(fitted, spec.model.task, test.features, name=member.name)
+    exam = Examination(spec.metrics, schema, test)
+    metrics, missed = exam.judge_source(answers)
+    _refuse(missed)
+    source = SourceModel(
+        spec=spec,
+        schema=schema,
+        train=train,
+        test=test,
+        estimator=fitted.estimator,
+        exam=exam,
+        metrics=metrics,
+        confusion=exam.confusion(answers),
+    )
+    run = describe_run(source, dataset, recipe.code)
+    run["family"] = {"values": dict(member.values), "rows": member.key, "recipe": recipe.key}
+    context = {**run, "model": member.name, "metrics": dict(metrics)}
+    packages, results, ways = {}, {}, {}
+    for table, limit in zip(recipe.profiles, spec.profiles, strict=True):
+        profile = DeviceProfile.from_table(table, source=limit.profile)
+        request = make_request(
+            fitted.estimator,
+            schema,
+            profile,
+            limit,
+            train,
+            test,
+            primary=spec.primary,
+            context=context,
+        )
+        built = _builder(recipe.key, profile.id).build(request)
+        packages[profile.id], ways[profile.id] = built.package, str(built.way)
+        results[profile.id] = exam.judge_package(built.package.blob, profile, None)
+    _refuse([gate for result in results.values() for gate in result.gates])
+    return MemberOutcome(
+        member=member.name,
+        packages=packages,
+        source_model=recipe.writer.write(fitted.estimator),
+        metrics=metrics,
+        evaluation=describe_evaluation(source, results, 0),
+        run={**run, "ways": ways, "notes": list(fitted.notes)},
+        data_sha256=dataset.sha256,
+        ways=ways,
+    )
+
+
+@cache
+def _builder(recipe: str, profile: str) -> FamilyBuilder:
+    """Give this process's builder for a recipe and a profile."""
+    del recipe, profile
+    return FamilyBuilder()
+
+
+def _refuse(gates: Sequence[Gate]) -> None:
+    missed = [gate.sentence for gate in gates if gate.verdict is Verdict.MISSED]
+    if missed:
+        raise RefusedError("; ".join(missed))

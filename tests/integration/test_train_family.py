@@ -1,0 +1,195 @@
+"""A family from one spec: every member registered, failures listed, a run that goes on."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from converters.families.member_converter import Way
+from edge_agent.contract.package import EVIDENCE, MODEL
+from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
+from fleet_server.adapters.git_commit import GitCodeVersions
+from fleet_server.adapters.member_pool import JoblibMemberPool
+from fleet_server.adapters.table_files import PyarrowTableReader
+from fleet_server.errors import MisuseError, RefusedError
+from fleet_server.ports.training import EstimatorWriter
+from fleet_server.services.train_family import MemberPool, TrainedFamily, TrainFamily
+from fleet_server.training.family import Member
+from fleet_server.training.family_member import FamilyRecipe, MemberOutcome, train_members
+from tests.support.clock import FakeClock
+from tests.support.training import TrainingBench, edit, value_spec
+
+pytestmark = pytest.mark.xdist_group("train-family")
+FAMILY = edit(
+    value_spec(
+        'x = { type = "float32" }',
+        'y = { type = "float32" }',
+        task="regression",
+        limit="{ ceiling = 0.5 }",
+        steps='[{ use = "sklearn.preprocessing.StandardScaler" }]',
+    ),
+    {
+        'name = "small"': 'name = "line-{route}"',
+        "[train]": '[family]\npartition = "route"\nrows_min = 20\nfail_max = 0.2\n[train]',
+    },
+)
+
+
+class OneAfterAnother:
+    """A pool without processes."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.seen: list[str] = []
+        self._stop_after = stop_after
+
+    def train(self, recipe: FamilyRecipe, members: Sequence[Member]) -> Iterator[MemberOutcome]:
+        for member in members[: self._stop_after]:
+            self.seen.append(member.name)
+            yield from train_members(recipe, [member])
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.begins: list[tuple[int, int]] = []
+        self.names: list[str] = []
+
+    def begun(self, members: int, kept: int) -> None:
+        self.begins.append((members, kept))
+
+    def done(self, outcome: MemberOutcome) -> None:
+        self.names.append(outcome.member)
+
+
+def make_table(routes: int, *, rows: int = 60, noisy: Sequence[int] = ()) -> pa.Table:
+    random = np.random.default_rng(5)
+    parts = []
+    for route in range(routes):
+        x, y = random.normal(route, 2, rows), random.normal(0, 1, rows)
+        noise = 20.0 if route in noisy else 0.1
+        target = x * (route + 1) - y + random.normal(0, noise, rows)
+        parts.append(pa.table({"route": [f"R{route}"] * rows, "x": x, "y": y, "t": target}))
+    return pa.concat_tables(parts)
+
+
+def run(
+    bench: TrainingBench,
+    table: pa.Table,
+    pool: MemberPool | None = None,
+    *,
+    spec: str = FAMILY,
+    writer: EstimatorWriter | None = None,
+) -> tuple[TrainedFamily, Heard]:
+    heard = Heard()
+    service = TrainFamily(
+        reader=PyarrowTableReader(),
+        registry=bench.registry,
+        packages=bench.objects,
+        estimators=writer or SkopsEstimatorWriter(),
+        code_versions=GitCodeVersions(),
+        clock=FakeClock(),
+        pool=pool or OneAfterAnother(),
+        listener=heard,
+    )
+    return service.train(bench.write(spec, table), actor="ann"), heard
+
+
+def test_every_member_is_a_model_of_its_own(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    trained, heard = run(bench, make_table(6))
+    assert trained.registered == {f"line-r{n}": 1 for n in range(6)}
+    assert heard.begins == [(6, 0)]
+    assert trained.is_acceptable
+    version = bench.registry.find_version("line-r4", 1)
+    assert version is not None
+    assert version.run["family"]["values"] == {"route": "R4"}
+    assert set(trained.ways) <= set(Way)
+    assert trained.ways[Way.FILLED] == 4
+    graphs = {bench.member(_version(bench, n), MODEL) for n in trained.registered}
+    assert len(graphs) == 6
+    assert b'"filled in"' in bench.member(version, EVIDENCE)
+
+
+def test_a_run_goes_on_where_it_was_and_trains_only_what_changed(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    run(bench, make_table(4), OneAfterAnother(stop_after=2))
+    pool = OneAfterAnother()
+    trained, heard = run(bench, make_table(4), pool)
+    assert pool.seen == ["line-r2", "line-r3"]
+    assert heard.begins == [(4, 2)]
+    assert trained.kept == ("line-r0", "line-r1")
+    pool = OneAfterAnother()
+    table = make_table(4)
+    changed = table.set_column(1, "x", pa.array(_moved(table["x"].to_pylist())))
+    trained, _ = run(bench, changed, pool)
+    assert pool.seen == ["line-r0"]
+    assert trained.registered == {"line-r0": 2}
+
+
+def _moved(values: list[float]) -> list[float]:
+    return [values[0] + 1.0, *values[1:]]
+
+
+def _version(bench: TrainingBench, name: str) -> Any:
+    return bench.registry.find_version(name, 1)
+
+
+def test_a_member_that_fails_is_listed_and_stops_no_other(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    trained, _ = run(bench, make_table(6, noisy=[1]))
+    assert list(trained.failed) == ["line-r1"]
+    assert "mae" in trained.failed["line-r1"]
+    assert len(trained.registered) == 5
+    assert trained.is_acceptable
+    assert bench.registry.find_model("line-r1") is None
+    trained, _ = run(bench, make_table(6, noisy=[1, 2]))
+    assert not trained.is_acceptable
+
+
+def test_data_a_member_cannot_have_fails_that_member(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    table = make_table(3)
+    values = table["x"].to_pylist()
+    values[70] = None
+    broken = table.set_column(1, "x", pa.array(values))
+    trained, _ = run(bench, broken)
+    assert list(trained.failed) == ["line-r1"]
+    assert "column 'x': 1 of 60 values are missing" in trained.failed["line-r1"]
+
+
+class KillingWriter:
+    """Ends its process at a model with a large intercept, as a crash in a library would."""
+
+    def write(self, estimator: Any) -> bytes:
+        if estimator[-1].intercept_ > 1e5:
+            os._exit(9)
+        return SkopsEstimatorWriter().write(estimator)
+
+
+def test_processes_train_and_one_that_dies_takes_only_its_member(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    table = make_table(5)
+    answers = table["t"].to_pylist()
+    shifted = [value + (1e6 if 180 <= row < 240 else 0.0) for row, value in enumerate(answers)]
+    table = table.set_column(3, "t", pa.array(shifted))
+    trained, heard = run(bench, table, JoblibMemberPool(2), writer=KillingWriter())
+    assert list(trained.failed) == ["line-r3"]
+    assert "ended its process" in trained.failed["line-r3"]
+    assert sorted(trained.registered) == [f"line-r{n}" for n in range(5) if n != 3]
+    assert sorted(heard.names) == [f"line-r{n}" for n in range(5)]
+
+
+def test_what_is_no_family_is_refused(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    table = make_table(2)
+    with pytest.raises(MisuseError, match="is the spec of one model"):
+        run(bench, table, spec=value_spec(task="regression"))
+    with pytest.raises(RefusedError, match=r"column 'route' \(family.partition\) is not"):
+        run(bench, table.drop_columns(["route"]))
+    with pytest.raises(MisuseError, match="is the spec of a family"):
+        bench.trainer.train(bench.write(FAMILY, table), actor="ann")
+    assert replace(run(bench, table)[0], failed={"a": ""}).is_acceptable is False
