@@ -7,7 +7,7 @@ measured like any other rung.
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converters.graph import fresh_name, parse_model
 from converters.normalise import normalise
@@ -48,9 +48,31 @@ def compute_half(fp32: bytes, profile: DeviceProfile) -> Quantized:
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        return _finish(convert_float_to_float16(source, keep_io_types=True), profile)
+        model = convert_float_to_float16(source, keep_io_types=True)
+        _sort(model)
+        return _finish(model, profile)
     except Exception as error:  # noqa: BLE001 - the tool raises anything; the rung is then out
         return Quantized(model=None, note=f"the fp16 converter fails: {str(error)[:200]}")
+
+
+def _sort(model: ModelProto) -> None:
+    """Put each node behind those it reads from: the tool appends its casts anywhere."""
+    waiting, ready = list(model.graph.node), {""}
+    ready.update(value.name for value in model.graph.input)
+    ready.update(tensor.name for tensor in model.graph.initializer)
+    made = {name for node in waiting for name in node.output}
+    ordered: list[NodeProto] = []
+    while waiting:
+        able = [n for n in waiting if all(i in ready or i not in made for i in n.input)]
+        if not able:
+            raise ValueError("the fp16 graph leads back to itself")
+        names = {id(node) for node in able}
+        ordered += able
+        ready.update(name for node in able for name in node.output)
+        waiting = [node for node in waiting if id(node) not in names]
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _finish(model: ModelProto, profile: DeviceProfile) -> Quantized:

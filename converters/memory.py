@@ -58,20 +58,10 @@ class MemoryProbe:
 
     def measure(self, model: bytes, rows: Array, profile: DeviceProfile) -> Footprint:
         """Load a graph in a process of its own and let it answer some rows one by one."""
-        with self._lock, tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
-            home = Path(name)
-            (home / "graph.onnx").write_bytes(model)
-            (home / "first.onnx").write_bytes(_tiny(rows.shape[1]))
-            np.save(home / "rows.npy", rows[:ROWS_RUN], allow_pickle=False)
-            job = {
-                "graph": str(home / "graph.onnx"),
-                "first": str(home / "first.onnx"),
-                "rows": str(home / "rows.npy"),
-                "threads": profile.intra_op_threads,
-                "arena": profile.arena,
-            }
+        with self._lock:
             try:
-                found = self._ask(json.dumps(job).encode())
+                with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
+                    found = self._ask(_write_job(Path(name), model, rows, profile))
             except (OSError, ValueError) as error:
                 self._drop()
                 return Footprint(note=f"memory was not measured: {error}")
@@ -120,6 +110,21 @@ class MemoryProbe:
             process.wait()
         else:
             process.returncode = 0
+
+
+def _write_job(home: Path, model: bytes, rows: Array, profile: DeviceProfile) -> bytes:
+    """Write what the helper reads; returns the line to ask it with."""
+    (home / "graph.onnx").write_bytes(model)
+    (home / "first.onnx").write_bytes(_tiny(rows.shape[1]))
+    np.save(home / "rows.npy", rows[:ROWS_RUN], allow_pickle=False)
+    job = {
+        "graph": str(home / "graph.onnx"),
+        "first": str(home / "first.onnx"),
+        "rows": str(home / "rows.npy"),
+        "threads": profile.intra_op_threads,
+        "arena": profile.arena,
+    }
+    return json.dumps(job).encode()
 
 
 def _tiny(width: int) -> bytes:

@@ -71,6 +71,8 @@ def narrow_network(fp32: bytes, share: float, rows: Array, profile: DeviceProfil
     for (before, after), wide in zip(pairs, truth, strict=True):
         units = before.weights.shape[1]
         kept = _rank_units(wide, after.weights)[: max(UNITS_MIN, round(share * units))]
+        if len(kept) == units:
+            continue
         kept = np.sort(kept)
         before.weights, before.bias = before.weights[:, kept], before.bias[kept]
         target = wide.astype(np.float64) @ after.weights + after.bias

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from device_profiles.profile import DeviceProfile
 
 _Effort = Annotated[str, typer.Option(help="quick, or full: every rung of the ladder.")]
+_Plot = Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the ladder as an SVG file.")]
 _Smaller = Annotated[str, typer.Option(help="May a smaller model ship: no, pruned, or distilled.")]
 _Prefer = Annotated[
     str,
@@ -56,14 +57,24 @@ def run(
     label_flips_max: Annotated[
         float | None, typer.Option(help="Share of rows with another label; 0.02 if not given.")
     ] = None,
+    rows_off_max: Annotated[
+        float | None,
+        typer.Option(help="Share of rows on which fp32 answers otherwise; 0.01 if not given."),
+    ] = None,
+    error_max: Annotated[
+        float | None, typer.Option(help="Largest difference of an answer; any if not given.")
+    ] = None,
     effort: _Effort = "quick",
     smaller: _Smaller = "no",
     prefer: _Prefer = "",
+    plot: _Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a model, quantize it where that helps, check it and write the package."""
     with refusals():
         from converters.build import ProfileLimits, build_package
+        from converters.ladder_drawing import draw_ladder
+        from converters.output_file import write_whole
 
         device, changes = find_profile(profile, profiles_dir, for_device)
         limits = ProfileLimits(
@@ -71,6 +82,8 @@ def run(
             package_bytes_max=package_bytes_max,
             metric_drop_max=metric_drop_max,
             label_flips_max=label_flips_max,
+            rows_off_max=rows_off_max,
+            error_max=error_max,
         )
         request = _read_request(
             *(model, rows, target, device),
@@ -88,7 +101,9 @@ def run(
         )
         with working(f"building {model.name} for {device.id}"):
             package = build_package(request)
-        _write(out, package.blob)
+        if plot is not None:
+            draw_ladder(plot, package.evidence)
+        write_whole(out, package.blob)
     say(f"wrote {out} ({len(package.blob):,} bytes, sha256 {package.sha256})")
     result = {
         "package": str(out),
@@ -96,6 +111,7 @@ def run(
         "bytes": len(package.blob),
         "profile": device.id,
         "precision": str(package.precision),
+        "rung": package.evidence["rung"],
         "latency_ms_p95": package.latency_ms_p95,
         "label_flips": package.label_flips,
         "max_abs_error": package.max_abs_error,
@@ -103,6 +119,7 @@ def run(
         "repairs": package.evidence["repairs"],
         "metric": package.evidence["metric"],
         "ladder": package.evidence["ladder"],
+        "notes": package.evidence["notes"],
     }
     if for_device:
         result["estimate_on_device"] = _estimate(package, device)
@@ -123,12 +140,14 @@ def bench(
     effort: _Effort = "full",
     smaller: _Smaller = "no",
     prefer: _Prefer = "",
+    plot: _Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure every build of one model against the others; write nothing."""
     with refusals():
         from converters.build import build_package
         from converters.errors import NoRungFitsError
+        from converters.ladder_drawing import draw_ladder
 
         device, _ = find_profile(profile, profiles_dir, for_device)
         request = _read_request(
@@ -146,6 +165,8 @@ def bench(
             else:
                 ladder, decision = package.evidence["ladder"], package.decision
                 context = package.evidence["measured_with"]
+                if plot is not None:
+                    draw_ladder(plot, package.evidence)
     result = {
         "model": model.name,
         "profile": device.id,
@@ -165,15 +186,19 @@ def inspect(
         str, typer.Option(help="Ask this profile only, and exit 1 when it does not fit.")
     ] = "",
     profiles_dir: ProfilesDir = None,
+    plot: _Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain a package or any ONNX file, and say which device profiles could run it."""
     with refusals():
         from converters.explain import describe_file
+        from converters.ladder_drawing import draw_ladder, read_package_evidence
         from device_profiles.catalog import list_profiles, load_profile
 
         names = [profile] if profile else list_profiles(profiles_dir)
         described = describe_file(file, [load_profile(name, profiles_dir) for name in names])
+        if plot is not None:
+            draw_ladder(plot, read_package_evidence(file))
     if profile:
         described["profile"] = profile
         described["misfits"] = described["profiles"][0]["misfits"]
@@ -278,6 +303,8 @@ def _read_wishes(effort: str, smaller: str, prefer: str) -> dict[str, Any]:
     if strange := [word for word in words if word not in set(Criterion)]:
         known = ", ".join(Criterion)
         raise typer.BadParameter(f"{strange[0]!r} is none of {known}", param_hint="prefer")
+    if len(set(words)) < len(words):
+        raise typer.BadParameter("names a criterion twice", param_hint="prefer")
     return {**found, "prefer": tuple(Criterion(word) for word in words)}
 
 
@@ -304,11 +331,3 @@ def _estimate(package: Any, device: "DeviceProfile") -> dict[str, Any] | None:
             " its self-test may refuse the package"
         )
     return {"p95_ms": found.ms, "low_ms": found.low_ms, "high_ms": found.high_ms}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside and rename: a package is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

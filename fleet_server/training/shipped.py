@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from converters.build import build_package
 from converters.errors import ConversionError
 from converters.metrics import PrimaryMetric
-from converters.request import BuildRequest, BuiltPackage, ProfileLimits
+from converters.request import (
+    BuildRequest,
+    BuiltPackage,
+    Criterion,
+    Effort,
+    ProfileLimits,
+    Smaller,
+)
 from converters.runtime import GraphRunner
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.package import MODEL, unpack_members
@@ -82,7 +89,12 @@ def make_request(
             package_bytes_max=limit.package_bytes_max,
             metric_drop_max=limit.metric_drop_max,
             label_flips_max=limit.label_flips_max,
+            rows_off_max=limit.rows_off_max,
+            error_max=limit.error_max,
         ),
+        effort=Effort(limit.effort),
+        smaller=Smaller(limit.smaller),
+        prefer=tuple(map(Criterion, limit.prefer)),
         metric=_primary(primary),
         evidence_context=context,
     )

@@ -105,13 +105,24 @@ class MetricLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileLimit:
-    """Limits of one profile beside the profile's own; None where not set."""
+    """Limits of one profile beside the profile's own; None where not set.
+
+    Attributes:
+        effort: ``quick`` or ``full``: how many builds are tried.
+        smaller: ``no``, ``pruned`` or ``distilled``: whether another, smaller model may ship.
+        prefer: What decides first among builds within the limits.
+    """
 
     profile: str
     latency_ms_p95_max: float | None = None
     package_bytes_max: int | None = None
     metric_drop_max: float | None = None
     label_flips_max: float | None = None
+    rows_off_max: float | None = None
+    error_max: float | None = None
+    effort: str = "quick"
+    smaller: str = "no"
+    prefer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

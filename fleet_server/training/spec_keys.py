@@ -21,11 +21,21 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "package_bytes_max",
         "metric_drop_max",
         "label_flips_max",
+        "rows_off_max",
+        "error_max",
+        "effort",
+        "smaller",
+        "prefer",
     ),
     "approval": ("signatures",),
     "family": ("partition", "rows_min", "fail_max"),
 }
 """Keys by table; ``*`` stands for a name of the user's."""
+
+EFFORTS = ("quick", "full")
+SMALLER = ("no", "pruned", "distilled")
+CRITERIA = ("accuracy", "latency", "size", "memory")
+"""What ``effort``, ``smaller`` and ``prefer`` of a profile may say; the first is the default."""
 
 LATER: Mapping[str, Mapping[str, str]] = {
     "": {

@@ -27,7 +27,15 @@ from fleet_server.training.spec import (
 )
 from fleet_server.training.spec_family import names_family, read_family, refuse_champions
 from fleet_server.training.spec_features import read_features
-from fleet_server.training.spec_keys import LATER, LATER_SOURCES, LATER_TASKS, say_later
+from fleet_server.training.spec_keys import (
+    CRITERIA,
+    EFFORTS,
+    LATER,
+    LATER_SOURCES,
+    LATER_TASKS,
+    SMALLER,
+    say_later,
+)
 from fleet_server.training.spec_lines import find_lines
 from fleet_server.training.spec_problems import Problems, Section, SpecError, show, suggest
 
@@ -268,9 +276,32 @@ def _read_profiles(root: Section, task: Task, known: Sequence[str]) -> tuple[Pro
                 package_bytes_max=None if package_bytes is None else math.floor(package_bytes),
                 metric_drop_max=section.number("metric_drop_max", low=0.0),
                 label_flips_max=section.number("label_flips_max", low=0.0, high=1.0),
+                rows_off_max=section.number("rows_off_max", low=0.0, high=1.0),
+                error_max=section.number("error_max", low=0.0),
+                effort=_read_word(section, "effort", EFFORTS),
+                smaller=_read_word(section, "smaller", SMALLER),
+                prefer=_read_order(section),
             )
         )
     return tuple(limits)
+
+
+def _read_word(section: Section, key: str, known: Sequence[str]) -> str:
+    """Read one of some words; the first is taken where none is given."""
+    word = section.text(key) or known[0]
+    if word not in known:
+        section.add(key, f"{show(word)} is none of {', '.join(known)}")
+    return word
+
+
+def _read_order(section: Section) -> tuple[str, ...]:
+    words = [str(word) for word in section.items("prefer", items_max=len(CRITERIA))]
+    for word in words:
+        if word not in CRITERIA:
+            section.add("prefer", f"{show(word)} is none of {', '.join(CRITERIA)}")
+    if len(set(words)) < len(words):
+        section.add("prefer", "names a criterion twice")
+    return tuple(words)
 
 
 def _read_signatures(root: Section) -> int:

@@ -176,6 +176,16 @@ def test_every_help_has_an_example(command: str) -> None:
     assert f"Example: edge-convert {command}" in " ".join(shown.split())
 
 
+def test_the_ladder_is_drawn_when_it_is_built_and_from_the_package(desk: Path) -> None:
+    drawn, again = desk / "built.svg", desk / "again.svg"
+    done = edge_convert(*run_words(desk, "wine", "--plot", drawn, out="drawn.tar"))
+    assert done.exit_code == 0, done.output
+    assert drawn.read_text().startswith("<svg ")
+    shown = edge_convert("inspect", desk / "drawn.tar", "--plot", again)
+    assert shown.exit_code == 0, shown.output
+    assert again.read_text() == drawn.read_text()
+
+
 def test_held_out_rows_may_be_given(desk: Path) -> None:
     done = edge_convert(*run_words(desk, "wine", "--holdout", desk / "wine.csv"))
     assert "178 rows to calibrate, 178 held out" in done.stderr
@@ -234,6 +244,7 @@ def test_a_graph_from_elsewhere_is_packed(desk: Path) -> None:
         (["--metric", "mae"], "no classification metric 'mae'; known: accuracy"),
         (["--profile", "cmaera"], "did you mean 'camera'"),
         (["--target", "cultivar"], "no column 'cultivar'"),
+        (["--error-max", "1e-12"], "no build fits profile camera: the fp32 graph is not the model"),
         (["--label-flips-max", "2"], "label_flips_max is a share from 0 to 1"),
     ],
 )

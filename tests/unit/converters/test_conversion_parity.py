@@ -72,6 +72,33 @@ def test_at_most_ten_worst_rows_are_kept() -> None:
     assert len(parity.worst) == 10
 
 
+def test_worst_rows_show_what_was_asked_while_there_is_room() -> None:
+    rows = np.arange(600.0).reshape(-1, 200)
+    names = [f"c{number}" for number in range(200)]
+    parity = compare_outputs(
+        Task.REGRESSION, values(0, 0, 0), values(1, 3, 2), rows=rows, columns=names
+    )
+    assert [row.row for row in parity.worst] == [1, 2, 0]
+    assert parity.worst[0].inputs["c7"] == 207.0
+    assert len(parity.worst[2].inputs) == 200
+    wide = np.ones((12, 500))
+    parity = compare_outputs(
+        Task.REGRESSION,
+        values(*np.zeros(12)),
+        values(*range(1, 13)),
+        rows=wide,
+        columns=[f"c{number}" for number in range(500)],
+    )
+    assert [len(row.inputs) for row in parity.worst] == [500] * 4 + [0] * 6
+
+
+def test_quantiles_are_errors_that_were_seen() -> None:
+    parity = compare_outputs(Task.REGRESSION, values(*np.zeros(100)), values(*range(100)))
+    assert parity.error_quantiles == {"50": 50.0, "90": 90.0, "99": 99.0}
+    broken = compare_outputs(Task.REGRESSION, values(0, 0), values(0, NAN))
+    assert broken.error_quantiles["99"] == INF
+
+
 columns = arrays.arrays(
     np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6, allow_subnormal=False)
 )

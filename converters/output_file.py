@@ -1,0 +1,54 @@
+"""Write a file whole or not at all.
+
+The content goes to a hidden file of its own beside the target, to the disk, and takes the name at
+last: whoever reads the name reads all of it, whenever the writer was killed. A killed writer may
+leave its hidden file, which nothing reads; a full disk leaves none.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from converters.errors import ConversionError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file.
+
+    Raises:
+        ConversionError: The disk is full or refuses; what had the name before still has it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise ConversionError(
+            f"{path} was not written: {error.strerror or error}; {len(content):,} bytes are needed"
+            " there, free them or name another place"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
