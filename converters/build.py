@@ -17,7 +17,7 @@ from onnx import ModelProto
 from converters.climb import Ladder, climb
 from converters.errors import NoRungFitsError
 from converters.evidence import describe_rungs
-from converters.from_onnx import OnnxSource
+from converters.from_file import ForeignModel
 from converters.guarded import build_guarded
 from converters.interface import check_schema
 from converters.ladder import LadderLimits, choose_rung
@@ -58,9 +58,10 @@ def build_package(request: BuildRequest) -> BuiltPackage:
         NoRungFitsError: No precision keeps the limits; carries every number.
         RuntimeRefusedError: onnxruntime of this machine refuses the graph.
     """
-    if isinstance(request.estimator, OnnxSource):
+    model = request.estimator
+    if isinstance(model, ForeignModel):
         check_schema(request.schema)
-        return build_guarded(request, request.estimator.content, request.estimator.limits)
+        return build_guarded(request, model.content, model.limits, kind=model.kind)
     from converters.sources import make_source
 
     is_fed_float32 = np.asarray(request.holdout).dtype == np.float32
