@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from converters.file_requests import FileSource, open_source
-from converters.from_onnx import OnnxSource
+from converters.from_file import ForeignModel
 from converters.parity import Parity, compare_outputs
 from converters.source_files import is_package, load_package
 from converters.tables import Table
@@ -45,7 +45,7 @@ def compare_files(
 
 
 def _answer(source: FileSource, rows: Any) -> Any:
-    if isinstance(source.model, OnnxSource):
+    if isinstance(source.model, ForeignModel):
         return source.model.answer(rows)
     from converters.sources import make_source
 
