@@ -31,11 +31,14 @@ class DirectoryEncodingStore:
     Args:
         directory: Made when something is first put.
         bytes_max: Of all encoded bytes together.
+        is_reader: Somebody else, the gateway, keeps the folder: change nothing.
     """
 
-    def __init__(self, directory: Path, *, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(
+        self, directory: Path, *, bytes_max: int = BYTES_MAX, is_reader: bool = False
+    ) -> None:
         self._pairs, self._blobs = directory / "pairs", ObjectStore(directory / "blobs")
-        self._bytes_max = bytes_max
+        self._bytes_max, self._is_reader = bytes_max, is_reader
         self._lock = Lock()
         self._owners: dict[str, str] = {}
         self._checked: set[str] = set()
@@ -92,12 +95,13 @@ class DirectoryEncodingStore:
     def _load(self) -> list[StoredEncoding]:
         found = []
         paths = sorted(self._pairs.glob("*/*.json")) if self._pairs.is_dir() else []
-        for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns):
+        for path in sorted(paths, key=_age):
             try:
                 found.append(_read(path))
             except (OSError, ValueError, KeyError, TypeError, ContractError) as error:
-                _LOG.warning("%s is made again: %s", path, error)
-                path.unlink(missing_ok=True)
+                if not self._is_reader:
+                    _LOG.warning("%s is made again: %s", path, error)
+                    path.unlink(missing_ok=True)
         return found
 
     def _is_whole(self, encoding: StoredEncoding) -> bool:
@@ -152,6 +156,14 @@ class PackagesAndEncodings:
 
     def _of(self, sha256: str) -> ObjectStore | DirectoryEncodingStore:
         return self._packages if self._encodings.owner_of(sha256) is None else self._encodings
+
+
+def _age(path: Path) -> int:
+    """Give a file's time; one that went in the meantime is the oldest."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _dump(encoding: StoredEncoding) -> bytes:

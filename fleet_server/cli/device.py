@@ -259,6 +259,7 @@ def _to_json(view: "DeviceView") -> dict[str, Any]:
                 "code": slot.code,
                 "detail": slot.detail,
                 "changed_at": slot.changed_at.isoformat(),
+                "transfer": dict(device.transfers.get(slot.slot, {})),
             }
             for slot in view.slots
         },

@@ -14,7 +14,7 @@ from fleet_server.cli.output import (
     print_table,
     say,
 )
-from fleet_server.cli.version_views import print_version, version_to_json
+from fleet_server.cli.version_views import print_encodings, print_version, version_to_json
 
 if TYPE_CHECKING:
     from fleet_server.ports.registry import Model, Version
@@ -74,12 +74,17 @@ def show(
     Example: edgefleet model show digits 3
     """
     with fleet_errors():
+        from fleet_server.bootstrap import open_fleet
+        from fleet_server.wiring.encodings import list_encodings
+
         browser = _open_browser(workspace)
         found = browser.get_version(name, version)
+        travels = list_encodings(open_fleet(workspace), found)
         if as_json:
-            print_json(version_to_json(found))
+            print_json(version_to_json(found) | {"encodings": travels})
             return
         print_version(found, browser.get_model(name))
+        print_encodings(travels)
 
 
 def _open_browser(workspace: Any) -> "BrowseModels":

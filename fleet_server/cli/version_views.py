@@ -76,6 +76,25 @@ def print_version(version: "Version", model: "Model") -> None:
         )
 
 
+def print_encodings(encodings: "list[dict[str, Any]]") -> None:
+    """Print how the packages travel, as far as a device has asked."""
+    if encodings:
+        print_table(
+            "on the way",
+            ("profile", "from", "encoding", "bytes", "of the package"),
+            [
+                (
+                    e["profile"],
+                    e["base"] or "-",
+                    e["encoding"],
+                    f"{e['bytes']:,}",
+                    f"{e['bytes'] / e['package_bytes']:.1%}",
+                )
+                for e in encodings
+            ],
+        )
+
+
 def _print_origin(version: "Version", model: "Model") -> None:
     run, split = version.run, version.run.get("split", {})
     code = run.get("code", {})

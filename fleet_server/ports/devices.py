@@ -21,8 +21,9 @@ _PROBATION = ProbationPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device as the database knows it; the last five fields are as it last reported.
+    """A device as the database knows it; the last six fields are as it last reported.
 
+    ``transfers`` says of each slot how its newest package came (docs/transfer.md).
     ``clone_evidence`` says why its identity seems to be in use twice, empty when it does not.
     """
 
@@ -45,6 +46,7 @@ class DeviceRecord:
     agent: str = ""
     certificate: Mapping[str, str] = field(default_factory=dict)
     serving: Mapping[str, Any] = field(default_factory=dict)
+    transfers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from fleet_server.durable_files import write_durable
 from fleet_server.errors import FleetError
 
 MEMORY_BYTES_MAX = 2_147_483_648
-"""Address space; 64 MiB encoded from 64 MiB take 0.6 GB."""
+"""Address space; 60 MiB encoded from 60 MiB take 0.3 GB."""
 CPU_S_MAX = 150
 WAY_S_MAX = 60.0
 """Another way is not begun, and one under way is dropped, after this long."""

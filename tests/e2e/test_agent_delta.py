@@ -12,6 +12,9 @@ import pytest
 from edge_agent.contract.messages import Reported
 from edge_agent.contract.package import EVIDENCE
 from fleet_server.run_state import read_heartbeat
+from fleet_server.wiring.devices import build_device_reader
+from fleet_server.wiring.encodings import list_encodings
+from fleet_server.wiring.training import build_browser
 from tests.support.agent_fleet import AgentLab
 from tests.support.serving import build_classifier
 
@@ -64,6 +67,13 @@ def test_a_device_gets_what_changed_and_says_so(lab: AgentLab) -> None:
     assert said["received_bytes"] < 0.05 * len(two)
     assert "problem" not in said
     lab.wait(lambda: read_heartbeat(lab.workspace.server_dir, "gateway")["encodings_made"] >= 3)
+    view = build_device_reader(lab.fleet).show("dev-delta")
+    assert view.device.transfers["plant"] == said
+    version = build_browser(lab.fleet).get_version("plant", 2)
+    listed = {e["base"]: (e["encoding"], e["bytes"]) for e in list_encodings(lab.fleet, version)}
+    assert set(listed) == {"", first}
+    assert listed[first][0] == "zstd-delta"
+    assert listed[first][1] < listed[""][1] < len(two)
 
 
 def test_a_gateway_killed_while_it_encodes_makes_it_again(lab: AgentLab) -> None:

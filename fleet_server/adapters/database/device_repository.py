@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert, update
 from sqlmodel import Session, col, select
@@ -230,6 +231,7 @@ def _record(row: DeviceRow) -> DeviceRecord:
         agent=reported.agent if reported else "",
         certificate=reported.certificate if reported else {},
         serving=_serving(reported) if reported else {},
+        transfers=_transfers(reported) if reported else {},
         cloned_at=row.cloned_at,
         clone_evidence=row.clone_evidence,
         cut_wanted_at=row.cut_wanted_at,
@@ -246,9 +248,21 @@ def _reported(text: str) -> Reported | None:
         return None
 
 
+def _transfers(reported: Reported) -> dict[str, dict[str, str | int | bool]]:
+    """Read how packages came to a device; what is not as agents write it is left out."""
+    kinds: dict[str, type] = {
+        "encoding": str,
+        "base": str,
+        "package_bytes": int,
+        "received_bytes": int,
+        "problem": str,
+    }
+    read = {n: _known(s.extra.get("transfer"), kinds) for n, s in reported.slots.items()}
+    return {name: said for name, said in read.items() if said}
+
+
 def _serving(reported: Reported) -> dict[str, str | int | bool]:
     """Read where models answer on a device; what is not as agents write it is left out."""
-    said = reported.extra.get("serving")
     kinds: dict[str, type] = {
         "place": str,
         "is_up": bool,
@@ -256,6 +270,10 @@ def _serving(reported: Reported) -> dict[str, str | int | bool]:
         "failures": int,
         "fault": str,
     }
+    return _known(reported.extra.get("serving"), kinds)
+
+
+def _known(said: Any, kinds: Mapping[str, type]) -> dict[str, str | int | bool]:
     if not isinstance(said, dict):
         return {}
     return {n: said[n] for n, kind in kinds.items() if n in said and type(said[n]) is kind}
