@@ -177,8 +177,8 @@ class TrainFamily:
         target = [spec.data.target]
         table = self.reader.read(
             path,
-            numbers=[*spec.data.columns, *([] if is_class else target)],
-            words=[*(target if is_class else []), *family.partition],
+            numbers=[*spec.data.number_columns, *([] if is_class else target)],
+            words=[*spec.data.word_columns, *(target if is_class else []), *family.partition],
         )
         return split_members(spec, table, source=path.name)
 

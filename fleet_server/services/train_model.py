@@ -33,7 +33,7 @@ from fleet_server.training.dataset import Dataset, split_rows
 from fleet_server.training.examination import Champion, Examination, ProfileResult
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
-from fleet_server.training.ingest import check_columns, make_dataset
+from fleet_server.training.ingest import check_columns, make_dataset, settle_spec
 from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
 from fleet_server.training.shipped import build_for_profile
 from fleet_server.training.spec import Spec, make_schema
@@ -110,6 +110,7 @@ class TrainModel:
         _check_task(spec, model)
         report = _Report()
         dataset = self._ingest(spec, spec_path.parent, report)
+        spec = settle_spec(spec, dataset)
         self._check_frozen(spec, dataset, model)
         source, missed = self._learn(spec, dataset, report)
         _refuse_missed(spec, missed, reason)
@@ -157,8 +158,8 @@ class TrainModel:
             target = [spec.data.target]
             table = self.reader.read(
                 path,
-                numbers=[*spec.data.columns, *([] if is_class else target)],
-                words=target if is_class else [],
+                numbers=[*spec.data.number_columns, *([] if is_class else target)],
+                words=[*spec.data.word_columns, *(target if is_class else [])],
             )
             dataset = make_dataset(spec, table, source=path.name)
             rows, width = dataset.features.shape

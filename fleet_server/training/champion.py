@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import MODEL, SCHEMA, unpack_members
-from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.schema import Dtype, ModelSchema
+from fleet_server.training.categories import translate_codes
 from fleet_server.training.metrics import Answers
 from fleet_server.training.shipped import answer_shipped
 
@@ -51,7 +52,25 @@ def ask_champion(
         return ChampionAnswers(answers=None, reason="it answers other classes")
     at = {column: place for place, column in enumerate(schema.columns)}
     rows = features[:, [at[column] for column in theirs.columns]]
+    reason = _translate(rows, theirs, schema)
+    if reason:
+        return ChampionAnswers(answers=None, reason=reason)
     answers = answer_shipped(members[MODEL], theirs.task, profile, rows)
     if not answers.is_finite:
         return ChampionAnswers(answers=None, reason="it answers what is not a finite number")
     return ChampionAnswers(answers=answers)
+
+
+def _translate(rows: NDArray[np.float32], theirs: ModelSchema, ours: ModelSchema) -> str:
+    """Turn the candidate's codes into the champion's, in place; says why it cannot."""
+    known = {f.name: f for f in ours.features if f.dtype == Dtype.CATEGORY}
+    for place, feature in enumerate(f for f in theirs.features for _ in f.columns):
+        if feature.dtype != Dtype.CATEGORY:
+            continue
+        if feature.name not in known:
+            return f"{feature.name!r} is a category to it and not to the candidate"
+        codes = translate_codes(rows[:, place], feature, known[feature.name])
+        if codes is None:
+            return f"it refuses values of {feature.name!r} that held-out rows have"
+        rows[:, place] = codes
+    return ""

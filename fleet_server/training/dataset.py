@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.contract.schema import Feature
 from fleet_server.errors import RefusedError
 from fleet_server.training.row_hash import choose_test_rows
 from fleet_server.training.spec import SplitSection
@@ -18,7 +19,8 @@ class Dataset:
     """Checked rows, in an order that depends on their content alone.
 
     Attributes:
-        features: float32 [rows, width].
+        features: float32 [rows, width]; categories as codes, NaN where missing.
+        declared: The features, categories with their texts.
         targets: int64 class index or float64 value, [rows].
         classes: Names by index; empty for a regression.
         lanes: Row hashes, uint64 [rows, 2].
@@ -32,6 +34,7 @@ class Dataset:
     lanes: NDArray[np.uint64]
     sha256: str
     columns_sha256: str
+    declared: tuple[Feature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from fleet_server.training.examination import Examination
 from fleet_server.training.family import Member
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
-from fleet_server.training.ingest import make_dataset
+from fleet_server.training.ingest import make_dataset, settle_spec
 from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
 from fleet_server.training.shipped import make_request
 from fleet_server.training.spec import Spec, make_schema
@@ -89,6 +89,7 @@ def _outcome(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
 def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
     spec = replace(recipe.spec, model=replace(recipe.spec.model, name=member.name))
     dataset = make_dataset(spec, member.table, source=member.name)
+    spec = settle_spec(spec, dataset)
     train, test = split_rows(dataset, spec.split)
     fitted = fit(spec, train, dataset.classes)
     schema = make_schema(spec, dataset.classes)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from edge_agent.contract.schema import Task
+from edge_agent.contract.schema import Feature, Task
 from fleet_server.errors import RefusedError
 from fleet_server.training.dataset import Side
+from fleet_server.training.encoding import make_encoder
 from fleet_server.training.estimators import load_class
 from fleet_server.training.metrics import Answers
 from fleet_server.training.spec import Spec, TrainSection
@@ -47,7 +48,7 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
         RefusedError: A parameter or the rows do not suit the estimator.
     """
     section = spec.train
-    estimator = _build(section, classes)
+    estimator = _build(section, classes, spec.data.features)
     if spec.model.task is Task.CLASSIFICATION:
         _check_classifier(section.estimator, estimator, classes)
     one_thread = _find_libraries().limit(limits=1, user_api="blas")
@@ -96,8 +97,9 @@ def answer(
     return answers
 
 
-def _build(section: TrainSection, classes: tuple[str, ...]) -> Any:
-    parts = [_make(step.use, step.params, section.seed) for step in section.steps]
+def _build(section: TrainSection, classes: tuple[str, ...], features: tuple[Feature, ...]) -> Any:
+    parts = make_encoder(section.estimator, features, has_steps=bool(section.steps))
+    parts += [_make(step.use, step.params, section.seed) for step in section.steps]
     params = dict(section.params)
     if isinstance(params.get("class_weight"), Mapping):
         params["class_weight"] = _weigh_classes(params["class_weight"], classes)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,12 @@ from numpy.typing import NDArray
 from edge_agent.contract.schema import Feature, Task
 from fleet_server.errors import RefusedError
 from fleet_server.ports.training import NumberColumn, RawTable
+from fleet_server.training.categories import (
+    VALUES_MAX_DEFAULT,
+    CodedColumn,
+    code_column,
+    settle_features,
+)
 from fleet_server.training.class_names import find_missing, judge_classes, name_classes
 from fleet_server.training.dataset import Dataset
 from fleet_server.training.row_hash import (
@@ -110,7 +116,7 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
             source, [f"{table.rows:,} rows of {width:,} columns are over {CELLS_MAX:,} values"]
         )
     judge = _Judge(rows=table.rows)
-    features = _read_features(judge, spec, table)
+    features, coded = _read_features(judge, spec, table)
     name = spec.data.target
     classes: tuple[str, ...] = ()
     targets: NDArray[Any]
@@ -129,7 +135,8 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         target_lanes = hash_numbers(targets)
     if judge.problems:
         raise DataError(f"{source} (rows counted from 1, without the header)", judge.problems)
-    lanes = hash_rows(features, target_lanes)
+    texts = {spec.data.columns.index(column): one.lanes for column, one in coded.items()}
+    lanes = hash_rows(features, target_lanes, texts)
     order = order_rows(lanes)
     names = json.dumps([list(spec.data.columns), name])
     return Dataset(
@@ -139,20 +146,37 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         lanes=lanes[order],
         sha256=digest_rows(spec.data.columns, name, lanes),
         columns_sha256=hashlib.sha256(names.encode()).hexdigest(),
+        declared=settle_features(spec.data.features, coded),
     )
 
 
-def _read_features(judge: _Judge, spec: Spec, table: RawTable) -> NDArray[np.float32]:
+def settle_spec(spec: Spec, dataset: Dataset) -> Spec:
+    """Give the spec with the categories that the data taught."""
+    return replace(spec, data=replace(spec.data, features=dataset.declared))
+
+
+def _read_features(
+    judge: _Judge, spec: Spec, table: RawTable
+) -> tuple[NDArray[np.float32], dict[str, CodedColumn]]:
     features = np.empty((table.rows, len(spec.data.columns)), np.float32)
+    coded: dict[str, CodedColumn] = {}
     place = 0
     for feature in spec.data.features:
+        if not feature.is_number:
+            limit = spec.data.values_max.get(feature.name, VALUES_MAX_DEFAULT)
+            one = coded[feature.name] = code_column(feature, table.words[feature.name], limit)
+            judge.problems += one.problems
+            features[:, place] = one.codes
+            place += 1
+            continue
         for column in feature.columns:
-            values = _check_numbers(judge, column, table.numbers[column])
+            raw = table.numbers[column]
+            values = _check_numbers(judge, column, raw, is_nullable=feature.is_nullable)
             _check_feature(judge, feature, column, values)
             with np.errstate(over="ignore"):  # what overflows was noted
                 features[:, place] = values
             place += 1
-    return features
+    return features, coded
 
 
 def _check_feature(judge: _Judge, feature: Feature, column: str, values: Floats) -> None:
@@ -181,7 +205,9 @@ def _check_feature(judge: _Judge, feature: Feature, column: str, values: Floats)
     )
 
 
-def _check_numbers(judge: _Judge, column: str, raw: NumberColumn) -> Floats:
+def _check_numbers(
+    judge: _Judge, column: str, raw: NumberColumn, *, is_nullable: bool = False
+) -> Floats:
     """Note unreadable, missing and infinite values; they come back as NaN."""
     unreadable = np.zeros(judge.rows, bool)
     unreadable[raw.unreadable] = True
@@ -192,7 +218,8 @@ def _check_numbers(judge: _Judge, column: str, raw: NumberColumn) -> Floats:
         "Mend the data",
     )
     missing = np.isnan(raw.values) & ~unreadable
-    judge.refuse(column, missing, "are missing", "Fill or drop these rows")
+    if not is_nullable:
+        judge.refuse(column, missing, "are missing", "Fill or drop these rows")
     infinite = np.isinf(raw.values)
     judge.refuse(column, infinite, "are infinite", "Mend the data")
     return np.where(infinite, np.nan, raw.values)

@@ -7,7 +7,7 @@ Not a defence against somebody who forges rows: packages are protected by sha256
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,29 +19,37 @@ _FACTOR = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SUM_BITS = 128
 
 
-def hash_rows(features: NDArray[np.float32], target: Lanes) -> Lanes:
+def hash_rows(
+    features: NDArray[np.float32], target: Lanes, texts: Mapping[int, Lanes] | None = None
+) -> Lanes:
     """Hash each row of features and target.
 
     Args:
-        features: [rows, width]; -0 counts as 0.
+        features: [rows, width]; -0 counts as 0, every NaN as one value.
         target: From ``hash_words`` or ``hash_numbers``, [rows, 2].
+        texts: By column, from ``hash_words``: a category counts by its text, not by its code,
+            which changes with the list.
 
     Returns:
         uint64 [rows, 2]; the first lane decides sides.
     """
     lanes = []
     with np.errstate(over="ignore"):
-        for start, factor, last in zip(_START, _FACTOR, target.T, strict=True):
+        for lane, (start, factor, last) in enumerate(zip(_START, _FACTOR, target.T, strict=True)):
             state = np.full(len(features), start, np.uint64)
-            for column in features.T:
-                state = _stir(state, hash_numbers(column)[:, 0], factor)
+            for place, column in enumerate(features.T):
+                text = (texts or {}).get(place)
+                bits = hash_numbers(column)[:, 0] if text is None else text[:, lane]
+                state = _stir(state, bits, factor)
             lanes.append(_finish(_stir(state, last, factor)))
     return np.stack(lanes, axis=1)
 
 
 def hash_numbers(values: NDArray[Any]) -> Lanes:
     """Give the bits of numbers as float64, [rows, 2]; -0 counts as 0."""
-    bits = (np.ascontiguousarray(values, np.float64) + 0.0).view(np.uint64)
+    plain = np.ascontiguousarray(values, np.float64) + 0.0
+    plain[np.isnan(plain)] = np.nan
+    bits = plain.view(np.uint64)
     return np.stack([bits, bits], axis=1)
 
 

@@ -40,17 +40,30 @@ class DataSection:
     Attributes:
         path: Of the CSV or Parquet file, as written; relative to the spec's folder.
         target: Column with the answer.
-        features: In the order of the packed tensor.
+        features: In the order of the packed tensor; until the data is read, a category may have
+            ``categories.LEARNED`` in place of its texts.
+        values_max: Of a category, how many texts may be learned.
     """
 
     path: str
     target: str
     features: tuple[Feature, ...]
+    values_max: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the features, in the order of the packed tensor."""
         return tuple(column for feature in self.features for column in feature.columns)
+
+    @property
+    def number_columns(self) -> tuple[str, ...]:
+        """Those of them that are read as numbers."""
+        return tuple(c for feature in self.features if feature.is_number for c in feature.columns)
+
+    @property
+    def word_columns(self) -> tuple[str, ...]:
+        """Those of them that are read as words: categories and booleans."""
+        return tuple(feature.name for feature in self.features if not feature.is_number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +182,7 @@ def make_schema(spec: Spec, classes: tuple[str, ...]) -> ModelSchema:
     """Give the schema of every package of this spec.
 
     Args:
-        spec: The spec.
+        spec: The spec, its categories settled.
         classes: Names by label index; empty for a regression.
     """
     if spec.model.task is Task.CLASSIFICATION:

@@ -1,15 +1,25 @@
-"""Read ``[data.features]``: name, type, shape and allowed range of each input."""
+"""Read ``[data.features]``: name, type, shape, allowed range or categories of each input."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from edge_agent.contract.schema import FEATURES_MAX, WIDTH_MAX, Feature
+from edge_agent.contract.schema import (
+    CATEGORY_CHARS_MAX,
+    FEATURES_MAX,
+    WIDTH_MAX,
+    Dtype,
+    Feature,
+)
+from fleet_server.training.categories import LEARNED, VALUES_MAX, VALUES_MAX_DEFAULT
 from fleet_server.training.spec_keys import LATER_TYPES, say_later
 from fleet_server.training.spec_problems import Section, is_number, show
 
-DTYPES = ("float32", "int64")
+DTYPES = tuple(str(dtype) for dtype in Dtype)
+FROM_DATA = "from-data"
+_NUMBER_KEYS = ("shape", "range", "min", "max", "unit")
+_CATEGORY_KEYS = ("values", "values_max", "unknown")
 DIMENSIONS_MAX = 4
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INTEGER_EXACT_MAX = 2**24
@@ -54,17 +64,85 @@ def _is_usable_type(table: Section, name: str, section: Section) -> bool:
 
 def _read_feature(section: Section, name: str) -> Feature:
     dtype = section.values.get("type")
+    wrong: tuple[str, ...] = _NUMBER_KEYS if dtype in (Dtype.BOOL, Dtype.CATEGORY) else ()
+    wrong += _CATEGORY_KEYS if dtype != Dtype.CATEGORY else ()
+    for key in wrong:
+        if key in section:
+            section.add(key, f"a {dtype} has none")
+    is_nullable = _choose(section, "missing", ("refuse", "allow"), "refuse") == "allow"
+    if dtype == Dtype.BOOL:
+        return Feature(name=name, dtype=Dtype.BOOL, is_nullable=is_nullable)
+    if dtype == Dtype.CATEGORY:
+        return _read_category(section, name, is_nullable=is_nullable)
     low, high = _read_range(section)
     if dtype == "int64":
         _check_whole(section, low, high)
     return Feature(
         name=name,
-        dtype=dtype if dtype in DTYPES else DTYPES[0],
+        dtype=dtype if dtype in DTYPES else Dtype.FLOAT32,
+        is_nullable=is_nullable,
         shape=_read_shape(section),
         low=None if low is None else _round_outward(low, -math.inf),
         high=None if high is None else _round_outward(high, math.inf),
         unit=section.text("unit", chars_max=40),
     )
+
+
+def read_values_max(data: Section) -> dict[str, int]:
+    """Read how many texts each category may learn; only what ``read_features`` found sound."""
+    limits = {}
+    for name, value in data.section("features").values.items():
+        if isinstance(value, dict) and value.get("type") == Dtype.CATEGORY:
+            limit = value.get("values_max", VALUES_MAX_DEFAULT)
+            limits[name] = limit if isinstance(limit, int) else VALUES_MAX_DEFAULT
+    return limits
+
+
+def _read_category(section: Section, name: str, *, is_nullable: bool) -> Feature:
+    section.integer("values_max", VALUES_MAX_DEFAULT, low=1, high=VALUES_MAX)
+    if "unknown" not in section:
+        section.problems.add(
+            section.path,
+            "says no `unknown`; a device will meet a value that training did not. Use unknown ="
+            ' "other" or "refuse"',
+        )
+    unknown = _choose(section, "unknown", ("refuse", "other"), "refuse")
+    return Feature(
+        name=name,
+        dtype=Dtype.CATEGORY,
+        categories=_read_values(section),
+        is_nullable=is_nullable,
+        is_open=unknown == "other",
+    )
+
+
+def _read_values(section: Section) -> tuple[str, ...]:
+    if section.values.get("values", FROM_DATA) == FROM_DATA:
+        return (LEARNED,)
+    values = section.items("values", items_max=VALUES_MAX)
+    if not values and isinstance(section.values["values"], list):
+        section.add("values", f'is empty; list the categories or say "{FROM_DATA}"')
+    for value in values:
+        is_text = isinstance(value, str) and value == value.strip()
+        if not is_text or not 1 <= len(value) <= CATEGORY_CHARS_MAX:
+            section.add(
+                "values",
+                f"{show(value)} is not text of 1 to {CATEGORY_CHARS_MAX} characters without blanks"
+                " at its ends",
+            )
+            return (LEARNED,)
+        if values.count(value) > 1:
+            section.add("values", f"{show(value)} is listed twice")
+            return (LEARNED,)
+    return tuple(values) or (LEARNED,)
+
+
+def _choose(section: Section, key: str, words: tuple[str, ...], default: str) -> str:
+    word = section.values.get(key, default)
+    if word not in words:
+        section.add(key, f"{show(word)} is not one of {list(words)}")
+        return default
+    return str(word)
 
 
 def _read_shape(section: Section) -> tuple[int, ...]:

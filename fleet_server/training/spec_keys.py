@@ -11,7 +11,18 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "model": ("name", "task", "problem", "owner", "business"),
     "model.business": ("metric", "baseline", "target"),
     "data": ("source", "target", "features"),
-    "data.features.*": ("type", "shape", "range", "min", "max", "unit"),
+    "data.features.*": (
+        "type",
+        "shape",
+        "range",
+        "min",
+        "max",
+        "unit",
+        "values",
+        "values_max",
+        "unknown",
+        "missing",
+    ),
     "split": ("test", "seed", "freeze"),
     "train": ("estimator", "params", "steps", "seed"),
     "train.steps.*": ("use", "params"),
@@ -59,11 +70,7 @@ LATER: Mapping[str, Mapping[str, str]] = {
         "weight": "",
     },
     "data.features.*": {
-        "missing": "fill or drop the rows before training",
-        "nulls_max": "missing values are refused",
-        "values": "give categories as 0/1 columns",
-        "values_max": "give categories as 0/1 columns",
-        "unknown": "give categories as 0/1 columns",
+        "nulls_max": 'say missing = "allow" or "refuse"',
         "tokens_max": "",
     },
     "split": {
@@ -106,8 +113,7 @@ LATER_SOURCES: Mapping[str, str] = {
     "sklearn": "write the table to a file first, as examples/digits/export_digits.py does",
 }
 LATER_TYPES: Mapping[str, str] = {
-    "category": "give each category as a 0/1 column of type int64",
-    "text": "turn the text into numbers before training",
+    "text": "turn the text into numbers or a category before training",
 }
 LATER_TASKS = ("anomaly",)
 

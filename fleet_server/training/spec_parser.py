@@ -26,7 +26,7 @@ from fleet_server.training.spec import (
     TrainSection,
 )
 from fleet_server.training.spec_family import names_family, read_family, refuse_champions
-from fleet_server.training.spec_features import read_features
+from fleet_server.training.spec_features import read_features, read_values_max
 from fleet_server.training.spec_keys import (
     CRITERIA,
     EFFORTS,
@@ -144,7 +144,9 @@ def _read_data(root: Section) -> DataSection:
             ("data", "features", path_of),
             "is also data.target; the model would read its own answer. Remove it from the features",
         )
-    return DataSection(path=path, target=target, features=features)
+    return DataSection(
+        path=path, target=target, features=features, values_max=read_values_max(data)
+    )
 
 
 def _read_split(root: Section) -> SplitSection:
