@@ -1,8 +1,9 @@
-"""The picture a model takes: uint8 pixels of any size in one tensor, everything else in the graph.
+"""The picture a model takes: uint8 RGB pixels of any size in one tensor, all else in the graph.
 
-The graph's input ``image`` is uint8 [pictures, height, width, channels]; the pictures of one
+The graph's input ``image`` is uint8 [pictures, height, width, 3], red first; the pictures of one
 request have one size. Resizing, colour order, scale, means and deviations are operators of the
-graph, so what stands here beside the limits is for people and for whoever decodes a file.
+graph, so what stands here beside the limits is for people and for who builds the graph. The graph
+answers ``figures`` too, float32 [pictures, 4]: what telemetry watches of a picture.
 """
 
 import math
@@ -14,15 +15,20 @@ from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields
 
 IMAGE_INPUT = "image"
+IMAGE_CHANNELS = 3
+FIGURES_OUTPUT = "figures"
+FIGURES = ("brightness", "contrast", "saturation", "sharpness")
+"""Of the picture as the model sees it, before means and deviations; each 0 to 1."""
 SIDE_MAX = 4_096
 PIXELS_MAX = 67_108_864
 """Largest bound a schema may set on height times width of a picture."""
 
 
 class ColourOrder(StrEnum):
-    """Order of the channels in the tensor the caller gives."""
+    """Channels the model sees, in their order."""
 
     GREY = "grey"
+    """0.299 red + 0.587 green + 0.114 blue."""
     RGB = "rgb"
     BGR = "bgr"
 
@@ -44,7 +50,8 @@ class ImageInput:
     Attributes:
         height: Rows of pixels the model sees.
         width: Columns of pixels the model sees.
-        colours: Order of the channels of the picture given; ``grey`` has one.
+        colours: Channels the model sees.
+        is_channels_first: Whether each channel is a grid of its own to the model.
         resize: How another size becomes height x width.
         pixels_max: Most pixels (height times width) of a picture given.
         mean: Of each channel, subtracted after the scale, in the order of ``colours``.
@@ -55,6 +62,7 @@ class ImageInput:
     height: int
     width: int
     colours: ColourOrder = ColourOrder.RGB
+    is_channels_first: bool = True
     resize: ResizeMode = ResizeMode.BILINEAR_SMOOTH
     pixels_max: int = 16_777_216
     mean: tuple[float, ...] = ()
@@ -62,9 +70,9 @@ class ImageInput:
     scale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        if not (1 <= self.height <= SIDE_MAX and 1 <= self.width <= SIDE_MAX):
+        if not (2 <= self.height <= SIDE_MAX and 2 <= self.width <= SIDE_MAX):
             raise MalformedError(
-                f"image: {self.height} x {self.width}, each side must be 1 to {SIDE_MAX}"
+                f"image: {self.height} x {self.width}, each side must be 2 to {SIDE_MAX}"
             )
         if not self.height * self.width <= self.pixels_max <= PIXELS_MAX:
             raise MalformedError(
@@ -88,7 +96,7 @@ class ImageInput:
 
     @property
     def channels(self) -> int:
-        """Numbers of one pixel."""
+        """Numbers of one pixel, as the model sees it."""
         return 1 if self.colours is ColourOrder.GREY else 3
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +105,7 @@ class ImageInput:
             "height": self.height,
             "width": self.width,
             "colours": str(self.colours),
+            "channels_first": self.is_channels_first,
             "resize": str(self.resize),
             "pixels_max": self.pixels_max,
             "mean": list(self.mean),
@@ -117,6 +126,7 @@ class ImageInput:
             height=fields.integer("height", high=SIDE_MAX),
             width=fields.integer("width", high=SIDE_MAX),
             colours=colours,
+            is_channels_first=fields.flag("channels_first", default=True),
             resize=resize,
             pixels_max=fields.integer("pixels_max", high=PIXELS_MAX),
             mean=fields.items("mean", _number, (), items_max=3),
