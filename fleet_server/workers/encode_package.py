@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 from fleet_server.adapters.package_encoder import encode_delta, encode_plain
 from fleet_server.adapters.system_clock import SystemClock
@@ -25,7 +26,7 @@ WAY_S_MAX = 60.0
 NICE = 10
 
 
-def encode(target: Path, base: Path | None, out: Path) -> dict[str, object]:
+def encode(target: Path, base: Path | None, out: Path) -> dict[str, Any]:
     """Encode and write the bytes; return what is to be said of them. Raises FleetError."""
     clock = SystemClock()
     began_s = clock.monotonic()
