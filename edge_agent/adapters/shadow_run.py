@@ -229,7 +229,6 @@ class ShadowRun:
 
     def _compare_all(self, child: WorkerChild) -> None:
         budget = CpuBudget.full(self._order.policy.cpu_share, at=self._clock.monotonic())
-        used_s = child.cpu_s() or 0.0
         self._is_resting = False
         while not self._closing.is_set():
             try:
@@ -248,9 +247,7 @@ class ShadowRun:
             began_s = time.thread_time()
             if not self._compare(child, item):
                 return
-            now_used_s = child.cpu_s() or used_s
-            cpu_s = max(0.0, now_used_s - used_s, self._said_cpu_s) + time.thread_time() - began_s
-            used_s = now_used_s
+            cpu_s = self._said_cpu_s + time.thread_time() - began_s
             budget = budget.charged(cpu_s)
             with self._lock:
                 self._cpu_s += cpu_s
@@ -282,7 +279,7 @@ class ShadowRun:
             ChannelClosedError: The child is gone.
             _FaultError: It hangs, grows, or says that it cannot go on.
         """
-        began_at, cpu_began_s = self._clock.monotonic(), child.cpu_s() or 0.0
+        began_at, cpu_began_s = self._clock.monotonic(), None
         while not self._closing.is_set():
             messages: list[dict[str, Any]] = []
             if child.wait(LOOK_S, child.channel.fileno()):
@@ -291,7 +288,9 @@ class ShadowRun:
             if messages:
                 return _checked(messages[0])
             self._look(child)
-            cpu_s = (child.cpu_s() or 0.0) - cpu_began_s
+            used_s = child.cpu_s() or 0.0
+            cpu_began_s = used_s if cpu_began_s is None else cpu_began_s
+            cpu_s = used_s - cpu_began_s
             if cpu_s > HANG_CPU_S or self._clock.monotonic() - began_at > wall_s:
                 raise _FaultError(
                     Code.SHADOW_HANG,

@@ -1,5 +1,6 @@
 """The commands on a real workspace: signed packages, real database, no processes."""
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import sqlalchemy as sa
 from sqlmodel import col
 from typer.testing import CliRunner, Result
 
+from edge_agent.contract.assignment import Assignment
+from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.tables import (
     ArtifactRow,
@@ -20,7 +23,7 @@ from fleet_server.adapters.database.tables import (
 )
 from fleet_server.cli import app
 from fleet_server.wiring.rollouts import build_runner
-from fleet_server.wiring.trust import build_approver
+from fleet_server.wiring.trust import build_approver, build_assignment_desk
 from tests.support.clock import FakeClock
 from tests.support.trust_fleet import make_fleet, register
 
@@ -140,6 +143,26 @@ def test_a_rollout_from_plan_to_completion(bench: Workbench) -> None:
     assert bench.json("rollout", "explain", "1")[-1]["is_same"] is True
     assert "completed" in bench.run("rollout", "ls").stdout
     assert bench.json("rollout", "ls", "--last", "1")[0]["id"] == 1
+
+
+def test_a_wish_for_shadowing_goes_from_the_plan_into_every_signed_assignment(
+    bench: Workbench,
+) -> None:
+    asked = ["--shadow", "2m", "--shadow-rows", "50", "--shadow-share", "20%", "--shadow-cpu", "3%"]
+    number = bench.plan(*WIDE, *asked)
+    bench.run("rollout", "start", str(number))
+    bench.look()
+    desk = build_assignment_desk(bench.fleet)
+    while desk.sign_stale():
+        continue
+    with read_session(bench.fleet.engine) as session:
+        envelopes = session.scalars(sa.select(col(AssignmentRow.envelope))).all()
+    assert len(envelopes) == 10
+    for envelope in envelopes:
+        payload = base64.b64decode(json.loads(envelope)["payload"])
+        assert Assignment.decode(payload).slots["m"].shadow == ShadowPolicy(
+            duration_s=120, rows_min=50, timeout_s=3_600, share=0.2, cpu_share=0.03
+        )
 
 
 def test_a_halt_and_a_return(bench: Workbench) -> None:
