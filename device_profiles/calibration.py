@@ -27,7 +27,8 @@ class Calibration:
     Attributes:
         onnxruntime: Release that ran them.
         threads: Of one request.
-        ms: Median milliseconds by graph; ``call`` is a graph of no work, ``memory`` a copy.
+        ms: Milliseconds by graph, of the fastest round; ``call`` is a graph of no work, ``memory``
+            a copy.
         noise: Spread between rounds (interquartile range) as a share, by graph.
     """
 
@@ -87,31 +88,49 @@ class LatencyEstimate:
         return f"~{self.ms:.3g} ms ({self.low_ms:.3g} to {self.high_ms:.3g})"
 
 
-def find_kinds(operators: Mapping[str, int], *, model_bytes: int) -> tuple[str, ...]:
-    """Name the reference graphs that do the kind of work a graph does, the largest share first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a graph does for one row, as far as its operators and size tell.
 
-    >>> find_kinds({"Gemm": 13, "Relu": 14}, model_bytes=4_000)
-    ('matmul_fp32',)
+    Attributes:
+        kinds: Reference graphs that do the same.
+        product_bytes: Size of the graph, when each of its weights is multiplied once a row, so
+            that its size tells how much work there is; None when weights are used many times.
+    """
+
+    kinds: tuple[str, ...]
+    product_bytes: int | None = None
+
+
+def find_work(operators: Mapping[str, int], *, model_bytes: int) -> Work:
+    """Tell what kind of work a graph does.
+
+    >>> find_work({"Gemm": 13, "Relu": 14}, model_bytes=4_000)
+    Work(kinds=('matmul_fp32',), product_bytes=4000)
     """
     names = set(operators)
-    is_int8 = bool(names & _QUANTIZED)
+    suffix = "int8" if names & _QUANTIZED else "fp32"
     found = []
     if names & _CONVOLUTIONS:
-        found.append("conv_int8" if is_int8 else "conv_fp32")
+        found.append(f"conv_{suffix}")
     if any(name.startswith("ai.onnx.ml:TreeEnsemble") for name in names):
         found.append("trees")
-    if names & _PRODUCTS:
-        found.append("matmul_int8" if is_int8 else "matmul_fp32")
-    if model_bytes >= MEMORY_BOUND_BYTES:
+    if names & (_PRODUCTS | _RECURRENT):
+        found.append(f"matmul_{suffix}")
+    is_once = found == [f"matmul_{suffix}"] and not names & _RECURRENT
+    if model_bytes >= MEMORY_BOUND_BYTES and not is_once:
         found.append(MEMORY)
-    return tuple(found)
+    return Work(kinds=tuple(found), product_bytes=model_bytes if is_once else None)
 
 
 MEMORY_BOUND_BYTES = 1_048_576
 """A graph that does not fit into a small processor's cache waits for memory as well."""
+PRODUCT_BYTES = {"matmul_fp32": 786_432, "matmul_int8": 196_608}
+"""Weights of the reference graphs, each of which is multiplied once."""
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv", "ConvInteger"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Loop", "Scan", "Einsum"})
 _PRODUCTS = frozenset(
-    {"MatMul", "Gemm", "QLinearMatMul", "MatMulInteger", "LSTM", "GRU", "Einsum"}
+    {"MatMul", "Gemm", "QLinearMatMul", "MatMulInteger"}
     | {"ai.onnx.ml:LinearClassifier", "ai.onnx.ml:LinearRegressor"}
     | {"ai.onnx.ml:SVMClassifier", "ai.onnx.ml:SVMRegressor"}
 )
@@ -122,17 +141,18 @@ _QUANTIZED = frozenset(
 
 
 def estimate_latency(
-    measured_ms: float, kinds: tuple[str, ...], here: Calibration, there: Calibration
+    measured_ms: float, work: Work, here: Calibration, there: Calibration
 ) -> LatencyEstimate | None:
     """Tell what a latency measured here is likely to be there.
 
-    The time of one call without work counts as overhead and is scaled by that graph; the rest is
-    scaled by the graphs of the same kinds. The range spans every ratio that was used, widened by
-    the noise of both machines.
+    Work is scaled by the graphs of its kinds, everything else (the call, the passing on between
+    operators) by the graph of no work. How much is work follows from the size of the graph where
+    that tells it, and is all but one call where it does not. The range is what half and twice the
+    work would give, or any single ratio, widened by the noise of both machines.
 
     Args:
         measured_ms: Measured on the machine of ``here``.
-        kinds: As ``find_kinds`` gives them.
+        work: As ``find_work`` gives it.
         here: The machine it was measured on.
         there: The machine it is wanted for.
 
@@ -141,23 +161,43 @@ def estimate_latency(
     """
     ratios = {
         name: there.ms[name] / here.ms[name]
-        for name in (CALL, *kinds)
+        for name in (CALL, *work.kinds)
         if name in here.ms and name in there.ms
     }
-    if CALL not in ratios or not measured_ms > 0:
+    if CALL not in ratios or not 0 < measured_ms < math.inf:
         return None
-    work = [ratio for name, ratio in ratios.items() if name != CALL] or [ratios[CALL]]
-    of_work = math.exp(sum(map(math.log, work)) / len(work))
-    overhead = min(1.0, here.ms[CALL] / measured_ms)
-    likely = measured_ms * (overhead * ratios[CALL] + (1 - overhead) * of_work)
+    of_call, kinds = ratios[CALL], [ratio for name, ratio in ratios.items() if name != CALL]
+    of_work = math.exp(sum(map(math.log, kinds)) / len(kinds)) if kinds else of_call
+    work_ms = _work_ms(measured_ms, work, here)
+
+    def compose(part_ms: float) -> float:
+        part_ms = min(part_ms, measured_ms)
+        return (measured_ms - part_ms) * of_call + part_ms * of_work
+
+    if work.product_bytes is None:
+        ends = [measured_ms * ratio for ratio in ratios.values()]
+    else:
+        ends = [compose(work_ms / 2), compose(2 * work_ms)]
     noise = max((one.noise.get(name, 0.0) for one in (here, there) for name in ratios), default=0.0)
     spread = 1 + max(NOISE_MIN, noise)
     return LatencyEstimate(
-        ms=likely,
-        low_ms=measured_ms * min(ratios.values()) / spread,
-        high_ms=measured_ms * max(ratios.values()) * spread,
+        ms=compose(work_ms),
+        low_ms=min(ends) / spread,
+        high_ms=max(ends) * spread,
         because=tuple(ratios),
     )
+
+
+def _work_ms(measured_ms: float, work: Work, here: Calibration) -> float:
+    """Tell how much of a latency is work of the graph's kinds."""
+    rest = max(0.0, measured_ms - here.ms[CALL])
+    if work.product_bytes is None:
+        return rest
+    name = work.kinds[0]
+    if name not in here.ms:
+        return rest
+    a_byte_ms = max(0.0, here.ms[name] - here.ms[CALL]) / PRODUCT_BYTES[name]
+    return min(rest, work.product_bytes * a_byte_ms)
 
 
 NOISE_MIN = 0.25

@@ -310,7 +310,7 @@ def _read_wishes(effort: str, smaller: str, prefer: str) -> dict[str, Any]:
 
 def _estimate(package: Any, device: "DeviceProfile") -> dict[str, Any] | None:
     """Say what the measured latency is likely to be on a device that measured itself."""
-    from device_profiles.calibration import Calibration, estimate_latency, find_kinds
+    from device_profiles.calibration import Calibration, estimate_latency, find_work
 
     here = Calibration.from_report(package.evidence["measured_with"].get("calibration"))
     if here is None or device.calibration is None:
@@ -320,8 +320,8 @@ def _estimate(package: Any, device: "DeviceProfile") -> dict[str, Any] | None:
         )
         return None
     model_bytes = package.evidence["graph"]["bytes"]
-    kinds = find_kinds(package.needs.operators, model_bytes=model_bytes)
-    found = estimate_latency(package.latency_ms_p95, kinds, here, device.calibration)
+    work = find_work(package.needs.operators, model_bytes=model_bytes)
+    found = estimate_latency(package.latency_ms_p95, work, here, device.calibration)
     if found is None:
         return None
     say(f"estimate on the device: p95 {found}, scaled by {', '.join(found.because)}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from device_profiles.calibration import Calibration, estimate_latency, find_kinds
+from device_profiles.calibration import Calibration, estimate_latency, find_work
 from device_profiles.compatibility import DeviceCapabilities, Misfit, PackageNeeds, find_misfits
 from device_profiles.profile import DeviceProfile
 from fleet_server.core.targeting import Candidate
@@ -183,8 +183,8 @@ def find_latency(package: BuiltPackage, there: Calibration | None) -> Latency | 
     if not measured > 0:
         return None
     if package.calibration is not None and there is not None and package.needs is not None:
-        kinds = find_kinds(package.needs.operators, model_bytes=package.model_bytes)
-        found = estimate_latency(measured, kinds, package.calibration, there)
+        work = find_work(package.needs.operators, model_bytes=package.model_bytes)
+        found = estimate_latency(measured, work, package.calibration, there)
         if found is not None:
             return Latency(
                 ms=found.ms,

@@ -13,8 +13,10 @@ from device_profiles.calibration import (
     GRAPHS,
     MEMORY,
     Calibration,
+    LatencyEstimate,
+    Work,
     estimate_latency,
-    find_kinds,
+    find_work,
 )
 from device_profiles.catalog import load_profile
 from device_profiles.operator_kernels import CPU
@@ -36,9 +38,22 @@ def slower(times: float, **changes: float) -> Calibration:
     return Calibration(onnxruntime="1.22.0", threads=1, ms=ms)
 
 
-def test_a_machine_that_is_slower_everywhere_is_estimated_slower_by_as_much() -> None:
-    found = estimate_latency(2.0, ("conv_fp32",), HERE, slower(5))
+CONVOLUTION, TREES = Work(kinds=("conv_fp32",)), Work(kinds=("trees", MEMORY))
+
+
+def products(size: int) -> Work:
+    return Work(kinds=("matmul_fp32",), product_bytes=size)
+
+
+def estimate(measured_ms: float, work: Work, there: Calibration) -> LatencyEstimate:
+    found = estimate_latency(measured_ms, work, HERE, there)
     assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("work", [CONVOLUTION, TREES, products(786_432), Work(kinds=())])
+def test_a_machine_that_is_slower_everywhere_is_estimated_slower_by_as_much(work: Work) -> None:
+    found = estimate(2.0, work, slower(5))
     assert found.ms == pytest.approx(10.0)
     assert [found.low_ms, found.high_ms] == pytest.approx([8.0, 12.5])
     assert str(found) == "~10 ms (8 to 12.5)"
@@ -46,51 +61,54 @@ def test_a_machine_that_is_slower_everywhere_is_estimated_slower_by_as_much() ->
 
 def test_a_call_without_work_scales_by_overhead_and_a_large_graph_by_its_kind() -> None:
     there = slower(10, **{CALL: 0.02})
-    tiny = estimate_latency(0.01, ("matmul_fp32",), HERE, there)
-    large = estimate_latency(100.0, ("matmul_fp32",), HERE, there)
-    assert tiny is not None
-    assert large is not None
-    assert tiny.ms == pytest.approx(0.02)
-    assert large.ms == pytest.approx(1_000, rel=0.01)
+    assert estimate(0.01, CONVOLUTION, there).ms == pytest.approx(0.02)
+    assert estimate(100.0, CONVOLUTION, there).ms == pytest.approx(1_000, rel=0.01)
+
+
+def test_of_products_the_size_tells_how_much_is_work() -> None:
+    there = slower(1, matmul_fp32=4.0)  # products 100 times slower, calls as fast
+    tiny, whole = estimate(0.05, products(1_000), there), estimate(0.05, products(786_432), there)
+    assert tiny.ms == pytest.approx(0.05, rel=0.2)
+    assert whole.ms == pytest.approx(0.02 + 0.03 * 100, rel=0.01)
+    assert tiny.high_ms < whole.low_ms
+    beyond = estimate(0.05, products(10**9), there)
+    assert beyond.ms <= 0.05 * 100
 
 
 def test_the_range_spans_every_ratio_and_the_noise() -> None:
     there = slower(4, matmul_fp32=0.4)
-    found = estimate_latency(1.0, ("conv_fp32", "matmul_fp32"), HERE, there)
-    assert found is not None
+    work = Work(kinds=("conv_fp32", "matmul_fp32"))
+    found = estimate(1.0, work, there)
     assert found.low_ms < 4.0 < found.ms < 10.0 < found.high_ms
     shaky = Calibration(onnxruntime="1", threads=1, ms=there.ms, noise={CALL: 2.0})
-    wide = estimate_latency(1.0, ("conv_fp32", "matmul_fp32"), HERE, shaky)
-    assert wide is not None
-    assert wide.high_ms > 2 * found.high_ms
+    assert estimate(1.0, work, shaky).high_ms > 2 * found.high_ms
 
 
-def test_the_same_machine_is_estimated_as_it_was_measured() -> None:
-    found = estimate_latency(0.7, ("trees", MEMORY), HERE, HERE)
-    assert found is not None
-    assert found.ms == pytest.approx(0.7)
+@pytest.mark.parametrize("work", [TREES, products(5_000), Work(kinds=("conv_int8",))])
+def test_the_same_machine_is_estimated_as_it_was_measured(work: Work) -> None:
+    assert estimate(0.7, work, HERE).ms == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("measured_ms", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("measured_ms", [0.0, -1.0, math.nan, math.inf])
 def test_what_was_not_measured_is_not_estimated(measured_ms: float) -> None:
-    assert estimate_latency(measured_ms, (), HERE, HERE) is None
+    assert estimate_latency(measured_ms, Work(kinds=()), HERE, HERE) is None
 
 
 @pytest.mark.parametrize(
-    ("operators", "size", "kinds"),
+    ("operators", "size", "work"),
     [
-        (["Conv", "Gemm"], 10, ("conv_fp32", "matmul_fp32")),
-        (["QLinearConv", "Gemm"], 10, ("conv_int8", "matmul_int8")),
-        (["DynamicQuantizeLinear", "MatMulInteger"], 10, ("matmul_int8",)),
-        (["ai.onnx.ml:TreeEnsembleClassifier"], 2**20, ("trees", "memory")),
-        (["ai.onnx.ml:LinearClassifier"], 10, ("matmul_fp32",)),
-        (["Relu"], 10, ()),
+        (["Conv", "Gemm"], 10, Work(kinds=("conv_fp32", "matmul_fp32"))),
+        (["QLinearConv", "Gemm"], 10, Work(kinds=("conv_int8", "matmul_int8"))),
+        (["MatMulInteger"], 10, Work(kinds=("matmul_int8",), product_bytes=10)),
+        (["ai.onnx.ml:TreeEnsembleClassifier"], 2**20, Work(kinds=("trees", "memory"))),
+        (["ai.onnx.ml:LinearClassifier"], 10, Work(kinds=("matmul_fp32",), product_bytes=10)),
+        (["LSTM", "Gemm"], 10, Work(kinds=("matmul_fp32",))),
+        (["Gemm"], 2**24, Work(kinds=("matmul_fp32",), product_bytes=2**24)),
+        (["Relu"], 10, Work(kinds=())),
     ],
 )
-def test_kinds_follow_the_operators(
-    operators: list[str], size: int, kinds: tuple[str, ...]
-) -> None:
-    assert find_kinds(dict.fromkeys(operators, 0), model_bytes=size) == kinds
+def test_work_follows_from_operators_and_size(operators: list[str], size: int, work: Work) -> None:
+    assert find_work(dict.fromkeys(operators, 0), model_bytes=size) == work
 
 
 @pytest.mark.parametrize(
@@ -162,7 +180,17 @@ def test_the_suite_measures_every_graph_and_leaves_out_what_does_not_load() -> N
     found = measure_suite(load_some, lambda: next(clock), onnxruntime="1.31.1", threads=1)
     assert set(found.ms) == set(GRAPHS) - {"trees"}
     assert found.ms[CALL] == pytest.approx(1.0)
-    assert found.noise[CALL] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_fastest_round_counts() -> None:
+    steps = itertools.cycle([0.001] * 50 + [0.5] * 50)
+    found = measure_suite(
+        lambda _model, _feed: lambda: None,
+        itertools.accumulate(steps).__next__,
+        onnxruntime="1.31.1",
+        threads=1,
+    )
+    assert found.ms[CALL] == pytest.approx(1.0)
 
 
 def test_the_table_of_operators_is_what_this_runtime_says() -> None:

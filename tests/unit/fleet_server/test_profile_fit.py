@@ -98,6 +98,7 @@ def test_latency_is_reported_else_estimated_else_of_another_machine() -> None:
     assert one.latency is not None
     assert one.latency.source is LatencySource.ESTIMATE
     assert one.latency.ms == pytest.approx(20)
+    assert one.latency.low_ms < 20 < one.latency.high_ms
     assert two.latency == Latency(ms=2, low_ms=2, high_ms=2, source=LatencySource.ELSEWHERE)
     assert three.latency == counted
 
