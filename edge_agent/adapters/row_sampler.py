@@ -47,26 +47,49 @@ LABELS_PENDING_MAX = 1_024
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowPlan:
-    """What may leave of one package's rows in one slot.
+    """What may leave of one package's rows in one slot; each is itself alone.
 
     Attributes:
         artifact: First 8 bytes of the package's sha256.
         stream: Number of the slot.
         features: That leave, with the rule of each.
         columns: Of the packed tensor, in the order of the features.
+        row_bytes: Of one row, before compression.
     """
 
     artifact: bytes
     stream: int
     features: tuple[RowFeature, ...] = ()
     columns: tuple[int, ...] = ()
+    row_bytes: int = 0
 
 
-class _Row(NamedTuple):
-    head: RowHead
-    values: NDArray[np.float32]
+class Chosen(NamedTuple):
+    """Rows chosen at one look, as columns; ``take`` and ``join`` make others of them."""
+
+    numbers: NDArray[Any]
+    places: NDArray[Any]
+    at_ms: NDArray[Any]
+    reasons: NDArray[Any]
+    predicted: NDArray[Any]
+    confidence: NDArray[Any]
+    values: NDArray[Any]
+
+    def take(self, which: NDArray[np.intp] | slice) -> "Chosen":
+        """Return some of the rows."""
+        return Chosen(*(column[which] for column in self))
+
+    @staticmethod
+    def join(parts: Sequence["Chosen"]) -> "Chosen":
+        """Put rows of several looks together."""
+        return Chosen(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return len(self.numbers)
 
 
 class RowPool:
@@ -97,8 +120,8 @@ class RowPool:
         self.settings, self._outbox, self._meter = settings, outbox, meter
         self._boot, self._key, self._clock, self._jitter = boot, key, clock, jitter
         self._lock = threading.Lock()
-        self._rows: dict[RowPlan, list[_Row]] = {}
-        self._labels: dict[RowPlan, list[SampledLabel]] = {}
+        self._rows: dict[RowPlan, list[Chosen]] = {}
+        self._labels: dict[tuple[bytes, int], list[SampledLabel]] = {}
         self._bytes = self._lost = self._labels_waiting = 0
         self._due_at: float | None = None
 
@@ -129,29 +152,34 @@ class RowPool:
         if not features:
             return None
         plan = RowPlan(
-            artifact=artifact, stream=stream, features=tuple(features), columns=tuple(columns)
+            artifact=artifact,
+            stream=stream,
+            features=tuple(features),
+            columns=tuple(columns),
+            row_bytes=row_bytes(features),
         )
-        return RowSampler(self, plan, RowChoice(self.settings.share, self._jitter))
+        return RowSampler(self, plan, RowChoice(self.settings.share, self._jitter), first)
 
-    def add(self, plan: RowPlan, head: RowHead, values: NDArray[np.float32]) -> bool:
-        """Take a chosen row; False when too many wait, which is counted."""
-        size = row_bytes(plan.features)
+    def add(self, plan: RowPlan, chosen: Chosen) -> int:
+        """Take chosen rows; return how many of the first found room, the others are counted."""
+        size = plan.row_bytes
         with self._lock:
-            if self._bytes and self._bytes + size > PENDING_BYTES_MAX:
-                self._lost += 1
-                return False
-            self._rows.setdefault(plan, []).append(_Row(head, values))
-            self._bytes += size
-            self._begin_gathering()
-        return True
+            room = max(0, PENDING_BYTES_MAX - self._bytes) // size
+            count = min(chosen.size, room if self._bytes else max(1, room))
+            self._lost += chosen.size - count
+            if count:
+                kept = chosen if count == chosen.size else chosen.take(slice(count))
+                self._rows.setdefault(plan, []).append(kept)
+                self._bytes += count * size
+                self._begin_gathering()
+        return count
 
     def add_label(self, artifact: bytes, stream: int, label: SampledLabel) -> None:
         """Take the label of a row that was chosen before; beyond a bound it is left out."""
-        plan = RowPlan(artifact=artifact, stream=stream)
         with self._lock:
             if self._labels_waiting < LABELS_PENDING_MAX:
                 self._labels_waiting += 1
-                self._labels.setdefault(plan, []).append(label)
+                self._labels.setdefault((artifact, stream), []).append(label)
                 self._begin_gathering()
 
     def flush(self, *, is_last: bool = False) -> None:
@@ -168,11 +196,11 @@ class RowPool:
             self._rows, self._labels, self._due_at = {}, {}, None
             self._bytes = self._lost = self._labels_waiting = 0
         batches: list[NewBatch] = []
-        for plan, own in rows.items():
-            made, dropped = self._make_batches(plan, own)
+        for plan, parts in rows.items():
+            made, dropped = self._make_batches(plan, Chosen.join(parts))
             batches += made
             lost += dropped
-        batches += [self._make_labels(plan, own) for plan, own in labels.items()]
+        batches += [self._make_labels(*place, own) for place, own in labels.items()]
         if not batches and not lost:
             return
         try:
@@ -186,34 +214,38 @@ class RowPool:
         if self._due_at is None:
             self._due_at = self._clock.monotonic() + self.settings.gather_s
 
-    def _make_batches(self, plan: RowPlan, rows: Sequence[_Row]) -> tuple[list[NewBatch], int]:
+    def _make_batches(self, plan: RowPlan, rows: Chosen) -> tuple[list[NewBatch], int]:
         """Encode as many rows as the day's bytes allow, uncertain ones first."""
-        left = sorted(rows, key=lambda row: row.head.reason is not Reason.UNCERTAIN)
+        left = rows.take(np.argsort(rows.reasons != Reason.UNCERTAIN, kind="stable"))
         batches: list[NewBatch] = []
         dropped = 0
         names = sum(len(feature.name) + 15 for feature in plan.features)
-        while left:
+        while left.size:
             room = self._meter.room_bytes() - HEAD_BYTES - names
-            fitting = max(0, room) // row_bytes(plan.features)
+            fitting = max(0, room) // plan.row_bytes
             if not fitting and self._meter.is_full:
                 fitting = 1  # larger than the bucket: it is paid back afterwards
             if not fitting:
                 break
-            taken, left = left[: min(fitting, ROWS_MAX)], left[min(fitting, ROWS_MAX) :]
-            while taken:
-                encoded = self._encode(plan, taken)
-                if encoded is not None:
-                    self._meter.charge(len(encoded))
-                    batches.append(NewBatch(len(taken), encoded))
-                    break
-                half = len(taken) // 2
-                dropped += not half  # one row alone is too large for a message
-                left, taken = [*taken[half:], *left] if half else left, taken[:half]
-        return batches, dropped + len(left)
+            count = min(fitting, ROWS_MAX, left.size)
+            encoded = self._encode(plan, left.take(slice(count)))
+            while encoded is None and count > 1:
+                count //= 2
+                encoded = self._encode(plan, left.take(slice(count)))
+            left = left.take(slice(count, None))
+            if encoded is None:
+                dropped += 1  # one row alone is too large for a message
+                continue
+            self._meter.charge(len(encoded))
+            batches.append(NewBatch(count, encoded))
+        return batches, dropped + left.size
 
-    def _encode(self, plan: RowPlan, rows: Sequence[_Row]) -> bytes | None:
-        ordered = sorted(rows, key=lambda row: row.head[:2])
-        values = redact(np.stack([row.values for row in ordered]), plan.features, self._key)
+    def _encode(self, plan: RowPlan, rows: Chosen) -> bytes | None:
+        ordered = rows.take(np.lexsort((rows.places, rows.numbers)))
+        sure = np.nan_to_num(ordered.confidence).clip(0, 1)
+        ordered = ordered._replace(confidence=sure)
+        values = redact(ordered.values, plan.features, self._key)
+        heads = zip(*(column.tolist() for column in ordered[:-1]), strict=True)
         try:
             return encode_batch(
                 RowBatch(
@@ -221,17 +253,22 @@ class RowPool:
                     stream=plan.stream,
                     share=self.settings.share,
                     features=plan.features,
-                    rows=tuple(row.head for row in ordered),
+                    rows=tuple(
+                        RowHead(number, place, at_ms, Reason(reason), predicted, confidence)
+                        for number, place, at_ms, reason, predicted, confidence in heads
+                    ),
                     values=values,
                 )
             )
         except TooLargeError:
             return None
 
-    def _make_labels(self, plan: RowPlan, labels: Sequence[SampledLabel]) -> NewBatch:
+    def _make_labels(
+        self, artifact: bytes, stream: int, labels: Sequence[SampledLabel]
+    ) -> NewBatch:
         batch = RowBatch(
-            artifact=plan.artifact,
-            stream=plan.stream,
+            artifact=artifact,
+            stream=stream,
             share=self.settings.share,
             labels=tuple(labels),
         )
@@ -241,8 +278,9 @@ class RowPool:
 class RowSampler:
     """Chooses among the rows of one package; called by its recorder, one thread at a time."""
 
-    def __init__(self, pool: RowPool, plan: RowPlan, choice: RowChoice) -> None:
+    def __init__(self, pool: RowPool, plan: RowPlan, choice: RowChoice, width: int) -> None:
         self._pool, self._plan, self._choice = pool, plan, choice
+        self._is_all = plan.columns == tuple(range(width))
         self._columns = np.array(plan.columns, np.intp)
         self._confidence_max = pool.settings.confidence_max
 
@@ -263,26 +301,32 @@ class RowSampler:
             places: Of each row in its prediction.
             at_ms: When they were answered.
         """
-        chosen = dict.fromkeys(self._choice.take(len(rows)), Reason.SHARE)
+        by_chance = self._choice.take(len(rows))
         probabilities = outputs.get(Role.PROBABILITIES)
-        if self._confidence_max > 0 and probabilities is not None:
+        if probabilities is None or self._confidence_max <= 0:
+            if not by_chance:
+                return None
+            is_chosen = np.zeros(len(rows), np.bool_)
+        else:
             sure = np.ascontiguousarray(probabilities.T).max(axis=0)
-            for at in np.flatnonzero(sure <= self._confidence_max).tolist():
-                chosen.setdefault(at, Reason.UNCERTAIN)
-        if not chosen:
+            is_chosen = sure <= self._confidence_max
+        reasons = np.full(len(rows), Reason.UNCERTAIN, np.uint8)
+        if by_chance:
+            is_chosen[by_chance], reasons[by_chance] = True, Reason.SHARE
+        is_chosen &= numbers >= 0
+        at = np.flatnonzero(is_chosen)
+        if not len(at):
             return None
-        predicted = next(iter(outputs.values())).reshape(-1)
-        taken = []
-        for at, reason in sorted(chosen.items()):
-            sure_of = float(probabilities[at].max()) if probabilities is not None else 0.0
-            head = RowHead(
-                number=int(numbers[at]),
-                row=int(places[at]),
-                at_ms=at_ms,
-                reason=reason,
-                predicted=float(predicted[at]),
-                confidence=min(1.0, sure_of) if sure_of >= 0 else 0.0,
-            )
-            if head.number >= 0 and self._pool.add(self._plan, head, rows[at, self._columns]):
-                taken.append(at)
-        return np.array(taken, np.intp) if taken else None
+        confidence = np.zeros(len(at), np.float32)
+        if probabilities is not None:
+            confidence = probabilities[at].max(axis=1)
+        chosen = Chosen(
+            numbers=numbers[at],
+            places=places[at],
+            at_ms=np.full(len(at), at_ms, np.int64),
+            reasons=reasons[at],
+            predicted=next(iter(outputs.values())).reshape(-1)[at],
+            confidence=confidence,
+            values=rows[at] if self._is_all else rows[at][:, self._columns],
+        )
+        return at[: self._pool.add(self._plan, chosen)]
