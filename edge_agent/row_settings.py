@@ -5,9 +5,12 @@ rule says; what the schema has beside stays here. Unknown keys are refused by na
 of ``RowSettings`` is the reference.
 """
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,19 @@ def find_row_section(directory: Path) -> Mapping[str, Any] | None:
     except SettingsError as error:
         raise SettingsError(f"{directory / FILE}, [{SECTION}]: {error}") from error
     return section
+
+
+def settings_rows() -> list[str]:
+    """Write the rows of the table in docs/agent.md."""
+    told = dict(
+        re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", getdoc(RowSettings) or "", re.MULTILINE)
+    )
+    rows = []
+    for one in fields(RowSettings):
+        default = "(none)" if one.name == "models" else json.dumps(one.default)
+        meaning = " ".join(told[one.name].split()).replace("``", "`")
+        rows.append(f"| `{one.name}` | {default} | {meaning} |")
+    return rows
 
 
 def _read_models(given: Any) -> Mapping[str, Mapping[str, FeatureRule]]:

@@ -10,7 +10,7 @@ from edge_agent.adapters.row_key import load_row_key
 from edge_agent.contract.rows import Redaction
 from edge_agent.core.row_choice import RowChoice
 from edge_agent.errors import SettingsError
-from edge_agent.row_settings import FeatureRule, RowSettings, find_row_section
+from edge_agent.row_settings import FeatureRule, RowSettings, find_row_section, settings_rows
 
 TEXT = """
 http_port = 0
@@ -104,3 +104,8 @@ def test_each_row_is_taken_with_the_same_probability_whatever_the_blocks(share: 
     spread = 4 * (expected * (1 - share)) ** 0.5 + 1
     assert abs(taken - expected) <= spread + block
     assert max(places) - min(places) <= 6 * (expected / block) ** 0.5 + 1
+
+
+def test_the_page_says_what_the_docstring_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "agent.md").read_text()
+    assert "\n".join(settings_rows()) + "\n<!-- end of row settings -->" in page
