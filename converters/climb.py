@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.calibration import pick_calibration
-from converters.criteria import Samples, draw_scores, find_spread
+from converters.criteria import Samples, draw_scores, draw_shares, find_spread
 from converters.ladder import LadderLimits, Rung
 from converters.measure import measure_latencies
 from converters.memory import PROBE, Footprint
@@ -61,7 +61,8 @@ def climb(
     latencies = measure_latencies(
         {name: one.runner for name, one in work.built.items()}, rows.holdout, request.plan
     )
-    truth = np.zeros(0) if is_brief else _draw(exam, exam.truth)
+    is_alone = len(work.built) == 1  # nothing to compare with, so no samples are drawn
+    truth = np.zeros(0) if is_alone else _draw(exam, exam.truth)
     notes = list(calibration.notes)
     rungs = []
     for rung in work.rungs:
@@ -74,7 +75,7 @@ def climb(
             footprint = PROBE.measure(one.model, rows.holdout, request.profile)
         if footprint.note:
             notes.append(f"{rung.name}: {footprint.note}")
-        scores = np.zeros(0) if is_brief else _draw(exam, one.outputs)
+        scores = np.zeros(0) if is_alone else _draw(exam, one.outputs)
         sign = 1 if exam.metric.is_higher_better else -1
         lost = sign * (truth - scores) if truth.size == scores.size else np.zeros(0)
         spread = find_spread(lost) if lost.size else None
@@ -109,7 +110,7 @@ def _draw(exam: Exam, outputs: Mapping[str, Array]) -> Array:
     """Give the metric over resamples of the held-out rows, the same for every rung."""
     hits = _find_hits(exam, outputs)
     if hits is not None:
-        return draw_scores(len(hits), lambda places: float(np.mean(hits[places])))
+        return draw_shares(hits)
 
     def score(places: Array) -> float:
         drawn = {name: values[places] for name, values in outputs.items()}

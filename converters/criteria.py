@@ -8,6 +8,7 @@ round. Size and memory have a step below which a difference is worth nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,14 @@ def find_spread(draws: Array) -> Interval:
     return Interval(value=float(np.mean(draws)), low=float(low), high=float(high))
 
 
+@lru_cache(maxsize=1)
+def draw_places(rows: int) -> Array:
+    """Give the resamples of rows that every rung is scored on [resamples, rows]."""
+    random = np.random.default_rng(_SEED)
+    count = min(RESAMPLES, max(40, RESAMPLED_ROWS_MAX // max(1, rows)))
+    return random.integers(0, rows, (count, rows), dtype=np.int32)
+
+
 def draw_scores(rows: int, score: Callable[[Array], float]) -> Array:
     """Give a metric over resamples of the rows: the same resamples for every rung.
 
@@ -144,14 +153,18 @@ def draw_scores(rows: int, score: Callable[[Array], float]) -> Array:
         score: From the places of drawn rows to the metric; a draw it cannot score is NaN and
             left out by giving it the median of the others.
     """
-    random = np.random.default_rng(_SEED)
-    count = min(RESAMPLES, max(40, RESAMPLED_ROWS_MAX // max(1, rows)))
-    scores = np.array([score(random.integers(0, rows, rows)) for _ in range(count)])
+    scores = np.array([score(places) for places in draw_places(rows)])
     is_finite = np.isfinite(scores)
     if not is_finite.any():
         return np.zeros(0)
     scores[~is_finite] = np.median(scores[is_finite])
     return scores
+
+
+def draw_shares(hits: Array) -> Array:
+    """Give the share of right answers over the same resamples."""
+    shares: Array = hits[draw_places(len(hits))].mean(axis=1)
+    return shares
 
 
 def _binomial_below(count: int, places: int) -> float:

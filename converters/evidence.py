@@ -71,7 +71,8 @@ def describe_rungs(
             entry |= {name: getattr(rung, name) for name in _FIGURES}
             entry["latency_ratio"] = rung.latency_ratio.value
             entry["latency_ratio_interval"] = [rung.latency_ratio.low, rung.latency_ratio.high]
-            entry["metric_drop_interval"] = [rung.metric_drop_low, rung.metric_drop_high]
+            if rung.samples is not None and rung.samples.scores.size:
+                entry["metric_drop_interval"] = [rung.metric_drop_low, rung.metric_drop_high]
             entry["sha256"] = hashes[rung.name]
             entry["reasons_against"] = list(choice.refusals.get(rung.name, ()))
             if rung.name in choice.beaten:

@@ -40,7 +40,12 @@ def compare_files(
     )
     rows = table.read_numbers(source.schema.columns).astype(np.float32)
     return compare_outputs(
-        source.schema.task, _answer(source, rows), _answer(shipped, rows), tolerance
+        source.schema.task,
+        _answer(source, rows),
+        _answer(shipped, rows),
+        tolerance,
+        rows=rows,
+        columns=source.schema.columns,
     )
 
 

@@ -102,7 +102,6 @@ def pack_rung(
                 "fp32": ladder.rungs[0].metric,
                 "shipped": rung.metric,
                 "drop": rung.metric_drop,
-                "drop_interval": [rung.metric_drop_low, rung.metric_drop_high],
             },
             "parity": describe_parity(built.parity, TOLERANCE_FP32),
             **describe_answers(exam.schema, exam.targets, built.outputs),

@@ -317,3 +317,20 @@ def test_help_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_worst_rows_are_shown_with_their_inputs(desk: Path) -> None:
+    rows, targets = load_table("wine")
+    other = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3)).fit(rows, targets)
+    skops.io.dump(other, desk / "flat.skops")
+    edge_convert(*run_words(desk, "wine"))
+    found = edge_convert(
+        "parity", desk / "flat.skops", desk / "wine.tar", "--rows", desk / "wine.csv", "--json"
+    )
+    worst = json.loads(found.stdout)["worst"][0]
+    assert list(worst["inputs"]) == sorted(f"c{n}" for n in range(13))
+    assert worst["inputs"]["c0"] == pytest.approx(rows[worst["row"]][0])
+    shown = edge_convert(
+        "parity", desk / "flat.skops", desk / "wine.tar", "--rows", desk / "wine.csv"
+    )
+    assert "c0 " in shown.stdout
