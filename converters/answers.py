@@ -105,9 +105,8 @@ def find_classes(last: Any) -> Array | None:
                 name, "it answers several labels a row", "Train and convert one classifier a label."
             )
         return np.asarray(last.classes_)
-    if _is_grouping(last):
-        return np.arange(getattr(last, "n_clusters", 0) or last.n_components)
-    return None
+    groups = _count_groups(last)
+    return np.arange(groups) if groups else None
 
 
 def check_declared(answer: Answer, last: Any, schema: ModelSchema) -> None:
@@ -133,17 +132,25 @@ def check_declared(answer: Answer, last: Any, schema: ModelSchema) -> None:
         )
 
 
-def _is_grouping(last: Any) -> bool:
-    """Tell what puts new rows into a known number of groups."""
-    has_number = isinstance(getattr(last, "n_clusters", None), int) and is_clusterer(last)
-    is_mixture = isinstance(last, GaussianMixture | BayesianGaussianMixture)
-    return hasattr(last, "predict") and (has_number or is_mixture)
+def _count_groups(last: Any) -> int:
+    """Count the groups that new rows are put into; 0 for what does not do that."""
+    if not hasattr(last, "predict"):
+        return 0
+    if isinstance(last, GaussianMixture | BayesianGaussianMixture):
+        return int(last.n_components)
+    if not is_clusterer(last):
+        return 0
+    number = getattr(last, "n_clusters", None)
+    return number if isinstance(number, int) else len(getattr(last, "cluster_centers_", ()))
 
 
 def _check_one_value(last: Any, name: str) -> None:
     several = getattr(last, "n_outputs_", 1)
     if is_xgboost(last):
         several = check_xgboost_targets(last)
+    weights = getattr(last, "coef_", None)
+    if isinstance(weights, np.ndarray) and weights.ndim > 1:
+        several = len(weights)
     if type(last).__name__ == "MultiOutputRegressor":
         several = len(last.estimators_)
     if several != 1:

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 LIGHTGBM_NOTES = SourceNotes(
     kind="LightGBM",
     given_as="LGBMClassifier, LGBMRegressor, LGBMRanker, Booster; inside pipelines and ensembles",
-    files=(".lgb",),
+    files=(".lgb", ".txt"),
     read_by="LightGBM's own reader of its text files, in a child process with limits",
     keeps="every branch (thresholds as float32 that ask the same question), missing values,"
     " categories given as whole numbers, averaged forests",

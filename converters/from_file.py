@@ -34,6 +34,7 @@ class FileKind(StrEnum):
 _ENDS = {
     ".pt2": FileKind.TORCH,
     ".lgb": FileKind.LIGHTGBM,
+    ".txt": FileKind.LIGHTGBM,
     ".ubj": FileKind.XGBOOST,
     ".json": FileKind.XGBOOST,
 }

@@ -53,6 +53,10 @@ _REFUSED = {
         "a package answers one target",
         "Convert each of its estimators_ as a package of its own.",
     ),
+    "KNNImputer": (
+        "its graph calls functions that cannot be written out",
+        "Use SimpleImputer.",
+    ),
     "TransformedTargetRegressor": (
         "a function of Python turns its answers back, which no graph holds",
         "Convert its regressor_ and turn the answers back in the application.",
@@ -127,6 +131,8 @@ def prepare(
     if type(last).__name__ == "LinearSVC":
         clone = _replace_linear_svc(clone)
     last = find_last_step(clone)
+    if type(last).__name__ == "OneVsOneClassifier":  # its converter knows whole numbers only
+        last.classes_ = np.arange(len(last.classes_))
     is_double = False
     if is_tree_model(last):
         folded = fold_scalers(clone, schema.width, dtype, repairs)
@@ -139,6 +145,8 @@ def prepare(
         clone = clone if folded is None else folded
     elif not isinstance(clone, Pipeline):
         fold_members(clone, schema.width, dtype, repairs)
+    if any(np.any(tree.tree_.missing_go_to_left) for tree in list_trees(clone)):
+        repairs.append("missing values go down the branches the trees send them")
     return Prepared(
         estimator=clone, answer=answer, is_double=is_double, cut=cut, repairs=tuple(repairs)
     )
@@ -201,6 +209,11 @@ def iterate_estimators(estimator: Any) -> Iterator[Any]:
             waiting += [(part, depth + 1) for part in reversed(_parts(value))]
         elif type(value).__name__ == "_CalibratedClassifier":
             waiting.append((value.estimator, depth + 1))
+
+
+def list_trees(estimator: Any) -> list[Any]:
+    """Give every fitted decision tree of an estimator, in the order they are converted."""
+    return [one for one in iterate_estimators(estimator) if hasattr(one, "tree_")]
 
 
 def _parts(estimator: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from converters.interface import (
     prepend_cast_to_double,
     set_input,
 )
-from converters.repairs import Prepared, iterate_estimators
+from converters.repairs import Prepared, iterate_estimators, list_trees
 from converters.tree_missing import send_missing
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema
@@ -91,8 +91,7 @@ def write_graph(
         options[id(last)] = {"zipmap": False}
     with quiet():
         model = _convert(estimator, [(INPUT_NAME, tensor)], options, id(last), profile)
-    trees = [one for one in iterate_estimators(estimator) if hasattr(one, "tree_")]
-    send_missing(model, trees)
+    send_missing(model, list_trees(estimator))
     if is_double:
         prepend_cast_to_double(model)
     set_input(model, schema.width)

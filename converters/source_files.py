@@ -35,6 +35,7 @@ ALLOWED_TYPES = frozenset(
     }
 )
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".sav"})
+_TORCH_PICKLES = frozenset({".pt", ".pth", ".ckpt"})
 
 
 def read_file(path: Path) -> bytes:
@@ -60,6 +61,11 @@ def load_estimator(path: Path) -> Any:
         raise InvalidRequestError(
             f"{path.name} is a pickle, and reading one runs whatever code it holds; save the model"
             f" with skops.io.dump(model, {path.stem + '.skops'!r})"
+        )
+    if path.suffix.lower() in _TORCH_PICKLES:
+        raise InvalidRequestError(
+            f"{path.name} is a pickle of torch.save, and reading one runs whatever code it holds;"
+            f" export the module: torch.export.save(program, {path.stem + '.pt2'!r})"
         )
     try:
         import skops.io

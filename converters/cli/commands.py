@@ -210,7 +210,7 @@ def inspect(
 
 def parity(
     source: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A .skops, .onnx or .tar file.")
+        Path, typer.Argument(exists=True, dir_okay=False, help="A model file or package.")
     ],
     shipped: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="An .onnx or package .tar file.")

@@ -18,7 +18,10 @@ CAPABILITIES_BYTES_MAX = 1_048_576
 STDIN = "-"
 
 ModelFile = Annotated[
-    Path, typer.Argument(exists=True, dir_okay=False, help="A .skops or .onnx file.")
+    Path,
+    typer.Argument(
+        exists=True, dir_okay=False, help="A .skops, .onnx, .pt2, .lgb, .ubj or .json file."
+    ),
 ]
 RowsFile = typer.Option(exists=True, dir_okay=False, readable=True, help="Rows: .csv or .parquet.")
 HoldoutFile = Annotated[

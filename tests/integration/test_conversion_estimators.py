@@ -169,7 +169,7 @@ def test_steps_before_trees_run_in_float64_where_the_runtime_can() -> None:
     source = SklearnSource(model, schema.task)
     profile = load_profile("camera")
     conversion = source.convert(schema, profile)
-    assert "run in float64" in conversion.repairs[0]
+    assert any("run in float64" in sentence for sentence in conversion.repairs)
     answers = GraphRunner(normalise(conversion.model, profile), profile).run(rows)
     assert compare_outputs(schema.task, source.answer(rows), answers).rows_off == 0
 
