@@ -22,8 +22,9 @@ from fleet_server.adapters.database.tables import (
     SlotRow,
 )
 from fleet_server.cli import app
+from fleet_server.wiring.devices import build_assignment_desk
 from fleet_server.wiring.rollouts import build_runner
-from fleet_server.wiring.trust import build_approver, build_assignment_desk
+from fleet_server.wiring.trust import build_approver
 from tests.support.clock import FakeClock
 from tests.support.trust_fleet import make_fleet, register
 
