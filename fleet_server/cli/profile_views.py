@@ -25,16 +25,13 @@ def print_check(found: "VersionCheck", *, rows_max: int | None) -> None:
             for fit in found.profiles
         ],
     )
-    unfit = found.unfit
-    if unfit:
-        shown = unfit if rows_max is None else unfit[:rows_max]
-        print_table(
-            "",
-            ("device", "profile", "because"),
-            [(d.device, d.profile, _because(d)) for d in shown],
-        )
-        if len(shown) < len(unfit):
-            say(f"{len(shown)} of {len(unfit):,} devices; --all shows every one")
+    named = [d for d in found.devices if d.misfits or d.problem or d.warning]
+    if named:
+        shown = named if rows_max is None else named[:rows_max]
+        rows = [(device.device, device.profile, _because(device)) for device in shown]
+        print_table("", ("device", "profile", "because"), rows)
+        if len(shown) < len(named):
+            say(f"{len(shown)} of {len(named):,} devices; --all shows every one")
     if found.blind:
         say(f"what devices reported of latency could not be read: {found.blind}")
     sources = {fit.latency.source for fit in found.profiles if fit.latency is not None}
@@ -61,6 +58,7 @@ def check_to_json(found: "VersionCheck") -> dict[str, Any]:
                 "misfits": [_misfit(misfit) for misfit in fit.misfits],
                 "fits_package_of": list(fit.others),
                 "latency": latency_to_json(fit.latency),
+                "warning": fit.warning or None,
                 "devices": fit.devices,
                 "devices_unfit": fit.unfit,
             }
@@ -75,6 +73,7 @@ def check_to_json(found: "VersionCheck") -> dict[str, Any]:
                 "misfits": [_misfit(misfit) for misfit in device.misfits],
                 "problem": device.problem or None,
                 "latency": latency_to_json(device.latency),
+                "warning": device.warning or None,
             }
             for device in found.devices
         ],
@@ -122,14 +121,15 @@ def _say_package(fit: ProfileFit) -> str:
 def _say_profile(fit: ProfileFit) -> str:
     reasons = "; ".join(str(misfit) for misfit in fit.misfits)
     if fit.target:
-        return reasons
+        return "; ".join(filter(None, (reasons, fit.warning)))
     if fit.others:
         return f"not built for it; the package of {', '.join(fit.others)} would fit"
     return f"not built for it; the nearest fails: {reasons}" if reasons else "not built for it"
 
 
 def _because(device: DeviceFit) -> str:
-    return device.problem or "; ".join(str(misfit) for misfit in device.misfits)
+    reasons = [str(misfit) for misfit in device.misfits]
+    return "; ".join(filter(None, (device.problem, *reasons, device.warning)))
 
 
 def _misfit(misfit: Any) -> dict[str, str]:

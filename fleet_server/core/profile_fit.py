@@ -82,6 +82,7 @@ class ProfileFit:
         latency: Of the package on such a device; None without a package.
         devices: Of this profile that can be given something.
         unfit: Of those, the ones that cannot run the package.
+        warning: Why the latency is likely too long; empty when it is not.
     """
 
     profile: str
@@ -91,11 +92,22 @@ class ProfileFit:
     latency: Latency | None
     devices: int
     unfit: int
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFit:
-    """What one device says to the package of its profile; ``problem``: why it says nothing."""
+    """What one device says to the package of its profile.
+
+    Attributes:
+        device: Its id.
+        profile: Its profile.
+        target: The package of that profile; empty when there is none.
+        misfits: What stands against it.
+        latency: On this device.
+        problem: Why there is no verdict; empty when there is one.
+        warning: Why the latency is likely too long; empty when it is not.
+    """
 
     device: str
     profile: str
@@ -103,6 +115,7 @@ class DeviceFit:
     misfits: tuple[Misfit, ...]
     latency: Latency | None
     problem: str = ""
+    warning: str = ""
 
 
 Reported = Mapping[tuple[int, str], Latency]
@@ -167,13 +180,16 @@ def judge_device(
             problem=problem,
         )
     found = DeviceCapabilities.from_report(device.capabilities or {})
+    latency = reported.get((device.number, package.sha256)) or find_latency(
+        package, found.calibration or profile.calibration
+    )
     return DeviceFit(
         device=device.id,
         profile=device.profile,
         target=package.target,
         misfits=tuple(find_misfits(package.needs, profile, found)),
-        latency=reported.get((device.number, package.sha256))
-        or find_latency(package, found.calibration or profile.calibration),
+        latency=latency,
+        warning=find_warning(latency, profile),
     )
 
 
@@ -195,6 +211,20 @@ def find_latency(package: BuiltPackage, there: Calibration | None) -> Latency | 
     return Latency(ms=measured, low_ms=measured, high_ms=measured, source=LatencySource.ELSEWHERE)
 
 
+def find_warning(latency: Latency | None, profile: DeviceProfile) -> str:
+    """Say that a latency is likely above the profile's limit; empty when even its low end is not.
+
+    What was measured on another machine warns of nothing.
+    """
+    limit = profile.latency_ms_p95_max
+    if latency is None or latency.source is LatencySource.ELSEWHERE or latency.low_ms <= limit:
+        return ""
+    return (
+        f"latency_ms_p95_max: allows {limit:g}, {latency.source} {latency.low_ms:.3g} to"
+        f" {latency.high_ms:.3g}: the self-test is likely to refuse it"
+    )
+
+
 def _judge_profile(
     profile: DeviceProfile,
     package: BuiltPackage | None,
@@ -203,14 +233,16 @@ def _judge_profile(
 ) -> ProfileFit:
     own = [device for device in devices if device.profile == profile.id]
     misfits, others = _compare(profile, package, packages)
+    latency = _of_profile(profile, package, own) if package else None
     return ProfileFit(
         profile=profile.id,
         target=package.target if package else "",
         misfits=misfits,
         others=others,
-        latency=_of_profile(profile, package, own) if package else None,
+        latency=latency,
         devices=len(own),
         unfit=sum(1 for device in own if device.misfits or device.problem),
+        warning=find_warning(latency, profile),
     )
 
 

@@ -44,11 +44,6 @@ class VersionCheck:
     devices: tuple[DeviceFit, ...]
     blind: str = ""
 
-    @property
-    def unfit(self) -> tuple[DeviceFit, ...]:
-        """Devices that cannot run the package built for their profile."""
-        return tuple(device for device in self.devices if device.misfits or device.problem)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckProfiles:

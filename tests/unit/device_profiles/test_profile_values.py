@@ -6,6 +6,8 @@ import pytest
 from device_profiles.errors import ProfileFormatError
 from device_profiles.profile import DeviceProfile, Precision, Serving
 
+CPU = "CPUExecutionProvider"
+
 
 def table(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
@@ -63,6 +65,32 @@ def test_a_table_becomes_a_profile_with_the_defaults_of_a_device() -> None:
         ({"precisions": ["int8_static"]}, "precisions", "fp32"),
         ({"precisions": ["fp32", "int4"]}, "precisions", "known:"),
         ({"providers": []}, "providers", "CPUExecutionProvider"),
+        ({"providers": ["CudaExecutionProvider"]}, "providers", "CUDAExecutionProvider"),
+        ({"providers": [CPU, "CUDAExecutionProvider"]}, "providers", "list it last"),
+        ({"providers": [CPU, CPU]}, "providers", "twice"),
+        ({"provider_options": []}, "provider_options", "a table"),
+        ({"provider_options": {CPU: 1}}, f"provider_options.{CPU}", "a table"),
+        ({"provider_options": {CPU: {"a b": 1}}}, f"provider_options.{CPU}.a b", "letters"),
+        ({"provider_options": {CPU: {"a": []}}}, f"provider_options.{CPU}.a", "text, a number"),
+        ({"provider_options": {CPU: {"a": "x" * 513}}}, f"provider_options.{CPU}.a", "512"),
+        (
+            {"provider_options": {CPU: {f"o{n}": 1 for n in range(33)}}},
+            f"provider_options.{CPU}",
+            "33 options",
+        ),
+        (
+            {"provider_options": {CPU: {f"o{n}": "x" * 400 for n in range(12)}}},
+            "provider_options",
+            "limit is 4096",
+        ),
+        (
+            {"provider_options": {"CUDAExecutionProvider": {"a": 1}}},
+            "provider_options.CUDAExecutionProvider",
+            "not among providers",
+        ),
+        ({"require_provider": 1}, "require_provider", "true or false"),
+        ({"int8_full_range": "yes"}, "int8_full_range", "true or false"),
+        ({"calibration": {"suite": 9}}, "calibration", "doctor --calibrate"),
         ({"allow_spinning": "no"}, "allow_spinning", "true or false"),
         ({"serving": "thread"}, "serving", "worker, in_process"),
         ({"serving": 1}, "serving", "list of texts"),

@@ -103,6 +103,18 @@ def test_latency_is_reported_else_estimated_else_of_another_machine() -> None:
     assert three.latency == counted
 
 
+def test_a_latency_likely_above_the_limit_is_a_warning_and_no_misfit() -> None:
+    slow = device(1, capabilities={**CAPABLE, "calibration": SLOW.to_json()})
+    (fit,) = judge_devices([PACKAGE], PROFILES, [slow], {})
+    assert fit.misfits == ()
+    assert fit.warning.startswith("latency_ms_p95_max: allows 10, estimate 16 to 25")
+    (camera,) = [f for f in judge_profiles([PACKAGE], PROFILES, [fit]) if f.profile == "camera"]
+    assert camera.warning == fit.warning
+    elsewhere = replace(PACKAGE, latency_ms_p95=500.0)
+    (unknown,) = judge_devices([elsewhere], PROFILES, [device(2)], {})
+    assert unknown.warning == ""
+
+
 def test_a_profile_sums_up_what_its_devices_report_before_any_estimate() -> None:
     slow = device(1, capabilities={**CAPABLE, "calibration": SLOW.to_json()})
     estimated = judge_devices([PACKAGE], PROFILES, [slow, device(2)], {})
