@@ -120,10 +120,10 @@ def main() -> int:
 # Models -------------------------------------------------------------------------------------------
 
 
-def build_lr20() -> Subject:
+def build_lr20(seed: int = 0) -> Subject:
     from sklearn.linear_model import LogisticRegression  # not in the serving child
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows = rng.normal(size=(2_000, 20)).astype(np.float32)
     targets = (rows @ rng.normal(size=(20, 2))).argmax(axis=1)
     estimator = LogisticRegression().fit(rows[:1_000], targets[:1_000])
