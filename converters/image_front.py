@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.helper import make_node, make_tensor_value_info
@@ -47,18 +48,12 @@ def add_image_front(model: ModelProto, image: ImageInput) -> None:
         image: What the graph does to a picture.
 
     Raises:
-        InvalidRequestError: The graph has another input, or an operator set before 18.
+        InvalidRequestError: The graph has another input, or cannot be brought to operator set 18.
     """
     names = list_input_names(model.graph)
     if names != [INPUT_NAME]:
         raise InvalidRequestError(f"the graph takes {names}, needs {INPUT_NAME!r} alone")
-    opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
-    if opset and opset < OPSET:
-        raise InvalidRequestError(
-            f"the graph has operator set {opset}, pictures need {OPSET}: export it anew"
-        )
-    if not opset:
-        model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    _raise_opset(model)
     rename_tensor(model, INPUT_NAME, f"{_PREFIX}packed")
     front = _Front(image)
     inner = list(model.graph.node)
@@ -125,6 +120,22 @@ def check_picture(picture: Any, image: ImageInput) -> NDArray[np.uint8]:
             f" {image.pixels_max}"
         )
     return array
+
+
+def _raise_opset(model: ModelProto) -> None:
+    """Bring a graph of an older operator set to the one the front needs, in place."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
+    if not opset:
+        model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    if not 0 < opset < OPSET:
+        return
+    try:
+        newer = onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # its binding raises undeclared classes
+        raise InvalidRequestError(
+            f"the graph has operator set {opset}, pictures need {OPSET}: {error}"
+        ) from error
+    model.CopyFrom(newer)
 
 
 class _Front:

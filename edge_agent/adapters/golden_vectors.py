@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.contract.codes import Code
+from edge_agent.contract.image import IMAGE_CHANNELS, ImageInput
 from edge_agent.contract.package import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT_PREFIX,
@@ -27,6 +28,8 @@ from edge_agent.errors import PackageError
 
 GOLDEN_BYTES_MAX = 268_435_456
 GOLDEN_ARRAYS_MAX = 32
+PICTURE_PIXELS_MAX = 65_536
+"""Of one golden picture."""
 _HEADER_BYTES = 1_024
 _COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """The others may ask for dictionaries of gigabytes."""
@@ -39,12 +42,12 @@ class GoldenVectors:
     """Inputs, expected outputs and tolerances.
 
     Attributes:
-        features: float32 [rows, width].
+        features: float32 [rows, width], or uint8 [pictures, height, width, 3] of one size.
         expected: One array an output tensor, [rows, ...].
         tolerances: Of each floating-point output, relative to ``1 + |expected|``.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[Any]
     expected: Outputs
     tolerances: Mapping[str, float]
 
@@ -60,7 +63,9 @@ class GoldenVectors:
         except Exception as error:  # damaged archives raise a dozen kinds
             raise _wrong(f"cannot be read: {type(error).__name__}: {error}") from error
         features = arrays.get(GOLDEN_INPUT)
-        if (
+        if schema.image is not None:
+            _check_pictures(features, schema.image)
+        elif (
             features is None
             or features.dtype != np.float32
             or features.ndim != 2
@@ -72,6 +77,7 @@ class GoldenVectors:
                 f"{GOLDEN_INPUT!r} must be float32 [1..{GOLDEN_ROWS_MAX}, {schema.width}],"
                 f" got {shape}"
             )
+        assert features is not None  # noqa: S101 - both ways above refuse it
         expected: dict[str, NDArray[Any]] = {}
         tolerances: dict[str, float] = {}
         for output in schema.outputs:
@@ -131,9 +137,27 @@ def _find_wrong_number(got: NDArray[Any], want: NDArray[Any], tolerance: float) 
     )
 
 
+def _check_pictures(pictures: NDArray[Any] | None, image: ImageInput) -> None:
+    shape = () if pictures is None else pictures.shape
+    if (
+        pictures is None
+        or pictures.dtype != np.uint8
+        or len(shape) != 4
+        or shape[3] != IMAGE_CHANNELS
+        or not 1 <= shape[0] <= GOLDEN_ROWS_MAX
+        or not 1 <= shape[1] * shape[2] <= min(PICTURE_PIXELS_MAX, image.pixels_max)
+    ):
+        raise _wrong(
+            f"{GOLDEN_INPUT!r} must be uint8 [1..{GOLDEN_ROWS_MAX}, height, width,"
+            f" {IMAGE_CHANNELS}] of at most {PICTURE_PIXELS_MAX} pixels, got {shape}"
+        )
+
+
 def _bytes_max(schema: ModelSchema) -> int:
     """Bound what the arrays take: rows as wide as the schema, at most float64."""
     columns = schema.width + len(schema.outputs) * max(1, len(schema.classes))
+    if schema.image is not None:
+        columns += PICTURE_PIXELS_MAX * IMAGE_CHANNELS
     return min(GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX * 8 * columns + GOLDEN_ARRAYS_MAX * _HEADER_BYTES)
 
 

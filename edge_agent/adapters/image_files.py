@@ -6,6 +6,7 @@ cropping, normalising by channel, films; several frames of a file are its first.
 """
 
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,31 @@ def fit_picture(image: Any, layout: PixelLayout) -> NDArray[np.float32]:
     plain = image.convert("L" if layout.channels == 1 else "RGB")
     sized = plain.resize((layout.width, layout.height), load_pillow().Resampling.BILINEAR)
     return spread(np.asarray(sized, np.uint8), layout)
+
+
+def decode_pixels(content: bytes, what: str, pixels_max: int) -> NDArray[np.uint8]:
+    """Read a PNG or JPEG as uint8 RGB [height, width, 3], turned as the camera noted.
+
+    Args:
+        content: The file's bytes.
+        what: Names it in errors.
+        pixels_max: Larger pictures are refused before they are unfolded.
+
+    Raises:
+        InputError: Pillow is missing, or it is no picture, damaged or too large.
+    """
+    image_module = load_pillow()
+    transposed = importlib.import_module("PIL.ImageOps").exif_transpose
+    limit = min(PIXELS_MAX, pixels_max)
+    try:
+        with image_module.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > limit:
+                raise InputError(
+                    f"{what} has {image.width} x {image.height} pixels, the limit is {limit}"
+                )
+            return np.asarray(_to_eight_bits(transposed(image)).convert("RGB"), np.uint8)
+    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
+        raise InputError(f"{what} is no PNG or JPEG picture that can be read: {error}") from error
 
 
 def spread(pixels: NDArray[np.uint8], layout: PixelLayout) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from edge_agent.adapters.request_json import (
     read_parameters,
 )
 from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction, ServedModel
+from edge_agent.contract.image import IMAGE_CHANNELS, IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import InferenceError, InputError
 
@@ -82,6 +83,8 @@ class ModelCodec:
     What is the same in every answer is encoded once, here.
     """
 
+    input_name = INPUT_NAME
+
     def __init__(self, served: ServedModel) -> None:
         schema = served.schema
         self._columns, self._width = schema.columns, schema.width
@@ -128,7 +131,7 @@ class ModelCodec:
         )
         inputs = request.get("inputs")
         if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-            raise InputError(f"inputs must be a list of one tensor named {INPUT_NAME!r}")
+            raise InputError(f"inputs must be a list of one tensor named {self.input_name!r}")
         names, raw_names = _decode_wanted(request.get("outputs"), self._names, is_raw=is_raw)
         features = self._decode_features(inputs[0], raw)
         if names is self._names:
@@ -214,7 +217,7 @@ class ModelCodec:
             )
         rows = _check_shape(tensor.get("shape"), self._width)
         array: NDArray[Any]
-        if _is_raw(tensor, raw):
+        if is_raw_tensor(tensor, raw):
             array = read_raw(raw or memoryview(b""), datatype, rows * self._width)
         else:
             array = read_numbers(tensor.get("data"), kind)
@@ -264,6 +267,14 @@ def describe_model(schema: ModelSchema) -> dict[str, Any]:
     ]
     if schema.task is Task.CLASSIFICATION:
         outputs.append({"name": CLASS_OUTPUT, "datatype": "BYTES", "shape": [-1]})
+    if schema.image is not None:
+        pictures = {
+            "name": IMAGE_INPUT,
+            "datatype": "UINT8",
+            "shape": [-1, -1, -1, IMAGE_CHANNELS],
+            "parameters": {"pixels_max": schema.image.pixels_max, "colours": "rgb"},
+        }
+        return {"inputs": [pictures], "outputs": outputs}
     features: dict[str, Any] = {
         "name": INPUT_NAME,
         "datatype": "FP32",
@@ -289,7 +300,7 @@ def _check_shape(shape: Any, width: int) -> int:
     return rows
 
 
-def _is_raw(tensor: Mapping[str, Any], raw: memoryview | None) -> bool:
+def is_raw_tensor(tensor: Mapping[str, Any], raw: memoryview | None) -> bool:
     """Tell whether the tensor's numbers follow the JSON; checks that they are all that does."""
     size = read_parameters(tensor, "inputs[0]").get("binary_data_size")
     if size is None:

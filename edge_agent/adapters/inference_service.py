@@ -13,8 +13,8 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.durable_labels import DurableLabels
@@ -23,6 +23,7 @@ from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import RecentAnswers
 from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.adapters.served_model import Prediction, ServedModel
+from edge_agent.adapters.served_pictures import ServedPictures
 from edge_agent.adapters.shadows import MakeRun, Shadows
 from edge_agent.adapters.telemetry_recorder import (
     ARTIFACT_BYTES,
@@ -121,7 +122,8 @@ class InferenceService:
                 else None,
             )
             prefix = f"{self._boot:016x}-{stream.number:x}"
-            served = ServedModel(slot, target, model, recorder, stream.predictions, prefix)
+            kind = ServedModel if model.schema.image is None else ServedPictures
+            served = kind(slot, target, model, recorder, stream.predictions, prefix)
             former = self._served.get(slot)
             served.swaps = next(stream.swaps)
             served.tap = self.shadows.tap_of(slot, sha256)
@@ -168,8 +170,8 @@ class InferenceService:
         known = ", ".join(sorted(f"{s.slot} ({s.target})" for s in slots.values())) or "none"
         raise UnknownModelError(f"no slot or model {name[:80]!r}; answering now: {known}")
 
-    def predict(self, slot: str, features: NDArray[np.float32]) -> Prediction:
-        """Answer rows.
+    def predict(self, slot: str, features: NDArray[Any]) -> Prediction:
+        """Answer rows, or pictures where the model takes these.
 
         Args:
             slot: Slot name.

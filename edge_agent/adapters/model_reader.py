@@ -8,7 +8,6 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters.batch_gain import GAIN_MIN
@@ -16,8 +15,11 @@ from edge_agent.adapters.http_parser import HttpError, Request, Response
 from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KEY
 from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
 from edge_agent.adapters.named_fields import FieldReader, describe_fields, encode_predictions
+from edge_agent.adapters.picture_reader import FILE_TYPES, PictureCodec, read_file_body
 from edge_agent.adapters.request_json import read_object
 from edge_agent.adapters.served_model import Prediction, ServedModel
+from edge_agent.contract.image import ImageInput
+from edge_agent.contract.schema import ModelSchema
 from edge_agent.errors import InputError
 
 PLATFORM = "onnx_onnxv1"
@@ -34,7 +36,7 @@ class Question(NamedTuple):
     """
 
     served: ServedModel
-    features: NDArray[np.float32]
+    features: NDArray[Any]
     respond: Callable[[Prediction], Response]
 
 
@@ -43,7 +45,8 @@ class ModelReader:
 
     def __init__(self, served: ServedModel) -> None:
         # Not the model itself: the readers are kept by model, and would keep each other alive.
-        self._codec = ModelCodec(served)
+        image = self._image = served.schema.image
+        self._codec = ModelCodec(served) if image is None else PictureCodec(served)
         self._fields = FieldReader(served.schema)
         self._numbers_a_row = max(1, len(served.schema.classes))
 
@@ -73,6 +76,9 @@ class ModelReader:
     def read_named(self, request: Request, served: ServedModel) -> Question:
         """Read a request of rows by field name; raises InputError, HttpError."""
         check_encoding(request)
+        image = self._image
+        if image is not None:
+            return self._ask_picture(request, served, image)
         asked = read_object(request.body)
         extra = next((name for name in asked if name != "rows"), None)
         if extra is not None:
@@ -85,6 +91,24 @@ class ModelReader:
         def respond(prediction: Prediction) -> Response:
             body = encode_predictions(prediction)
             return Response(body=body, endpoint="predict", slot=slot, rows=rows)
+
+        return Question(served, features, respond)
+
+    def _ask_picture(self, request: Request, served: ServedModel, image: ImageInput) -> Question:
+        """Read a request whose body is a picture file."""
+        kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind not in FILE_TYPES:
+            raise InputError(
+                f"{served.model_name} takes pictures: send the bytes of a file as Content-Type"
+                " image/jpeg or image/png, or a UINT8 tensor to /v2"
+            )
+        features: NDArray[Any] = read_file_body(request.body, image)
+        served.check_ranges(features)
+        slot = served.slot
+
+        def respond(prediction: Prediction) -> Response:
+            body = encode_predictions(prediction)
+            return Response(body=body, endpoint="predict", slot=slot, rows=1)
 
         return Question(served, features, respond)
 
@@ -113,10 +137,16 @@ def describe_named(served: ServedModel) -> dict[str, Any]:
     return {
         **identify(served),
         "task": served.schema.task,
-        "fields": describe_fields(served.schema),
+        **_describe_input(served.schema),
         "classes": served.schema.classes,
         "batching": {"is_on": served.batch_gain >= GAIN_MIN, "gain": round(served.batch_gain, 2)},
     }
+
+
+def _describe_input(schema: ModelSchema) -> dict[str, Any]:
+    if schema.image is None:
+        return {"fields": describe_fields(schema)}
+    return {"fields": [], "image": schema.image.to_json()}
 
 
 def describe_tensors(served: ServedModel) -> dict[str, Any]:

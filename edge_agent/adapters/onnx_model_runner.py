@@ -27,6 +27,7 @@ from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
+from edge_agent.contract.image import FIGURES, FIGURES_OUTPUT, IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import PackageError
 from edge_agent.statistics.reference import ClassOutputReference, Reference, reference_hash
@@ -160,6 +161,8 @@ class LoadedModel:
             raise _load_error(error) from error
         model.warm_up_ms = (time.perf_counter() - began) * 1e3
         _check_shapes(opened.schema, outputs)
+        if opened.schema.image is not None:
+            return model
         model.batch_gain = measure_batch_gain(
             lambda rows: model.session_run(model.output_names, {INPUT_NAME: rows}, None),
             opened.golden.features,
@@ -171,7 +174,8 @@ class LoadedModel:
         """Answer rows.
 
         Args:
-            features: float32 [rows, width].
+            features: float32 [rows, width], or uint8 [pictures, height, width, 3] where the
+                schema has an image.
 
         Returns:
             One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
@@ -181,7 +185,7 @@ class LoadedModel:
             Exception: Whatever the runtime raises.
         """
         names = self.output_names
-        values = self.session_run(names, {INPUT_NAME: features}, None)
+        values = self.session_run(names, {self.schema.input_name: features}, None)
         return dict(zip(names, values, strict=True))
 
 
@@ -242,6 +246,9 @@ def _check_agreement(schema: ModelSchema, reference: Reference) -> None:
 def _check_signature(schema: ModelSchema, session: "onnxruntime.InferenceSession") -> None:
     """Compare the graph's declared inputs and outputs with the schema."""
     inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
+    if schema.image is not None:
+        _check_picture_signature(schema, session)
+        return
     if (
         len(inputs) != 1
         or inputs[0][:2] != (INPUT_NAME, "tensor(float)")
@@ -257,6 +264,25 @@ def _check_signature(schema: ModelSchema, session: "onnxruntime.InferenceSession
     wanted = {o.name: _TYPE_OF_ROLE[o.role] for o in schema.outputs}
     if outputs != wanted:
         raise PackageError(Code.SELFTEST_LOAD, f"the graph gives {outputs}, not {wanted}")
+
+
+def _check_picture_signature(schema: ModelSchema, session: "onnxruntime.InferenceSession") -> None:
+    inputs = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
+    if inputs != [(IMAGE_INPUT, "tensor(uint8)", 4)]:
+        raise PackageError(
+            Code.SELFTEST_LOAD,
+            f"the graph must take {IMAGE_INPUT!r} uint8 [pictures, height, width, 3], it takes"
+            f" {inputs}",
+        )
+    outputs = {o.name: o.type for o in session.get_outputs()}
+    wanted = {o.name: _TYPE_OF_ROLE[o.role] for o in schema.outputs}
+    wanted[FIGURES_OUTPUT] = "tensor(float)"
+    if outputs != wanted or schema.columns != FIGURES:
+        raise PackageError(
+            Code.SELFTEST_LOAD,
+            f"the graph gives {outputs} and the schema the features {schema.columns}, not {wanted}"
+            f" and {FIGURES}",
+        )
 
 
 def _check_shapes(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> None:

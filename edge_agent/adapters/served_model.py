@@ -87,7 +87,7 @@ class ServedModel:
         """Sees what is asked and answered while a candidate is compared with this one."""
         self._ranges = InputRanges(model.schema)
 
-    def predict(self, features: NDArray[np.float32]) -> Prediction:
+    def predict(self, features: NDArray[Any]) -> Prediction:
         """Answer rows; see ``InferenceService.predict``."""
         if features.dtype is not _FLOAT32 or features.shape != self._one_row:
             _check_tensor(features, self._one_row[1])
@@ -107,7 +107,7 @@ class ServedModel:
             tap.offer(features, values, latency_ms)
         return Prediction(values, self, number)
 
-    def predict_many(self, parts: Sequence[NDArray[np.float32]]) -> list[Prediction]:
+    def predict_many(self, parts: Sequence[NDArray[Any]]) -> list[Prediction]:
         """Answer several requests in one run; each is counted and named like one of its own.
 
         Args:
@@ -134,7 +134,7 @@ class ServedModel:
             predictions.append(Prediction(own, self, number))
         return predictions
 
-    def check_ranges(self, features: NDArray[np.float32]) -> None:
+    def check_ranges(self, features: NDArray[Any]) -> None:
         """Refuse rows that the schema does not allow, and count them as rejected.
 
         Raises:
