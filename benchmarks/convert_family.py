@@ -2,7 +2,7 @@
 
 Ours does the same for each model (fit, fill the graph in, check its bytes, load it, compare it with
 its source on every held-out row) in as many processes as there are processors. Packages with golden
-rows, drift reference and evidence are more than the loop makes; they are timed apart.
+rows, drift reference and evidence are more than the loop makes (``convert_single.py`` times one).
 """
 
 import time
@@ -27,10 +27,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from converters.families.family_builder import FamilyBuilder
-from converters.families.member_converter import MemberConverter, Way
+from converters.families.member_converter import MemberConverter
 from converters.parity import compare_outputs
-from converters.request import BuildRequest
 from converters.runtime import GraphRunner
 from device_profiles.catalog import load_profile
 from edge_agent.contract.onnx_check import check_onnx
@@ -167,24 +165,3 @@ def run_family(kind: str, models: int, jobs: int) -> float:
     if exact != models:
         raise SystemExit(f"{models - exact} of {models} members differ from their source")
     return seconds
-
-
-def time_packages(kind: str, models: int) -> float:
-    """Return seconds of a whole package of one member, in one process."""
-    builder, taken = FamilyBuilder(), []
-    for seed in range(models + 2):
-        model, held_out = fit(kind, seed)
-        rows, targets = make_rows(seed)
-        request = BuildRequest(
-            estimator=model,
-            schema=SCHEMA,
-            profile=PROFILE,
-            calibration=rows[:-HELD_OUT],
-            holdout=held_out,
-            holdout_targets=targets[-HELD_OUT:],
-        )
-        began = time.process_time()
-        built = builder.build(request)
-        if built.way is not Way.FULL:
-            taken.append(time.process_time() - began)
-    return float(np.mean(taken))

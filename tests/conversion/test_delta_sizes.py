@@ -5,21 +5,22 @@ Sizes are of the bare ONNX files, as the measurements behind the limits were.
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import to_onnx
-from sklearn.datasets import load_digits
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from edge_agent.contract.transfer import Encoding
 from fleet_server.adapters.package_encoder import Sizes, measure_encodings
+from tests.support.retrained import (
+    X,
+    Y,
+    boosted,
+    camera_net_with_a_new_head,
+    convert,
+    forest,
+    net_with_a_new_head,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 QUARTER = 0.25
@@ -32,17 +33,6 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-X, Y = load_digits(return_X_y=True)
-X = (X / 16).astype(np.float32)
-
-
-def convert(model: Any) -> bytes:
-    options = {id(model): {"zipmap": False}}
-    made = to_onnx(model, X[:1], options=options, target_opset={"": 18, "ai.onnx.ml": 3})
-    content: bytes = made.SerializeToString()
-    return content
-
-
 def measure(base: bytes, target: bytes) -> Sizes:
     """Measure, and hold the law: never more than the best of plain zstd and patch."""
     sizes = measure_encodings(target, base)
@@ -50,30 +40,6 @@ def measure(base: bytes, target: bytes) -> Sizes:
     assert sizes.patch is not None
     assert sizes.chosen <= min(sizes.zstd, sizes.patch)
     return sizes
-
-
-def boosted() -> tuple[bytes, bytes]:
-    model = GradientBoostingClassifier(n_estimators=20, random_state=0, warm_start=True)
-    old = convert(model.fit(X, Y))
-    return old, convert(model.set_params(n_estimators=22).fit(X, Y))
-
-
-def forest() -> tuple[bytes, bytes]:
-    model = RandomForestClassifier(n_estimators=30, random_state=0, warm_start=True)
-    old = convert(model.fit(X, Y))
-    return old, convert(model.set_params(n_estimators=33).fit(X, Y))
-
-
-def net_with_a_new_head() -> tuple[bytes, bytes]:
-    model = MLPClassifier((192, 128), max_iter=5, random_state=0).fit(X, Y)
-    hidden = X
-    for weights, bias in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
-        hidden = np.maximum(hidden @ weights + bias, 0)
-    half = np.arange(len(X)) % 2 == 0
-    head = LogisticRegression(max_iter=200).fit(hidden[half], Y[half])
-    new = copy.deepcopy(model)
-    new.coefs_[-1], new.intercepts_[-1] = head.coef_.T, head.intercept_
-    return convert(model), convert(new)
 
 
 @pytest.mark.parametrize("make", [boosted, forest, net_with_a_new_head], ids=lambda f: f.__name__)
@@ -106,62 +72,6 @@ def test_a_net_trained_from_scratch_gains_from_its_planes_alone() -> None:
 
 def test_a_camera_net_with_a_new_head_travels_as_a_quarter() -> None:
     torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    body = torch.nn.Sequential(
-        *(torch.nn.Conv2d(1, 32, 3, padding=1), torch.nn.ReLU()),
-        *(torch.nn.Conv2d(32, 64, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
-        *(torch.nn.Conv2d(64, 128, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten()),
-    )
-    head = torch.nn.Linear(128 * 16, 10)
-    images = torch.from_numpy(X.reshape(-1, 1, 8, 8))
-    labels = torch.from_numpy(Y)
-
-    def train(parameters: Any, steps: int) -> None:
-        optimizer = torch.optim.Adam(parameters, lr=1e-3)
-        for n in range(steps):
-            rows = slice(n * 64 % 1_700, n * 64 % 1_700 + 64)
-            loss = torch.nn.functional.cross_entropy(head(body(images[rows])), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    train([*body.parameters(), *head.parameters()], 6)
-    old = write_net(body, head)
-    train(head.parameters(), 6)
-    sizes = measure(old, write_net(body, head))
+    sizes = measure(*camera_net_with_a_new_head(torch))
     assert sizes.zstd is not None
     assert sizes.chosen <= QUARTER * sizes.zstd
-
-
-def write_net(body: Any, head: Any) -> bytes:
-    """Write the net as ONNX; the exporter of torch takes longer than the training."""
-    tensors = {
-        f"{part}.{name}": value.numpy()
-        for part, module in (("body", body), ("head", head))
-        for name, value in module.state_dict().items()
-    }
-    nodes, last = [], "image"
-    for n, layer in enumerate(body):
-        inputs: list[str] = [last]
-        attributes: dict[str, Any] = {}
-        if (kind := type(layer).__name__) == "Conv2d":
-            inputs += [f"body.{n}.weight", f"body.{n}.bias"]
-            attributes = {"pads": [1, 1, 1, 1]}
-        elif kind == "MaxPool2d":
-            attributes = {"kernel_shape": [2, 2], "strides": [2, 2]}
-        operator = {"Conv2d": "Conv", "ReLU": "Relu", "MaxPool2d": "MaxPool"}.get(kind, kind)
-        last = f"out{n}"
-        nodes.append(helper.make_node(operator, inputs, [last], **attributes))
-    nodes.append(helper.make_node("Gemm", [last, "head.weight", "head.bias"], ["logits"], transB=1))
-    graph = helper.make_graph(
-        nodes,
-        "camera",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["rows", 1, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 10])],
-        initializer=[numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    onnx.checker.check_model(model)
-    content: bytes = model.SerializeToString()
-    return content

@@ -8,7 +8,7 @@ import numpy as np
 import sklearn.ensemble  # noqa: F401 - loads the thread pools that are limited below
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # has no types
+from threadpoolctl import threadpool_limits
 
 from converters.build import BuildRequest, MeasurementPlan, ProfileLimits
 from converters.metrics import PrimaryMetric
