@@ -19,6 +19,7 @@ from converters.errors import UnsupportedEstimatorError
 Array = NDArray[Any]
 TREES = "trees_to_convert"
 """Attribute of a copied model: its trees as JSON, to be changed and converted."""
+WHOLE = "splits by category compare whole numbers; a fraction is no category"
 _LIGHTGBM_OBJECTIVES = (
     *("binary", "multiclass", "multiclassova", "regression", "regression_l1", "huber", "quantile"),
     *("poisson", "gamma", "tweedie", "lambdarank", "rank_xendcg"),
@@ -84,6 +85,8 @@ def attach_trees(estimator: Any) -> tuple[str, ...]:
             if "leaf_value" in node:
                 node["leaf_value"] = float(node["leaf_value"]) * scale
         repairs.append(f"{name}: leaves scaled by {scale:g}, for averages or a steep sigmoid")
+    if any(node["decision_type"] == "==" for node in splits):
+        repairs.append(f"{name}: {WHOLE}")
     setattr(estimator, TREES, dump)
     return tuple(repairs)
 
@@ -144,8 +147,11 @@ def has_categories(estimator: Any) -> bool:
     return dump is not None and any(n.get("decision_type") == "==" for n in _iterate_nodes(dump))
 
 
-def check_xgboost(estimator: Any) -> None:
+def check_xgboost(estimator: Any) -> tuple[str, ...]:
     """Refuse XGBoost models whose converter would leave something out.
+
+    Returns:
+        What to know of the graph, one sentence each.
 
     Raises:
         UnsupportedEstimatorError: A booster other than trees, an objective without converter.
@@ -163,6 +169,8 @@ def check_xgboost(estimator: Any) -> None:
             f"objective {objective!r} has no converter",
             f"Train with one of {', '.join(_XGBOOST_OBJECTIVES)}.",
         )
+    kinds = estimator.get_booster().feature_types or ()
+    return (f"{name}: {WHOLE}",) if "c" in kinds else ()
 
 
 def check_xgboost_targets(estimator: Any) -> int:

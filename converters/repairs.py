@@ -178,7 +178,7 @@ def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
             _register(inner)
             repairs += attach_trees(inner)
         elif is_xgboost(inner) and hasattr(inner, "get_booster") and _is_fitted(inner):
-            check_xgboost(inner)
+            repairs += check_xgboost(inner)
             _register(inner)
 
 
