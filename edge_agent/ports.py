@@ -245,12 +245,7 @@ class InferenceService(Protocol):
         """
 
     def deactivate(self, slot: str, *, reason: str = "") -> None:
-        """Stop answering on a slot.
-
-        Args:
-            slot: Slot name.
-            reason: Why, for whoever asks it for a prediction from now on.
-        """
+        """Stop answering on a slot; ``reason`` is for whoever asks it from now on."""
 
     def probation_stats(self, slot: str) -> ProbationStats:
         """Return what the slot answered since ``reset_stats`` or its activation."""
