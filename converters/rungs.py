@@ -207,8 +207,8 @@ def _find_int8_obstacle(work: Workshop, fp32: bytes, precision: Precision) -> st
     is_small = len(fp32) < SAVING_BYTES_MIN and len(fp32) <= work.limits.package_bytes_max
     if is_small and not work.is_full:
         return (
-            f"fp32 has {len(fp32):,} bytes: int8 saves no transfer chunk of {SAVING_BYTES_MIN:,}"
-            " and is not faster at that size"
+            "int8 saves no transfer chunk of so small a graph and is not faster"
+            f" (fp32 has {len(fp32):,} bytes and a chunk {SAVING_BYTES_MIN:,})"
         )
     return ""
 
