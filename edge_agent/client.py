@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # a program that connects must not load the runtime
     from edge_agent.adapters.served_model import Prediction
 
 TIMEOUT_S = 60.0
+_PNG = b"\x89PNG"
 _NOT_SERVED = frozenset({404, 405, 501})
 
 
@@ -106,7 +107,8 @@ class Client:
 
         Args:
             rows: A dict by field name or a list of them; or an array or nested lists of numbers,
-                [rows, columns] in the order of the schema, one row also flat.
+                [rows, columns] in the order of the schema, one row also flat; of a model of
+                pictures uint8 [height, width, 3], red first, or several of one size.
             model: Slot or model; None for the only one.
 
         Raises:
@@ -123,6 +125,22 @@ class Client:
             )
         body, headers = encode_rows(as_rows(rows), is_raw=self._offers_raw())
         return decode_tensors(self._ask("POST", f"/v2/models/{name}/infer", body, headers))
+
+    def predict_picture(self, content: bytes, model: str | None = None) -> Answer:
+        """Let a model of pictures answer the bytes of a JPEG or PNG file.
+
+        Args:
+            content: Of the file.
+            model: Slot or model; None for the only one.
+
+        Raises:
+            InputError: No such picture, too large, or the model takes none.
+            ServingError: As ``predict``.
+        """
+        name = quote(model or self._find_only_slot(), safe="")
+        kind = "image/png" if content.startswith(_PNG) else "image/jpeg"
+        path = f"/v1/models/{name}/predict"
+        return decode_named(self._ask("POST", path, content, {"Content-Type": kind}))
 
     def feedback(self, prediction_id: str, label: str | float) -> None:
         """Tell what turned out to be true.

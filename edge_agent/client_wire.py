@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.client_connection import RawAnswer
+from edge_agent.contract.image import IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME
 from edge_agent.errors import (
     InferenceError,
@@ -32,6 +33,7 @@ _DATATYPES: Mapping[str, str] = {
     "i1": "INT8", "i2": "INT16", "i4": "INT32", "i8": "INT64",
     "u1": "UINT8", "u2": "UINT16", "u4": "UINT32", "u8": "UINT64",
 }  # fmt: skip
+_PICTURE_DIMS = 4
 _DTYPES = {datatype: np.dtype(f"<{code}") for code, datatype in _DATATYPES.items()}
 _ERROR_OF_STATUS: Mapping[int, type[ServingError]] = {
     HTTPStatus.BAD_REQUEST: InputError,
@@ -80,6 +82,8 @@ class Answer:
 def as_rows(given: Any) -> NDArray[Any]:
     """Make a table of numbers of an array or nested lists; one row may come flat.
 
+    uint8 [height, width, 3], or several of them, stay as they are: pictures.
+
     Raises:
         InputError: Not numbers, not a table, or no row.
     """
@@ -87,6 +91,8 @@ def as_rows(given: Any) -> NDArray[Any]:
         array: NDArray[Any] = np.asarray(given)
     except (TypeError, ValueError) as error:
         raise InputError(f"rows must be a table of numbers: {error}") from error
+    if array.dtype == np.uint8 and array.ndim in (_PICTURE_DIMS - 1, _PICTURE_DIMS):
+        return array[None] if array.ndim < _PICTURE_DIMS else array
     if array.ndim == 1:
         array = array.reshape(1, -1)
     if array.ndim != 2 or not array.size or array.dtype.str[1:] not in _DATATYPES:
@@ -100,7 +106,7 @@ def as_rows(given: Any) -> NDArray[Any]:
 def encode_rows(array: NDArray[Any], *, is_raw: bool) -> tuple[bytes, dict[str, str]]:
     """Return body and headers of an infer request; raises InputError."""
     tensor: dict[str, Any] = {
-        "name": INPUT_NAME,
+        "name": IMAGE_INPUT if array.ndim == _PICTURE_DIMS else INPUT_NAME,
         "datatype": _DATATYPES[array.dtype.str[1:]],
         "shape": list(array.shape),
     }

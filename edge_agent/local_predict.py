@@ -19,6 +19,7 @@ from edge_agent.adapters.row_files import PARQUET_SUFFIXES, read_csv, read_parqu
 from edge_agent.client import Client, connect
 from edge_agent.client_wire import Answer
 from edge_agent.contract.errors import ContractError
+from edge_agent.contract.image import ImageInput
 from edge_agent.contract.schema import Feature
 from edge_agent.core.pixel_layout import PixelLayout, find_layout
 from edge_agent.errors import InputError, ServingError
@@ -54,6 +55,8 @@ def predict_file(
         if source.is_dir() or source.suffix.lower() in SUFFIXES:
             yield from _predict_pictures(client, name, source, find_layout(features, pixel_range))
             return
+        if isinstance(features, ImageInput):
+            raise InputError(f"{name} takes pictures ({', '.join(sorted(SUFFIXES))}), not {path}")
         width = sum(feature.width for feature in features)
         read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
         first = 1
@@ -62,10 +65,12 @@ def predict_file(
             first += len(rows)
 
 
-def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature]]:
-    """Ask for the slot that answers and the fields it takes; raises ServingError."""
+def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature] | ImageInput]:
+    """Ask for the slot that answers and the fields or picture it takes; raises ServingError."""
     told = client.describe(slot)
     try:
+        if told.get("image"):
+            return str(told["slot"]), ImageInput.from_json(told["image"])
         return str(told["slot"]), [
             Feature(
                 name=field["name"],
@@ -95,9 +100,10 @@ def predict_picture(
     return {"file": str(path)} | predict_row(client, slot, row, number)
 
 
-def predict_row(client: Client, slot: str, row: NDArray[np.float32], number: int) -> dict[str, Any]:
-    """Answer one row of numbers, with its number."""
-    return next(_list_answers(client.predict(row.reshape(1, -1), slot), number))
+def predict_row(client: Client, slot: str, row: NDArray[Any], number: int) -> dict[str, Any]:
+    """Answer one row of numbers, or one picture, with its number."""
+    rows = row[None] if row.ndim > 1 else row.reshape(1, -1)
+    return next(_list_answers(client.predict(rows, slot), number))
 
 
 def _predict_pictures(
@@ -105,9 +111,12 @@ def _predict_pictures(
 ) -> Iterator[dict[str, Any]]:
     load_pillow()
     if not source.is_dir():
-        rows = read_picture(source, layout).reshape(1, -1)
-        for answer in _list_answers(client.predict(rows, slot), 1):
-            yield {"row": 1, "file": str(source)} | answer
+        row = read_picture(source, layout)
+        yield {"file": str(source)} | predict_row(client, slot, row, 1)
+        return
+    if layout.pixels_max:  # of any size, so one by one
+        for number, path in enumerate(_list_pictures(source), 1):
+            yield predict_picture(client, slot, path, layout, number)
         return
     batch_rows = _batch_rows(layout.height * layout.width * layout.channels)
     numbered = iter(enumerate(_list_pictures(source), 1))

@@ -33,7 +33,7 @@ def load_pillow() -> Any:
         ) from error
 
 
-def read_picture(path: Path, layout: PixelLayout) -> NDArray[np.float32]:
+def read_picture(path: Path, layout: PixelLayout) -> NDArray[Any]:
     """Read one picture as the numbers of one row, float32 [height * width * channels].
 
     Raises:
@@ -46,17 +46,23 @@ def read_picture(path: Path, layout: PixelLayout) -> NDArray[np.float32]:
         if size > FILE_BYTES_MAX:
             raise InputError(f"{path} has {size} bytes, the limit is {FILE_BYTES_MAX}")
         with image_module.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > PIXELS_MAX:
+            limit = min(PIXELS_MAX, layout.pixels_max or PIXELS_MAX)
+            if image.width * image.height > limit:
                 raise InputError(
-                    f"{path} has {image.width} x {image.height} pixels, the limit is {PIXELS_MAX}"
+                    f"{path} has {image.width} x {image.height} pixels, the limit is {limit}"
                 )
             return fit_picture(_to_eight_bits(transposed(image)), layout)
     except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
         raise InputError(f"{path} is no PNG or JPEG picture that can be read: {error}") from error
 
 
-def fit_picture(image: Any, layout: PixelLayout) -> NDArray[np.float32]:
-    """Bring a picture of Pillow into the layout, float32 [height * width * channels]."""
+def fit_picture(image: Any, layout: PixelLayout) -> NDArray[Any]:
+    """Bring a picture of Pillow into the layout, float32 [height * width * channels].
+
+    Where the graph takes it as it is: uint8 [height, width, 3].
+    """
+    if layout.pixels_max:
+        return np.asarray(image.convert("RGB"), np.uint8)
     plain = image.convert("L" if layout.channels == 1 else "RGB")
     sized = plain.resize((layout.width, layout.height), load_pillow().Resampling.BILINEAR)
     return spread(np.asarray(sized, np.uint8), layout)

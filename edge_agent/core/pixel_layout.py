@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge_agent.contract.image import IMAGE_CHANNELS, IMAGE_INPUT, ImageInput
 from edge_agent.contract.schema import Feature
 from edge_agent.errors import InputError
 
@@ -31,6 +32,8 @@ class PixelLayout:
         low: What black becomes.
         high: What full brightness becomes.
         is_whole: Whether the numbers are rounded.
+        pixels_max: Where the graph takes the picture as it is, RGB of any size: its largest number
+            of pixels, and nothing of the above is done to it; else 0.
     """
 
     field: str
@@ -41,15 +44,16 @@ class PixelLayout:
     low: float
     high: float
     is_whole: bool
+    pixels_max: int = 0
 
 
 def find_layout(
-    features: Sequence[Feature], pixel_range: tuple[float, float] | None = None
+    features: Sequence[Feature] | ImageInput, pixel_range: tuple[float, float] | None = None
 ) -> PixelLayout:
     """Read the layout from a schema.
 
     Args:
-        features: Of the schema.
+        features: Of the schema, or its image.
         pixel_range: Numbers for black and for full brightness; None takes the field's own range.
 
     Raises:
@@ -59,6 +63,18 @@ def find_layout(
     >>> (layout.height, layout.width, layout.channels, layout.high)
     (8, 8, 1, 16)
     """
+    if isinstance(features, ImageInput):
+        return PixelLayout(
+            field=IMAGE_INPUT,
+            height=features.height,
+            width=features.width,
+            channels=IMAGE_CHANNELS,
+            is_channels_first=False,
+            low=0,
+            high=255,
+            is_whole=True,
+            pixels_max=features.pixels_max,
+        )
     if len(features) != 1 or not features[0].shape:
         raise InputError(
             f"{_SUPPORTED}; this one takes {len(features)} fields"

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ from converters.image_front import pack_pictures
 from converters.image_package import take_pictures
 from converters.request import BuiltPackage as Built
 from device_profiles.catalog import load_profile
+from edge_agent.adapters.camera_folder import CameraFolder
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.package_check import check_package
+from edge_agent.cli import main
+from edge_agent.client import connect
 from edge_agent.contract.image import FIGURES, ColourOrder, ImageInput
 from edge_agent.errors import InputError
+from edge_agent.local_camera import predict_frames
 from edge_agent.ports import SelfTestLimits
 from edge_agent.statistics.layout import CounterLayout
 from edge_agent.statistics.reference import Reference
@@ -226,3 +231,40 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(inner: Built) -> 
 def test_floats_and_rows_are_no_pictures(agent: tuple[Path, World]) -> None:
     with pytest.raises(InputError, match="image must be UINT8"):
         agent[1].service.predict("main", np.zeros((1, 4), np.float32))
+
+
+def test_files_folders_and_the_client_are_answered_alike(
+    agent: tuple[Path, World], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, world = agent
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(_encode(PICTURES[number]))
+    (tmp_path / "3.png").write_bytes(b"damaged")
+    want = [
+        world.service.predict("main", PICTURES[number][None]).outputs["label"].tolist()
+        for number in (1, 2)
+    ]
+    assert main(["predict", str(tmp_path / "1.png"), "--dir", str(directory)]) == 0
+    (single,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [single["label"]] == want[0]
+    assert main(["predict", str(tmp_path), "--dir", str(directory)]) == 1
+    folder = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[answer["label"]] for answer in folder[:2]] == want
+    assert "is no PNG or JPEG picture" in folder[2]["error"]
+    with connect(directory) as client:
+        assert client.predict(PICTURES[1]).outputs["label"].tolist() == want[0]
+        content = (tmp_path / "2.png").read_bytes()
+        assert client.predict_picture(content).outputs["label"].tolist() == want[1]
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    assert main(["predict", str(tmp_path / "rows.csv"), "--dir", str(directory)]) == 1
+    assert "main takes pictures" in capsys.readouterr().err
+
+
+def test_a_camera_s_folder_feeds_it(agent: tuple[Path, World], tmp_path: Path) -> None:
+    (tmp_path / "frame.png").write_bytes(_encode(PICTURES[5]))
+    stop = Event()
+    camera = CameraFolder(tmp_path, stop, every_s=0.05, is_taking_existing=True)
+    answer = next(predict_frames(agent[0], None, camera, stop))
+    stop.set()
+    want = agent[1].service.predict("main", PICTURES[5][None]).outputs["label"][0]
+    assert answer["label"] == want
