@@ -280,7 +280,7 @@ class RowSampler:
 
     def __init__(self, pool: RowPool, plan: RowPlan, choice: RowChoice, width: int) -> None:
         self._pool, self._plan, self._choice = pool, plan, choice
-        self._is_all = plan.columns == tuple(range(width))
+        self._width, self._is_all = width, plan.columns == tuple(range(width))
         self._columns = np.array(plan.columns, np.intp)
         self._confidence_max = pool.settings.confidence_max
 
@@ -301,6 +301,8 @@ class RowSampler:
             places: Of each row in its prediction.
             at_ms: When they were answered.
         """
+        if rows.shape[1] != self._width:
+            return None  # an input of another form than the schema's numbers
         by_chance = self._choice.take(len(rows))
         probabilities = outputs.get(Role.PROBABILITIES)
         if probabilities is None or self._confidence_max <= 0:

@@ -27,6 +27,7 @@ STABLE_S = 10.0
 """A stream must have stood this long before the back-off starts anew."""
 PROBE_BYTES = 2_000_000
 PERIOD_S_MAX = 3_600.0
+JOIN_S = 0.5
 
 
 class VideoFrame(NamedTuple):
@@ -116,6 +117,7 @@ class VideoFrames:
                 yield frame
         finally:
             self._is_over = True
+            reader.join(JOIN_S)
 
     def _film(self) -> Iterator[VideoFrame]:
         due_s = 0.0

@@ -3,8 +3,11 @@
 import io
 import itertools
 import json
+import os
 import random
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -272,6 +275,30 @@ def test_the_next_step_is_told(
     monkeypatch.setitem(sys.modules, "av", None)
     assert main(["camera", "--dir", str(tmp_path)]) == 1
     assert "pip install 'edgefleet[video]'" in capsys.readouterr().err
+
+
+def test_a_stream_is_answered_until_the_command_is_told_to_stop(tmp_path: Path) -> None:
+    def serve(connection: socket.socket, _: int) -> None:
+        serve_mjpeg(connection, itertools.cycle(GREYS), pause_s=0.02)
+
+    with StreamServer(serve) as server, agent_directory(tmp_path / "agent", BUILT):
+        command = [sys.executable, "-m", "edge_agent", "camera", "--every", "0.1"]
+        place = f"http://me:s3cret@127.0.0.1:{server.port}/"
+        with subprocess.Popen(
+            [*command, "--dir", str(tmp_path / "agent")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "EDGE_AGENT_CAMERA_VIDEO": place},
+        ) as process:
+            assert process.stdout is not None
+            answers = [json.loads(process.stdout.readline()) for _ in range(3)]
+            process.send_signal(signal.SIGTERM)
+            rest, words = process.communicate(timeout=10)
+    assert process.returncode == 0, words
+    assert [answer["row"] for answer in answers] == [1, 2, 3]
+    assert answers[0]["source"] == f"http://127.0.0.1:{server.port}/"
+    assert "s3cret" not in words + rest
 
 
 def test_an_answer_waits_while_the_agent_is_away(film: Path, tmp_path: Path) -> None:
