@@ -100,7 +100,8 @@ def test_missing_values_go_the_way_they_were_trained_to_go() -> None:
     request, _ = convert(HistGradientBoostingClassifier(max_iter=5), "cancer")
     rows = request.calibration.astype(np.float32).copy()
     rows[::2, ::3] = np.nan
-    fitted = HistGradientBoostingClassifier(max_iter=5).fit(rows, rows[:, 1] > 18)
+    is_low = np.isnan(rows[:, 0]) | (rows[:, 0] < 12)  # missing values go left
+    fitted = HistGradientBoostingClassifier(max_iter=5).fit(rows, is_low)
     source = SklearnSource(fitted, Task.CLASSIFICATION, is_fed_float32=True)
     model = source.convert(request.schema, request.profile).model
     trees = read_trees(next(n for n in model.graph.node if n.op_type.startswith("TreeEnsemble")))
