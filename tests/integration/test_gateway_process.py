@@ -127,6 +127,7 @@ def test_messages_nobody_can_use_are_quarantined_on_every_topic(lab: WorkspaceLa
     client = lab.device("cam-2")
     client.subscribe(device_filter("cam-2"))
     junk = {"status": b"{}", "reported": b"\xff", "tel": b"EFW1", "xfer": b"[]", "ack": b"{}"}
+    junk |= {"label": b"[]", "rows": b"EFR1"}
     before = lab.totals()
     for name, payload in junk.items():
         client.publish(f"{device_topic('cam-2', Channel.STATUS)[:-7]}/{name}", payload)
@@ -134,7 +135,7 @@ def test_messages_nobody_can_use_are_quarantined_on_every_topic(lab: WorkspaceLa
     client.publish("ef/v1/00/cam-2/up/tel", frame(lab, 99))  # not the bucket of cam-2
     say(client, "cam-2", Channel.TELEMETRY, frame(lab, 1))
     assert client.wait(lambda: acked(client) == {1})
-    lab.wait(lambda: lab.totals().get("quarantined", 0) - before.get("quarantined", 0) == 7)
+    lab.wait(lambda: lab.totals().get("quarantined", 0) - before.get("quarantined", 0) == 9)
     after = lab.totals()
     counts = {
         name: after.get(f"quarantined:{name}", 0) - before.get(f"quarantined:{name}", 0)
@@ -146,6 +147,8 @@ def test_messages_nobody_can_use_are_quarantined_on_every_topic(lab: WorkspaceLa
         "tel": 2,
         "xfer": 1,
         "ack": 1,
+        "label": 1,
+        "rows": 1,
     }
     client.close()
 
