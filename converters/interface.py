@@ -162,6 +162,10 @@ def _flatten_picked_label(model: ModelProto, label: str) -> str:
     is_picked = find_producer(model.graph, label) == "ArrayFeatureExtractor"
     if not is_picked and len(tensor_shape(model.graph, label)) < 2:
         return label
+    return _flatten(model, label)
+
+
+def _flatten(model: ModelProto, label: str) -> str:
     flat, shape = fresh_name(model, "flat_label"), fresh_name(model, "label_shape")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), shape))
     model.graph.node.append(onnx.helper.make_node("Reshape", [label, shape], [flat]))
@@ -194,7 +198,7 @@ def cast_to_float(model: ModelProto, name: str) -> str:
 def finish_label_only(model: ModelProto, label: str, classes: Sequence[Any]) -> None:
     """Name the labels of a classifier that has no probabilities and say them as such: 1 and 0."""
     free_name(model, PROBABILITIES)
-    _index_label(model, label, classes)
+    _index_label(model, _flatten(model, label), classes)
     known, row = fresh_name(model, "known_classes"), fresh_name(model, "one_column")
     column, hit = fresh_name(model, "label_column"), fresh_name(model, "is_label")
     model.graph.initializer.extend(
