@@ -138,7 +138,7 @@ def measure_predictions(subject: bench_predict.Subject, seconds: float) -> Itera
     found = bench_predict.measure_inprocess(subject, seconds)
     yield Figure("agent.predict_us", found.value, found.floor, Goal(limit=PREDICT_GOAL))
     windows: list[Window] = []
-    row_us, copy_us = bench_telemetry.measure_row(ROWS, windows)
+    row_us, *_, copy_us = bench_telemetry.measure_row(ROWS, windows)
     yield Figure("agent.row_us", row_us, copy_us, Goal(limit=ROW_US_GOAL, is_ratio=False))
     size = float(np.median([encoded_size(window) for window in windows]))
     yield Figure("agent.window_bytes", size, None, Goal(limit=WINDOW_BYTES_GOAL, is_ratio=False))
