@@ -7,6 +7,7 @@ from tests.support.sweep import judge
 from tests.support.sweep_cases import CLASSES, PAIR, list_cases
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", [CLASSES, PAIR])
 def test_the_table_of_classifiers_is_what_happens(kind: str) -> None:
     outcomes = [judge(case) for case in list_cases((kind,))]

@@ -7,6 +7,7 @@ from tests.support.sweep_torch import TORCH, judge_torch, list_torch
 
 pytest.importorskip("torch")
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

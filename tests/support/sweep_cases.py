@@ -105,6 +105,7 @@ MAKERS: dict[str, Make] = {
     "LogisticRegressionCV": lambda c: c(
         Cs=2, cv=2, max_iter=50, use_legacy_attributes=False, l1_ratios=(0,)
     ),
+    "MeanShift": lambda c: c(bandwidth=4.0, bin_seeding=True),
     "MDS": lambda c: c(n_init=1, max_iter=5, init="random"),
     "MiniBatchDictionaryLearning": lambda c: c(n_components=4, max_iter=2),
     "MiniBatchKMeans": lambda c: c(n_clusters=3, n_init=1),
