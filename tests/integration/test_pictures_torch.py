@@ -8,6 +8,7 @@ import pytest
 from converters.build import BuildRequest, ProfileLimits, build_package
 from converters.image_front import pack_pictures
 from converters.image_package import take_pictures
+from converters.request import Effort
 from device_profiles.catalog import load_profile
 from edge_agent.contract.image import ColourOrder, ImageInput
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
@@ -75,11 +76,11 @@ def test_a_network_answers_raw_pictures_as_torch_does() -> None:
             holdout_targets=truth[50:].argmax(axis=1),
             limits=ProfileLimits(metric_drop_max=0.5, label_flips_max=0.5),
             plan=QUICK,
+            effort=Effort.BRIEF,
         )
     )
     package = take_pictures(built, IMAGE, pictures[50:], PROFILE)
     service = make_service()
     service.activate("main", blob=package.blob, target=TARGET, sha256=package.sha256)
     got = np.array([service.predict("main", p[None]).outputs["probabilities"][0] for p in pictures])
-    tolerance = 1e-4 if str(package.precision) == "fp32" else 0.05
-    np.testing.assert_allclose(got, truth, atol=tolerance)
+    np.testing.assert_allclose(got, truth, atol=1e-4)
