@@ -28,29 +28,9 @@ def digits_cnn(*, is_spoiled: bool = False) -> bytes:
         is_spoiled: Let a unit that is never lit set the scale of the large dense layer: the same
             answers in float32, none worth having in int8.
     """
-    rows, targets = load_table("digits")
-    cut = len(rows) * 6 // 10
-    random = np.random.default_rng(0)
-    first, second = (
-        (random.normal(size=(made, taken, 3, 3)) * np.sqrt(2 / (9 * taken))).astype(np.float32)
-        for made, taken in ((FILTERS[0], 1), (FILTERS[1], FILTERS[0]))
-    )
-    maps = _filter(_filter(rows[:cut].reshape(-1, 1, 8, 8) / 16, first), second)
-    pooled = maps.reshape(len(maps), FILTERS[1], 4, 2, 4, 2).max(axis=(3, 5)).reshape(cut, -1)
-    head = MLPClassifier((UNITS,), max_iter=25, random_state=0)
-    fit_quietly(head, pooled, targets[:cut])
-    constants = {
-        "shape": np.array([-1, 1, 8, 8], np.int64),
-        "scale": np.array(16, np.float32),
-        "c1": first,
-        "c2": second,
-        "w1": head.coefs_[0].astype(np.float32),
-        "b1": head.intercepts_[0].astype(np.float32),
-        "w2": head.coefs_[1].astype(np.float32),
-        "b2": head.intercepts_[1].astype(np.float32),
-    }
+    constants, unlit = _train()
+    constants = {name: values.copy() for name, values in constants.items()}
     if is_spoiled:
-        unlit = np.flatnonzero(pooled.max(axis=0) == 0)[0]
         constants["w1"][unlit] = 1e4
     same: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
@@ -79,6 +59,33 @@ def digits_cnn(*, is_spoiled: bool = False) -> bytes:
     )
     content: bytes = model.SerializeToString()
     return content
+
+
+@cache
+def _train() -> tuple[dict[str, Array], int]:
+    """Give the constants, and a unit before the dense head that no row lights."""
+    rows, targets = load_table("digits")
+    cut = len(rows) * 6 // 10
+    random = np.random.default_rng(0)
+    first, second = (
+        (random.normal(size=(made, taken, 3, 3)) * np.sqrt(2 / (9 * taken))).astype(np.float32)
+        for made, taken in ((FILTERS[0], 1), (FILTERS[1], FILTERS[0]))
+    )
+    maps = _filter(_filter(rows[:cut].reshape(-1, 1, 8, 8) / 16, first), second)
+    pooled = maps.reshape(len(maps), FILTERS[1], 4, 2, 4, 2).max(axis=(3, 5)).reshape(cut, -1)
+    head = MLPClassifier((UNITS,), max_iter=25, random_state=0)
+    fit_quietly(head, pooled, targets[:cut])
+    constants = {
+        "shape": np.array([-1, 1, 8, 8], np.int64),
+        "scale": np.array(16, np.float32),
+        "c1": first,
+        "c2": second,
+        "w1": head.coefs_[0].astype(np.float32),
+        "b1": head.intercepts_[0].astype(np.float32),
+        "w2": head.coefs_[1].astype(np.float32),
+        "b2": head.intercepts_[1].astype(np.float32),
+    }
+    return constants, int(np.flatnonzero(pooled.max(axis=0) == 0)[0])
 
 
 def request_of_cnn(
