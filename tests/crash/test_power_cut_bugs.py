@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edge_agent import agent as agent_module
+from edge_agent import commits as commits_module
 from edge_agent.adapters import (
     blob_store,
     chunk_store,
@@ -21,7 +22,6 @@ from edge_agent.adapters import (
     identity_store,
     state_store,
 )
-from edge_agent.agent import Agent
 from edge_agent.core.slot import find_needed_digests
 from tests.support.power_cut import RecordingOs
 from tests.support.power_cut_identity import identity_scenarios
@@ -31,6 +31,7 @@ from tests.support.power_cut_world import AGENT_SCENARIOS
 # What is planted replaces names that these modules import.
 FILES: Any = files
 AGENT: Any = agent_module
+COMMITS: Any = commits_module
 RENEWER: Any = identity_renewer
 
 
@@ -91,16 +92,21 @@ def made_without_sync(path: Path, *, mode: int = 0o700) -> None:
 
 
 def collects_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    apply = AGENT.apply_change
-    commit = Agent._commit
+    apply, commit, begin = COMMITS.apply_change, COMMITS.Commits._commit, AGENT.Agent.__init__
+    blobs: dict[Any, Any] = {}
 
-    def committing(agent: Agent, change: Any, now: float) -> bool:
-        state, _ = apply(agent.state, change.events, change.verified, change.standing)
+    def beginning(agent: Any, options: Any, ports: Any, state: Any) -> None:
+        begin(agent, options, ports, state)
+        blobs[agent._commits] = ports.blobs
+
+    def committing(commits: Any, change: Any, now: float) -> bool:
+        state, _ = apply(commits.state, change.events, change.verified, change.standing)
         needed = [find_needed_digests(slot) for slot in state.slots.values()]
-        agent._ports.blobs.collect(frozenset[str]().union(*needed))
-        return commit(agent, change, now)
+        blobs[commits].collect(frozenset[str]().union(*needed))
+        return bool(commit(commits, change, now))
 
-    patch.setattr(Agent, "_commit", committing)
+    patch.setattr(AGENT.Agent, "__init__", beginning)
+    patch.setattr(COMMITS.Commits, "_commit", committing)
 
 
 def names_the_pair_before_it_is_there(patch: pytest.MonkeyPatch) -> None:

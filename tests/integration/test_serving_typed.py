@@ -173,7 +173,9 @@ def test_a_csv_and_a_parquet_file_of_texts_are_answered_alike(
         out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         answers.append([row["probabilities"] for row in out])
     assert answers[0] == answers[1]
-    np.testing.assert_allclose(answers[0], [[-9, 2, 1], [-99, 1, 2], [23.5, 3, 3]])
+    np.testing.assert_allclose(
+        np.array(answers[0]), np.array([[-9, 2, 1], [-99, 1, 2], [23.5, 3, 3]])
+    )
 
 
 def test_a_wrong_cell_of_a_file_is_told_with_its_place(

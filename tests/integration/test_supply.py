@@ -21,9 +21,9 @@ from converters.errors import (
     ProfileMisfitError,
     RuntimeRefusedError,
 )
+from converters.explain import describe_file
 from converters.from_onnx import OnnxSource
 from converters.guarded import GuardLimits, run_child
-from converters.explain import describe_file
 from converters.source_files import check_archive, load_estimator
 from device_profiles.catalog import load_profile
 from edge_agent.adapters.golden_vectors import GoldenVectors
