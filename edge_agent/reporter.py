@@ -24,6 +24,10 @@ GATHER_S = 0.2
 """Changes within this time share a report."""
 REPEAT_S = 900.0
 """And up to a fifth more, so that a fleet does not speak at once."""
+SHADOW_REPEAT_S = 60.0
+"""While a candidate is compared: the server's gate decides on its counts."""
+SHADOW_ROWS_MIN = 16
+"""From here on counts are news, too, each time the compared rows have doubled."""
 SETTLED_S = 2.0
 """What arrives earlier in a session is what the broker had kept."""
 DETAIL_CHARS_MAX = 512
@@ -97,7 +101,9 @@ class Reporter:
         now = self._clock.monotonic()
         if self.due_at is None or now < self.due_at:
             return None
-        self.due_at = now + REPEAT_S * (1 + self._jitter() / 5)
+        is_comparing = any(slot.shadow_live is not None for slot in state.slots.values())
+        again_s = SHADOW_REPEAT_S if is_comparing else REPEAT_S
+        self.due_at = now + again_s * (1 + self._jitter() / 5)
         self._sequence += 1
         report = Reported(
             boot=self._boot,
@@ -130,7 +136,7 @@ class Reporter:
         return {"serving": known} if known else {}
 
     def _facts(self, state: AgentState, refusal: Refusal | None) -> tuple[object, ...]:
-        # Rows of a probation or a shadow change with every request; they travel with the next one.
+        # Rows of a probation or a shadow change with every request; most travel with the next one.
         slots = tuple((name, _without_rows(self._slot(name, s))) for name, s in state.slots.items())
         said = (refusal.code, refusal.detail) if refusal else None
         identity = (self.capabilities, dict(self.certificate), dict(self.serving))
@@ -140,7 +146,8 @@ class Reporter:
 def _without_rows(report: SlotReport) -> SlotReport:
     shadow = report.shadow
     if shadow is not None and shadow.state is ShadowState.COMPARING:
-        shadow = ShadowReport(sha256=shadow.sha256, state=shadow.state)
+        rows = 1 << shadow.rows.bit_length() if shadow.rows >= SHADOW_ROWS_MIN else 0
+        shadow = ShadowReport(sha256=shadow.sha256, state=shadow.state, rows=rows)
     return replace(report, rows=0, shadow=shadow)
 
 

@@ -22,7 +22,8 @@ Seconds = Annotated[float, Field(ge=0, le=2_592_000)]
 class PolicyIn(Body):
     """What the rollout is held to; ``fixed`` takes the place of goal and never_above.
 
-    Without ``shadow_s`` candidates are not compared before they answer.
+    Without ``shadow_s`` candidates are not compared before they answer; without
+    ``disagree_never_above`` what differs there is not judged.
     """
 
     goal: Share = _GATE.goal
@@ -44,6 +45,9 @@ class PolicyIn(Body):
     shadow_timeout_s: Seconds = _SHADOW.timeout_s
     shadow_share: Share = _SHADOW.share
     shadow_cpu_share: Annotated[float, Field(ge=0.001, le=1)] = _SHADOW.cpu_share
+    disagree_goal: Share | None = None
+    disagree_never_above: Share | None = None
+    disagree_by: Annotated[float, Field(ge=0, le=1)] = 0.0
     error_rate_max: Share = _PROBATION.error_rate_max
     output_shift_max: Share = _PROBATION.output_shift_max
 
@@ -125,6 +129,7 @@ class StagePublic(Shape):
     outcomes: dict[str, int]
     verdict: str
     is_passed: bool
+    shadow: dict[str, Any] | None
 
 
 class MemberPublic(Shape):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edge_agent.contract.assignment import ProbationPolicy
     from edge_agent.contract.shadow import ShadowPolicy
     from fleet_server.core.rollout_limits import RolloutPolicy
+    from fleet_server.core.shadow_limits import DisagreementTest
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
 _PLAIN_SHARE = re.compile(r"0?\.\d{1,9}|0|1")
@@ -40,6 +41,9 @@ class PolicyOptions:
     shadow_timeout: str
     shadow_share: str
     shadow_cpu: str
+    disagree_goal: str
+    disagree_never_above: str
+    disagree_by: str
     error_rate_max: str
     output_shift_max: str
 
@@ -117,6 +121,7 @@ def make_policy(options: PolicyOptions) -> "RolloutPolicy":
             tries_max=options.tries,
             probation=_make_probation(options),
             shadow=_make_shadow(options),
+            disagreement=_make_disagreement(options),
         )
     except ValueError as error:
         raise MisuseError(str(error)) from error
@@ -156,3 +161,26 @@ def _make_shadow(options: PolicyOptions) -> "ShadowPolicy | None":
         return ShadowPolicy.from_json(written)
     except ContractError as error:
         raise MisuseError(str(error)) from error
+
+
+def _make_disagreement(options: PolicyOptions) -> "DisagreementTest | None":
+    from fleet_server.core.shadow_limits import GOAL_SHARE, DisagreementTest
+
+    if not options.disagree_never_above:
+        if options.disagree_goal or options.disagree_by:
+            raise MisuseError(
+                "--disagree-goal and --disagree-by need --disagree-never-above, the share that"
+                " stops a candidate in shadow"
+            )
+        return None
+    if not options.shadow:
+        raise MisuseError("--disagree-never-above needs --shadow: how long candidates are compared")
+    never_above = parse_share(options.disagree_never_above, "--disagree-never-above")
+    goal = never_above * GOAL_SHARE
+    if options.disagree_goal:
+        goal = parse_share(options.disagree_goal, "--disagree-goal")
+    try:
+        difference_min = float(options.disagree_by or 0)
+    except ValueError as error:
+        raise MisuseError(f"--disagree-by {options.disagree_by[:40]!r}: no number") from error
+    return DisagreementTest(goal=goal, never_above=never_above, difference_min=difference_min)

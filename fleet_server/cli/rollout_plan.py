@@ -85,6 +85,17 @@ def plan(
     shadow_timeout: Annotated[str, typer.Option(help="Longest wait for these rows.")] = "1h",
     shadow_share: Annotated[str, typer.Option(help="Of the requests, to be compared.")] = "10%",
     shadow_cpu: Annotated[str, typer.Option(help="Of one core, for comparing.")] = "5%",
+    disagree_goal: Annotated[
+        str, typer.Option(help="Share of rows that may differ in shadow; a fifth of never above.")
+    ] = "",
+    disagree_never_above: Annotated[
+        str,
+        typer.Option(help="Share that differs in shadow and must stop it; empty: not judged."),
+    ] = "",
+    disagree_by: Annotated[
+        str,
+        typer.Option(help="Numbers off by so much of 1 + |a| differ (0.001, 0.01 …), not labels."),
+    ] = "",
     error_rate_max: Annotated[str, typer.Option(help="Failed requests in probation.")] = "5%",
     output_shift_max: Annotated[
         str, typer.Option(help="Shift of the mix of answers in probation; 100% is off.")
@@ -128,6 +139,9 @@ def plan(
                 shadow_timeout=shadow_timeout,
                 shadow_share=shadow_share,
                 shadow_cpu=shadow_cpu,
+                disagree_goal=disagree_goal,
+                disagree_never_above=disagree_never_above,
+                disagree_by=disagree_by,
                 error_rate_max=error_rate_max,
                 output_shift_max=output_shift_max,
             )

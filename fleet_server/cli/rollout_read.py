@@ -171,13 +171,20 @@ def show(
 
 def _print_view(view: "RolloutView") -> None:
     from fleet_server.cli.output import data_console
-    from fleet_server.cli.rollout_views import list_failures, list_next, list_stages, title_of
+    from fleet_server.cli.rollout_views import (
+        list_failures,
+        list_next,
+        list_shadows,
+        list_stages,
+        title_of,
+    )
     from fleet_server.core.rollout_words import say_devices
 
     console = data_console()
     width = console.width
     is_plain = (console.encoding or "").lower() not in ("utf-8", "utf8")
     lines = [title_of(view), "", *list_stages(view, width, is_plain=is_plain), ""]
+    lines += list_shadows(view, width)
     lines.append(view.rollout.sentence or "not started")
     lines.append(f"{say_devices(view.running)} say they run {view.rollout.release} now")
     if view.failures:

@@ -9,6 +9,8 @@ from fleet_server.core.rollout_limits import FixedThreshold
 from fleet_server.core.rollout_machine import RolloutState, say_word
 from fleet_server.core.rollout_outcome import Outcome, say_outcome
 from fleet_server.core.rollout_words import say_devices, say_share
+from fleet_server.core.shadow_gate import say_compared, say_limits
+from fleet_server.core.shadow_limits import DisagreementTest
 from fleet_server.core.stage_plan import PlannedStage
 from fleet_server.ports.rollouts import MemberView
 from fleet_server.services.list_devices import tell_age
@@ -22,6 +24,7 @@ WIDTH_MIN = 40
 SIGNS = {
     Outcome.CONFIRMED: "█#",
     Outcome.PROBATION: "▓=",
+    Outcome.SHADOW: "▒:",
     Outcome.TESTING: "▒+",
     Outcome.FETCHING: "▒+",
     Outcome.OFFERED: "░o",
@@ -100,6 +103,7 @@ def _count_words(stage: StageView) -> str:
     outcomes = stage.outcomes
     parts = [f"{outcomes.get(Outcome.CONFIRMED, 0):,}/{stage.counts.targeted:,}"]
     for outcome, word in (
+        (Outcome.SHADOW, "in shadow"),
         (Outcome.FAILED, "failed"),
         (Outcome.SILENT_AFTER, "silent"),
         (Outcome.REFUSED, "refused"),
@@ -109,6 +113,16 @@ def _count_words(stage: StageView) -> str:
         if outcomes.get(outcome):
             parts.append(f"{outcomes[outcome]:,} {word}")
     return " ".join(parts)
+
+
+def list_shadows(view: RolloutView, width: int) -> list[str]:
+    """Give a line a stage on what was compared in shadow; none of stages without rows."""
+    test = view.rollout.policy.disagreement or DisagreementTest()
+    return [
+        f"in shadow, stage {index}: {say_compared(stage.shadow, test)}"[:width]
+        for index, stage in enumerate(view.stages, start=1)
+        if stage.shadow.rows
+    ]
 
 
 def title_of(view: RolloutView) -> str:
@@ -235,6 +249,8 @@ def plan_sentences(plan: RolloutPlan) -> list[str]:
             f"goal {say_share(gate.test.goal)} failing, never above"
             f" {say_share(gate.test.never_above)}"
         )
+    if policy.disagreement is not None:
+        rule += f"; in shadow {say_limits(policy.disagreement)}"
     running = ", ".join(f"{target} on {count:,}" for target, count in plan.now_running.items())
     lines = [
         f"gate: {rule}; soak {gate.soak_s:g} s; an undecided stage: {gate.on_inconclusive};"

@@ -16,6 +16,7 @@ from fleet_server.core.rollout_limits import AUTO_IN_FLIGHT
 from fleet_server.core.rollout_machine import DUTIES, Duty, RolloutEvent, RolloutState
 from fleet_server.core.rollout_outcome import IN_FLIGHT, Outcome, Reading, find_retry_at
 from fleet_server.core.rollout_round import Offer, Round, Withdrawal
+from fleet_server.core.rollout_shadow import choose_shadow, list_held, release_held
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import Tally
 from fleet_server.core.rollout_words import say_devices
@@ -39,10 +40,10 @@ def do_duty(look: Round) -> None:
         _DUTIES[duty](look)
 
 
-def find_room(rollout: Rollout, tally: Tally) -> int:
-    """Say how many more devices may be offered the version now."""
+def find_room(rollout: Rollout, tally: Tally, held: int = 0) -> int:
+    """Say how many more devices may be offered the version now; who is held hurts nobody."""
     limit = rollout.policy.in_flight_max or _find_auto_limit(rollout, tally)
-    return max(0, min(limit - tally.count(*IN_FLIGHT), ROWS_PER_ROUND))
+    return max(0, min(limit - (tally.count(*IN_FLIGHT) - held), ROWS_PER_ROUND))
 
 
 def _find_auto_limit(rollout: Rollout, tally: Tally) -> int:
@@ -54,7 +55,8 @@ def _find_auto_limit(rollout: Rollout, tally: Tally) -> int:
 
 def _offer(look: Round) -> None:
     """Offer to the queue in its order, as far as there is room; pass over who is offline."""
-    room = find_room(look.rollout, look.tally)
+    room = find_room(look.rollout, look.tally, len(list_held(look)))
+    room -= release_held(look, room)
     for member in tuple(look.members.values()):
         is_due = _is_due(look, member)
         if not is_due or member.stage > look.rollout.stage:
@@ -105,7 +107,8 @@ def _make_offer(look: Round, member: Member, outcome: Outcome = Outcome.OFFERED)
         previous = member.slot.confirmed_target or (desired.target if desired else "")
     is_same = desired is not None and desired.target == target
     retry = (desired.retry if desired is not None and is_same else 0) + is_retry
-    look.offers.append(Offer(device=member.device, target=target, retry=retry))
+    shadow = choose_shadow(look, member.stage)
+    look.offers.append(Offer(device=member.device, target=target, retry=retry, shadow=shadow))
     progress = replace(
         progress,
         outcome=outcome,

@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.rollout_words import say_share
+from fleet_server.core.shadow_limits import DisagreementTest
 
 SHARE_ERROR_MIN = 1e-6
 SHARE_ERROR_MAX = 0.5
@@ -171,6 +172,7 @@ class RolloutPolicy:
         retry_delay_s: Seconds before the second try; doubled for each further one.
         probation: What a candidate must show on a device.
         shadow: How it is compared with what is confirmed there before; None when it is not.
+        disagreement: How far it may differ there; None when it is not judged.
     """
 
     gate: GatePolicy = GatePolicy()
@@ -182,6 +184,7 @@ class RolloutPolicy:
     retry_delay_s: float = 60.0
     probation: ProbationPolicy = _PROBATION
     shadow: ShadowPolicy | None = None
+    disagreement: DisagreementTest | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -193,6 +196,8 @@ class RolloutPolicy:
             value = getattr(self, name)
             if not low <= value <= high:  # written so that NaN is refused too
                 raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+        if self.disagreement is not None and self.shadow is None:
+            raise ValueError("limits on rows that differ in shadow need a time of shadowing")
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -213,18 +218,21 @@ class RolloutPolicy:
             "retry_delay_s": self.retry_delay_s,
             "probation": self.probation.to_json(),
             "shadow": self.shadow.to_json() if self.shadow is not None else None,
+            "disagreement": self.disagreement.to_json() if self.disagreement is not None else None,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
         """Read the JSON form that ``to_json`` gave."""
-        known = {f.name for f in fields(cls)} - {"gate", "on_halt", "probation", "shadow"}
-        shadow = value.get("shadow")
+        parts = {"gate", "on_halt", "probation", "shadow", "disagreement"}
+        known = {f.name for f in fields(cls)} - parts
+        shadow, limits = value.get("shadow"), value.get("disagreement")
         return cls(
             gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
             probation=ProbationPolicy.from_json(value["probation"]),
             shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
+            disagreement=None if limits is None else DisagreementTest.from_json(limits),
             **{name: value[name] for name in known},
         )
 

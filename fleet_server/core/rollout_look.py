@@ -12,9 +12,10 @@ than the allowed number are in flight.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from fleet_server.core.rollout_duties import do_duty
-from fleet_server.core.rollout_gate import StageCounts, StageJudgement, Verdict, judge_stage
+from fleet_server.core.rollout_gate import StageCounts, Verdict, judge_stage
 from fleet_server.core.rollout_limits import OnHalt
 from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
 from fleet_server.core.rollout_outcome import (
@@ -26,6 +27,7 @@ from fleet_server.core.rollout_outcome import (
     say_outcome,
 )
 from fleet_server.core.rollout_round import Decision, Round, RoundPlan, RoundView
+from fleet_server.core.rollout_shadow import count_shadow, judge_with_shadow
 from fleet_server.core.rollout_state import Member, Rollout, StageRecord, dump_settled
 from fleet_server.core.rollout_words import say_devices
 from fleet_server.core.targeting import find_targets
@@ -111,8 +113,8 @@ def judge_rollout(look: Round) -> None:
         return
     for stage in range(look.rollout.stage + 1):
         counts = look.tally.count_stage(stage)
-        judgement = _judge_one(look, stage, counts)
-        if judgement.verdict is Verdict.HALT:
+        verdict = _judge_one(look, stage, counts)
+        if verdict is Verdict.HALT:
             look.apply(RolloutEvent.HALT, look.rollout.sentence)
             is_stage_only = look.rollout.policy.on_halt is OnHalt.ROLL_BACK_STAGE
             returning = stage if is_stage_only else None
@@ -120,17 +122,17 @@ def judge_rollout(look: Round) -> None:
             return
     if look.rollout.state is not RolloutState.RUNNING:
         return
-    if judgement.verdict is Verdict.INCONCLUSIVE:
+    if verdict is Verdict.INCONCLUSIVE:
         look.apply(RolloutEvent.PAUSE)
         look.rollout = replace(look.rollout, is_undecided=True)
-    elif judgement.verdict is Verdict.ADVANCE:
+    elif verdict is Verdict.ADVANCE:
         is_last = look.rollout.stage + 1 == len(look.rollout.stages)
         look.apply(RolloutEvent.LAST_STAGE_PASSED if is_last else RolloutEvent.STAGE_PASSED)
         if is_last:
             look.rollout = replace(look.rollout, sentence=_say_completed(look))
 
 
-def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
+def _judge_one(look: Round, stage: int, counts: StageCounts) -> Verdict:
     rollout, view = look.rollout, look.view
     record = rollout.stages[stage]
     is_open = stage == rollout.stage
@@ -144,14 +146,19 @@ def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
         is_backed=is_backed,
         alarms=alarms,
     )
-    is_halt = judgement.verdict is Verdict.HALT
-    verdict = str(judgement.verdict) if is_open or is_halt else record.verdict
-    sentence = f"{say_stage(rollout, stage)}: {judgement.sentence}"
-    is_news = (record.settled is None) != (judgement.settled is None) or (
-        verdict != record.verdict and not {verdict, record.verdict} <= _STILL_WAITING
+    compared = count_shadow(look, stage)
+    found, words, shadow = judge_with_shadow(look, stage, compared, judgement)
+    shadow_settled = shadow.settled if shadow is not None else None
+    is_halt = found is Verdict.HALT
+    verdict = str(found) if is_open or is_halt else record.verdict
+    sentence = f"{say_stage(rollout, stage)}: {words}"
+    is_news = (
+        (record.settled is None) != (judgement.settled is None)
+        or (record.shadow is None) != (shadow_settled is None)
+        or (verdict != record.verdict and not {verdict, record.verdict} <= _STILL_WAITING)
     )
     if is_news:
-        inputs = {
+        inputs: dict[str, Any] = {
             "stage": stage,
             "counts": dump_counts(counts),
             "gate": rollout.policy.to_json()["gate"],
@@ -160,8 +167,16 @@ def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
             "alarms": list(alarms),
             "now": view.now.isoformat(),
         }
+        if rollout.policy.disagreement is not None:
+            inputs["shadow"] = {
+                "test": rollout.policy.disagreement.to_json(),
+                "counts": compared.to_json(),
+                "settled": record.shadow.to_json() if record.shadow is not None else None,
+            }
         look.decisions.append(Decision(verdict=verdict, sentence=sentence, inputs=inputs))
-    updated = StageRecord(name=record.name, verdict=verdict, settled=judgement.settled)
+    updated = StageRecord(
+        name=record.name, verdict=verdict, settled=judgement.settled, shadow=shadow_settled
+    )
     stages = (*rollout.stages[:stage], updated, *rollout.stages[stage + 1 :])
     if not is_halt and rollout.state is RolloutState.PAUSED:
         sentence = f"{rollout.stop_reason} {sentence}".strip()
@@ -170,7 +185,7 @@ def _judge_one(look: Round, stage: int, counts: StageCounts) -> StageJudgement:
         stages=stages,
         sentence=sentence if is_open or is_halt else rollout.sentence,
     )
-    return judgement
+    return found
 
 
 def _say_completed(look: Round) -> str:

@@ -34,6 +34,8 @@ class Outcome(StrEnum):
     OFFERED = "offered"
     FETCHING = "fetching"
     TESTING = "testing"
+    SHADOW = "shadow"
+    """Compared with what runs; it answers nobody yet."""
     PROBATION = "probation"
     CONFIRMED = "confirmed"
     FAILED = "failed"
@@ -45,7 +47,9 @@ class Outcome(StrEnum):
     """Reported that it does not run the version any more, after being told to return."""
 
 
-IN_FLIGHT = frozenset({Outcome.OFFERED, Outcome.FETCHING, Outcome.TESTING, Outcome.PROBATION})
+IN_FLIGHT = frozenset(
+    {Outcome.OFFERED, Outcome.FETCHING, Outcome.TESTING, Outcome.SHADOW, Outcome.PROBATION}
+)
 EXPOSED = frozenset({*IN_FLIGHT, Outcome.CONFIRMED, Outcome.FAILED, Outcome.SILENT_AFTER})
 """Devices that may run the version, or did."""
 
@@ -54,7 +58,7 @@ _IN_PROGRESS = {
     SlotState.FETCHING: Outcome.FETCHING,
     SlotState.VERIFYING: Outcome.TESTING,
     SlotState.SELF_TESTING: Outcome.TESTING,
-    SlotState.SHADOWING: Outcome.TESTING,
+    SlotState.SHADOWING: Outcome.SHADOW,
     SlotState.PROBATION: Outcome.PROBATION,
     SlotState.ROLLING_BACK: Outcome.PROBATION,
 }
@@ -273,7 +277,7 @@ def _judge_silence(
         return read
     policy, now = standpoint.policy, standpoint.now
     since, limit_s = max(offered_at, standpoint.listening_since or offered_at), policy.deadline_s
-    if policy.shadow is not None and read.outcome is Outcome.TESTING:
+    if policy.shadow is not None and read.outcome in (Outcome.TESTING, Outcome.SHADOW):
         limit_s += policy.shadow.timeout_s
     if read.outcome is Outcome.PROBATION:
         is_old = known.outcome is Outcome.PROBATION
@@ -295,6 +299,7 @@ def say_outcome(outcome: Outcome) -> str:
 
 
 _WORDS = {
+    Outcome.SHADOW: "in shadow",
     Outcome.PROBATION: "in probation",
     Outcome.SILENT_BEFORE: "offline before the offer",
     Outcome.SILENT_AFTER: "silent after the offer",

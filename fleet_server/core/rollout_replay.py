@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fleet_server.core.rollout_gate import StageCounts, judge_stage
-from fleet_server.core.rollout_limits import SequentialTest, read_gate
+from fleet_server.core.rollout_gate import StageCounts, StageJudgement, Verdict, judge_stage
+from fleet_server.core.rollout_limits import GatePolicy, SequentialTest, read_gate
 from fleet_server.core.rollout_state import read_settled
+from fleet_server.core.shadow_gate import (
+    ShadowCounts,
+    ShadowSettled,
+    join_verdicts,
+    judge_shadow,
+    weigh_stage,
+)
+from fleet_server.core.shadow_limits import DisagreementTest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,5 +59,31 @@ def replay_decision(verdict: str, inputs: Mapping[str, Any]) -> Replay | None:
             f" (alpha {gate.test.alpha:g}, beta {gate.test.beta:g})"
         )
     workings.append(f"soak {gate.soak_s:g} s; open alarms: {', '.join(inputs['alarms']) or 'none'}")
-    said = str(found.verdict)
-    return Replay(verdict=said, is_same=said == verdict, workings=tuple(workings))
+    said = found.verdict
+    if "shadow" in inputs:
+        said, line = _replay_shadow(found, inputs, gate)
+        workings.append(line)
+    return Replay(verdict=str(said), is_same=said == verdict, workings=tuple(workings))
+
+
+def _replay_shadow(
+    stage: StageJudgement, inputs: Mapping[str, Any], gate: GatePolicy
+) -> tuple[Verdict, str]:
+    """Judge again what was compared; return the verdict of both gates and the working."""
+    given = inputs["shadow"]
+    test = DisagreementTest.from_json(given["test"])
+    counts = ShadowCounts.from_json(given["counts"])
+    shadow = judge_shadow(
+        counts,
+        test,
+        ShadowSettled.from_json(given["settled"]),
+        now=datetime.fromisoformat(inputs["now"]),
+        on_inconclusive=gate.on_inconclusive,
+    )
+    line = (
+        f"in shadow: {counts.differing:,} of {counts.rows:,} rows on {counts.devices:,} devices"
+        f" differ, {counts.to_come:,} devices to come; evidence {weigh_stage(counts, test):+.2f};"
+        f" halts at {test.halt_at:+.2f}, passes at {test.advance_at:+.2f} (alpha {test.alpha:g},"
+        f" beta {test.beta:g}, likeness of a device's rows {test.likeness:g})"
+    )
+    return join_verdicts(stage, shadow)[0], line

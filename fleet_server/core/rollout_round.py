@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.shadow import ShadowPolicy, ShadowReport
 from fleet_server.core.label_query import LabelQuery
 from fleet_server.core.rollout_machine import (
     RolloutEffect,
@@ -21,6 +22,14 @@ from fleet_server.core.rollout_outcome import Progress, Reading
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import Tally, TallyKey
 from fleet_server.core.targeting import Candidate, Package
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenShadow:
+    """What comparing found on one device of a stage."""
+
+    stage: int
+    report: ShadowReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,7 @@ class RoundView:
         is_approved: The version's packages are signed and not rejected.
         is_superseded: A later rollout was started on the same slot.
         alarms: Open drift alarms that arose among its devices since it started, as short names.
+        shadows: What its devices found in shadow, by number; empty when that is not judged.
         champion: Version of the model in service, 0 when none.
         listening_since: Since when the server has heard devices without a break.
         now: Aware UTC.
@@ -53,6 +63,7 @@ class RoundView:
     is_approved: bool = True
     is_superseded: bool = False
     alarms: Sequence[str] = ()
+    shadows: Mapping[int, SeenShadow] = field(default_factory=dict)
     champion: int = 0
     listening_since: datetime | None = None
     now: datetime
@@ -71,11 +82,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """That a device's slot shall run the version's package."""
+    """That a device's slot shall run the version's package, compared before when asked for."""
 
     device: Candidate
     target: str
     retry: int
+    shadow: ShadowPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +122,8 @@ class RoundPlan:
     rollout: Rollout
     changes: tuple[Change, ...] = ()
     offers: tuple[Offer, ...] = ()
+    releases: tuple[Offer, ...] = ()
+    """Devices in shadow whose candidate may answer now: the same offer without the shadow."""
     withdrawals: tuple[Withdrawal, ...] = ()
     decisions: tuple[Decision, ...] = ()
     acts: tuple[Act, ...] = ()
@@ -119,7 +133,8 @@ class RoundPlan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write beside the rollout itself."""
-        return not (self.changes or self.offers or self.withdrawals or self.decisions or self.acts)
+        written = (self.changes, self.offers, self.releases, self.withdrawals, self.decisions)
+        return not (any(written) or self.acts)
 
 
 class Round:
@@ -132,6 +147,7 @@ class Round:
         self.members = {member.device.number: member for member in view.members}
         self.tally = Tally(view.tally, tries_max=view.rollout.policy.tries_max)
         self.offers: list[Offer] = []
+        self.releases: list[Offer] = []
         self.withdrawals: list[Withdrawal] = []
         self.decisions: list[Decision] = []
         self.acts: list[Act] = []
@@ -199,6 +215,7 @@ class Round:
             rollout=self.rollout,
             changes=changes,
             offers=tuple(self.offers),
+            releases=tuple(self.releases),
             withdrawals=tuple(self.withdrawals),
             decisions=tuple(self.decisions),
             acts=tuple(self.acts),

@@ -9,6 +9,7 @@ from fleet_server.core.rollout_gate import Basis, Settled
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_machine import RolloutState
 from fleet_server.core.rollout_outcome import Progress, Refusal, SlotFacts
+from fleet_server.core.shadow_gate import ShadowSettled
 from fleet_server.core.targeting import Candidate
 
 
@@ -20,11 +21,13 @@ class StageRecord:
         name: As written in the plan.
         verdict: Newest, empty before the first look.
         settled: That it was found good enough; None before.
+        shadow: That its candidate was found close enough in shadow; None before.
     """
 
     name: str
     verdict: str = ""
     settled: Settled | None = None
+    shadow: ShadowSettled | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ class Desired:
     target: str
     rollout: int = 0
     retry: int = 0
+    is_shadowed: bool = False
 
 
 _NO_WORD = SlotFacts()
@@ -111,7 +115,12 @@ def dump_memory(rollout: Rollout) -> dict[str, Any]:
     """Give the JSON form of what a rollout remembers beside its plain columns."""
     return {
         "stages": [
-            {"name": s.name, "verdict": s.verdict, "settled": dump_settled(s.settled)}
+            {
+                "name": s.name,
+                "verdict": s.verdict,
+                "settled": dump_settled(s.settled),
+                "shadow": s.shadow.to_json() if s.shadow is not None else None,
+            }
             for s in rollout.stages
         ],
         "is_undecided": rollout.is_undecided,
@@ -126,7 +135,12 @@ def read_memory(value: Mapping[str, Any]) -> dict[str, Any]:
     """Read what ``dump_memory`` gave as keyword arguments of ``Rollout``."""
     return {
         "stages": tuple(
-            StageRecord(name=s["name"], verdict=s["verdict"], settled=read_settled(s["settled"]))
+            StageRecord(
+                name=s["name"],
+                verdict=s["verdict"],
+                settled=read_settled(s["settled"]),
+                shadow=ShadowSettled.from_json(s.get("shadow")),
+            )
             for s in value["stages"]
         ),
         "is_undecided": value["is_undecided"],

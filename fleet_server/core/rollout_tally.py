@@ -21,6 +21,20 @@ class TallyKey(NamedTuple):
     tries: int = 0
 
 
+_BEFORE_SHADOW = frozenset({Outcome.PENDING, Outcome.OFFERED, Outcome.FETCHING, Outcome.TESTING})
+_AFTER_SHADOW = frozenset(
+    {Outcome.PROBATION, Outcome.CONFIRMED, Outcome.FAILED, Outcome.SILENT_AFTER}
+)
+
+
+class ShadowPlaces(NamedTuple):
+    """Devices of a stage by where they stand to the shadow; who is left out is in none."""
+
+    before: int
+    within: int
+    after: int
+
+
 class Tally:
     """Devices by stage, outcome, code and tries."""
 
@@ -51,6 +65,22 @@ class Tally:
             in_flight=weights[Weight.IN_FLIGHT],
             offline=offline,
         )
+
+    def count_shadow(self, stage: int) -> ShadowPlaces:
+        """Give one stage as the gate on the shadow sees it."""
+        before = within = after = 0
+        for key, count in self._counts.items():
+            if key.stage != stage:
+                continue
+            weight = weigh_outcome(key.outcome, key.code, key.tries, self._tries_max)
+            is_tried_again = key.outcome is Outcome.FAILED and weight is Weight.WAITING
+            if key.outcome is Outcome.SHADOW:
+                within += count
+            elif key.outcome in _BEFORE_SHADOW or is_tried_again:
+                before += count
+            elif key.outcome in _AFTER_SHADOW and weight is not Weight.LEFT_OUT:
+                after += count
+        return ShadowPlaces(before, within, after)
 
     def count(self, *outcomes: Outcome) -> int:
         """Give the number of devices with one of these outcomes, all stages together."""

@@ -14,7 +14,7 @@ from device_profiles.profile import DeviceProfile
 from fleet_server.core.label_query import LabelQuery
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_outcome import Outcome
-from fleet_server.core.rollout_round import Change, Decision
+from fleet_server.core.rollout_round import Change, Decision, SeenShadow
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import TallyKey
 from fleet_server.core.targeting import Candidate, Package
@@ -110,6 +110,10 @@ class RolloutStore(Protocol):
         """Return the devices whose outcome may change or who may be offered something now."""
         ...
 
+    def list_shadows(self, rollout: Rollout) -> dict[int, SeenShadow]:
+        """Return what its devices found in shadow, by number."""
+        ...
+
     def put_members(self, rollout_id: int, changes: Sequence[Change]) -> None:
         """Store devices' new rows."""
         ...
@@ -158,6 +162,10 @@ class FleetView(Protocol):
 
     def find_version_state(self, model: str, version: int) -> str | None:
         """Return a version's state; None when there is no such version."""
+        ...
+
+    def find_task(self, model: str) -> str | None:
+        """Return what a model does, such as ``regression``; None when there is no such model."""
         ...
 
     def list_packages(self, model: str, version: int) -> dict[str, Package]:

@@ -28,6 +28,7 @@ from fleet_server.services.assign_devices import Assigner
 from fleet_server.services.define_group import find_group, is_in, read_query
 
 SLOT_CHARS_MAX = 64
+REGRESSION = "regression"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,8 @@ class RolloutPlanner:
         Raises:
             NotFoundError: No such version or group; names those there are.
             RefusedError: The version is not approved, or nobody can be given it.
-            MisuseError: The stages cannot be read or do not fit the devices.
+            MisuseError: The stages cannot be read or do not fit the devices; or labels of a
+                regression are to be compared.
         """
         request = replace(request, slot=request.slot or request.model)
         if len(request.slot) > SLOT_CHARS_MAX:
@@ -100,6 +102,7 @@ class RolloutPlanner:
             raise MisuseError(f"--stages: {error}; for example: 5%,25%,100%") from error
         with self.books.reading() as book:
             packages = find_packages(book, request.model, request.version)
+            _check_labels(book, request)
             targets = self._find_targets(book, request, packages)
             groups = _find_tests(book, specs)
             now_running = Counter(
@@ -188,6 +191,17 @@ class RolloutPlanner:
             else:
                 left_out.append(found)
         return Targets(fit=tuple(fit), left_out=tuple(left_out))
+
+
+def _check_labels(book: Book, request: PlanRequest) -> None:
+    """Refuse to judge the labels of a model that gives none."""
+    test = request.policy.disagreement
+    if test is None or test.difference_min or book.fleet.find_task(request.model) != REGRESSION:
+        return
+    raise MisuseError(
+        f"{request.model} is a regression and has no labels to differ; say from where on numbers"
+        " do, in parts of 1 + their size: --disagree-by 0.01"
+    )
 
 
 def find_packages(book: Book, model: str, version: int) -> dict[str, Package]:

@@ -12,6 +12,8 @@ from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.core.rollout_replay import Replay, replay_decision
 from fleet_server.core.rollout_state import Rollout
 from fleet_server.core.rollout_tally import Tally
+from fleet_server.core.shadow_gate import ShadowCounts, count_compared, find_share_interval
+from fleet_server.core.shadow_limits import DisagreementTest
 from fleet_server.core.targeting import LeftOut, find_targets
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.rollouts import Book, Books, MemberView, ProfileSource, StoredDecision
@@ -22,6 +24,7 @@ FAILURES_SHOWN = 5
 LEFT_OUT_SHOWN = 1_000
 DECISIONS_SHOWN = 200
 BAD = (Outcome.FAILED, Outcome.SILENT_AFTER)
+NOTHING_COMPARED = ShadowCounts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,22 @@ class StageView:
     outcomes: Mapping[Outcome, int]
     verdict: str
     is_passed: bool
+    shadow: ShadowCounts = NOTHING_COMPARED
+
+    def dump_shadow(self, likeness: float) -> dict[str, float] | None:
+        """Give what was compared as JSON, with the share's 95 % interval; None: nothing."""
+        shadow = self.shadow
+        if not shadow.rows:
+            return None
+        low, high = find_share_interval(shadow, likeness)
+        return {
+            "devices": shadow.devices,
+            "rows": shadow.rows,
+            "differing": shadow.differing,
+            "share": shadow.differing / shadow.rows,
+            "low": low,
+            "high": high,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +84,7 @@ class RolloutView:
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
         rollout = self.rollout
+        test = rollout.policy.disagreement or DisagreementTest()
         return {
             "id": rollout.id,
             "model": rollout.model,
@@ -82,6 +102,7 @@ class RolloutView:
                     "outcomes": {str(o): count for o, count in stage.outcomes.items()},
                     "verdict": stage.verdict,
                     "is_passed": stage.is_passed,
+                    "shadow": stage.dump_shadow(test.likeness),
                 }
                 for stage in self.stages
             ],
@@ -160,6 +181,7 @@ class RolloutReader:
     def _view(self, book: Book, rollout: Rollout) -> RolloutView:
         counted = book.rollouts.tally(rollout.id)
         tally = Tally(counted, tries_max=rollout.policy.tries_max)
+        shadows = _count_shadows(book, rollout)
         stages = tuple(
             StageView(
                 name=record.name,
@@ -167,6 +189,7 @@ class RolloutReader:
                 outcomes=tally.by_outcome(index),
                 verdict=record.verdict,
                 is_passed=_is_passed(rollout, index),
+                shadow=shadows.get(index, NOTHING_COMPARED),
             )
             for index, record in enumerate(rollout.stages)
         )
@@ -208,3 +231,12 @@ def is_moving(rollout: Rollout) -> bool:
 
 def _is_passed(rollout: Rollout, index: int) -> bool:
     return index < rollout.stage or rollout.state is RolloutState.COMPLETED
+
+
+def _count_shadows(book: Book, rollout: Rollout) -> dict[int, ShadowCounts]:
+    """Count what was compared in each stage; labels, where the plan sets no limits."""
+    test = rollout.policy.disagreement or DisagreementTest()
+    found: dict[int, list[tuple[int, int]]] = {}
+    for seen in book.rollouts.list_shadows(rollout).values():
+        found.setdefault(seen.stage, []).append(test.count(seen.report))
+    return {stage: ShadowCounts(compared=count_compared(rows)) for stage, rows in found.items()}

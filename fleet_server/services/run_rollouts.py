@@ -15,7 +15,7 @@ from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.codes import Code
 from fleet_server.core.label_query import LabelQuery, QueryError, parse_query
 from fleet_server.core.rollout_look import plan_round
-from fleet_server.core.rollout_machine import RolloutState
+from fleet_server.core.rollout_machine import FINAL, RolloutState
 from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.core.rollout_round import Act, Change, RoundPlan, RoundView
 from fleet_server.core.rollout_state import Rollout
@@ -137,6 +137,7 @@ class RolloutRunner:
         is_open = rollout.state is RolloutState.RUNNING and query is not None
         outsiders = book.fleet.list_outsiders(rollout.id, query) if is_open and query else []
         state = book.fleet.find_version_state(rollout.model, rollout.version)
+        is_judged = rollout.policy.disagreement is not None and rollout.state not in FINAL
         return RoundView(
             rollout=rollout,
             tally=book.rollouts.tally(rollout.id),
@@ -148,6 +149,7 @@ class RolloutRunner:
             is_approved=state == APPROVED,
             is_superseded=book.rollouts.is_superseded(rollout),
             alarms=book.fleet.list_alarms(rollout),
+            shadows=book.rollouts.list_shadows(rollout) if is_judged else {},
             champion=book.fleet.find_champion(rollout.model),
             listening_since=self.listening_since,
             now=self.clock.now(),
@@ -208,9 +210,9 @@ def _offer(book: Book, assigner: Assigner, plan: RoundPlan) -> dict[str, Objecti
             rollout=rollout.id,
             retry=offer.retry,
             probation=rollout.policy.probation,
-            shadow=rollout.policy.shadow,
+            shadow=offer.shadow,
         )
-        for offer in plan.offers
+        for offer in (*plan.offers, *plan.releases)
     ]
     return _by_device(assigner.set_desired_many(book.devices, book.assignments, wishes))
 

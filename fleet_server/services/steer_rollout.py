@@ -7,7 +7,7 @@ after it. Nothing here reaches a device that the rollout has not reached already
 
 from dataclasses import dataclass, replace
 
-from fleet_server.core.rollout_gate import accept_by_operator
+from fleet_server.core.rollout_gate import Basis, accept_by_operator
 from fleet_server.core.rollout_look import dump_counts, say_stage
 from fleet_server.core.rollout_machine import (
     RolloutEffect,
@@ -20,6 +20,13 @@ from fleet_server.core.rollout_round import Decision, enter_state
 from fleet_server.core.rollout_state import Rollout
 from fleet_server.core.rollout_tally import Tally
 from fleet_server.core.rollout_words import say_devices
+from fleet_server.core.shadow_gate import (
+    ShadowCounts,
+    ShadowSettled,
+    count_compared,
+    settle_shadow,
+)
+from fleet_server.core.shadow_limits import DisagreementTest
 from fleet_server.errors import BusyError, MisuseError, NotFoundError, RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.rollouts import Book, Books
@@ -120,7 +127,12 @@ class RolloutDesk:
         now, index = self.clock.now(), rollout.stage
         tally = Tally(book.rollouts.tally(rollout.id), tries_max=rollout.policy.tries_max)
         counts = tally.count_stage(index)
-        stage = replace(rollout.stages[index], settled=accept_by_operator(counts, now=now))
+        record = rollout.stages[index]
+        if rollout.policy.disagreement is not None and record.shadow is None:
+            # The candidate in shadow was undecided; the outcomes of the stage are judged later.
+            stage = replace(record, shadow=self._accept_shadow(book, rollout, index))
+        else:
+            stage = replace(record, settled=accept_by_operator(counts, now=now))
         book.rollouts.add_decision(
             rollout.id,
             Decision(
@@ -133,6 +145,14 @@ class RolloutDesk:
         return replace(
             rollout, stages=(*rollout.stages[:index], stage, *rollout.stages[index + 1 :])
         )
+
+    def _accept_shadow(self, book: Book, rollout: Rollout, stage: int) -> ShadowSettled:
+        """Remember that a person lets an undecided candidate answer."""
+        test = rollout.policy.disagreement or DisagreementTest()
+        seen = book.rollouts.list_shadows(rollout).values()
+        compared = count_compared(test.count(s.report) for s in seen if s.stage == stage)
+        counts = ShadowCounts(compared=compared)
+        return settle_shadow(counts, Basis.OPERATOR, now=self.clock.now())
 
     def _restore_champion(self, book: Book, rollout: Rollout, reason: str) -> None:
         """Put the version before back in service, unless another was put there since."""

@@ -18,11 +18,13 @@ from device_profiles.catalog import load_profile
 from device_profiles.compatibility import Misfit
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.assignment import target_path
+from edge_agent.contract.messages import SlotReport, SlotState
 from edge_agent.contract.package import TargetCustom
 from fleet_server.adapters.database.engine import open_engine, read_session, write_session
 from fleet_server.adapters.database.lease import DatabaseLease
 from fleet_server.adapters.database.migrate import migrate
 from fleet_server.adapters.database.rollout_book import RolloutBooks
+from fleet_server.adapters.database.shadow_rows import write_shadows
 from fleet_server.adapters.database.tables import (
     ArtifactRow,
     AssignmentRow,
@@ -224,11 +226,14 @@ class DatabaseFleet:
                 ).all()
             )
             said, slots = [], []
+            shadows: dict[int, dict[str, SlotReport]] = {}
             for number, device in self.devices.items():
                 before, row = device.slot, desired.get(number)
                 device.tick(_desired(row) if row else None, now)
                 if device.slot != before:
                     slots.append(_slot_columns(number, device.slot))
+                if device.shadow is not None:
+                    shadows[number] = {"m": _shadow_report(device)}
                 is_heard = device.is_online and not device.is_dead_after_offer
                 said.append(
                     {
@@ -241,6 +246,7 @@ class DatabaseFleet:
             session.connection().execute(_HEAR, said)
             if slots:
                 session.connection().execute(_UPSERT_SLOT, slots)
+            write_shadows(session, shadows, now)
 
     def sign(self) -> None:
         """Sign what changed."""
@@ -343,7 +349,14 @@ def name_of(number: int) -> str:
 
 
 def _desired(row: DesiredRow) -> Desired:
-    return Desired(target=row.target, rollout=row.rollout, retry=row.retry)
+    return Desired(
+        target=row.target, rollout=row.rollout, retry=row.retry, is_shadowed=bool(row.shadow)
+    )
+
+
+def _shadow_report(device: FakeDevice) -> SlotReport:
+    rollout = device.assigned.rollout if device.assigned else 0
+    return SlotReport(state=SlotState.SHADOWING, rollout=rollout, shadow=device.shadow)
 
 
 def _slot_columns(number: int, slot: SlotFacts) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from edge_agent.contract.shadow import ShadowReport, ShadowState
 from fleet_server.core.label_query import parse_query
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_look import plan_round
 from fleet_server.core.rollout_machine import RolloutEvent, RolloutState, step
 from fleet_server.core.rollout_outcome import Outcome, Progress, SlotFacts
-from fleet_server.core.rollout_round import RoundPlan, RoundView, enter_state
+from fleet_server.core.rollout_round import RoundPlan, RoundView, SeenShadow, enter_state
 from fleet_server.core.rollout_state import Desired, Member, Rollout, StageRecord
 from fleet_server.core.rollout_tally import TallyKey
 from fleet_server.core.stage_plan import parse_stages, plan_stages
@@ -20,6 +21,8 @@ from fleet_server.core.targeting import Candidate, Package
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OLD_SHA, NEW_SHA = "1" * 64, "2" * 64
 OLD, NEW = "m/1/camera.tar", "m/2/camera.tar"
+COMPARED_MAX = 2_000
+"""Rows after which a device leaves the shadow by itself."""
 PACKAGES = {"camera": Package(profile="camera", target=NEW, sha256=NEW_SHA)}
 
 
@@ -31,6 +34,7 @@ class FakeDevice:
         fails_with: Code it fails with in its self-test; empty when it succeeds.
         is_dead_after_offer: Never says anything again once it was assigned something.
         has_old: Runs the old version before.
+        differs: Of 100 rows that it compares a tick when asked to; None: it cannot compare.
     """
 
     number: int
@@ -38,6 +42,8 @@ class FakeDevice:
     fails_with: str = ""
     is_dead_after_offer: bool = False
     has_old: bool = True
+    differs: int | None = None
+    shadow: ShadowReport | None = None
     slot: SlotFacts = field(default_factory=SlotFacts)
     assigned: Desired | None = None
     failed_retry: int = -1
@@ -59,10 +65,14 @@ class FakeDevice:
         if not self.is_online or (self.is_dead_after_offer and desired is not None):
             return
         self.slot = replace(self.slot, has_newest=True)
-        if desired is None or desired == self.assigned:
+        is_same = self.assigned is not None and desired == replace(
+            self.assigned, is_shadowed=desired is not None and desired.is_shadowed
+        )
+        self.assigned = desired if is_same else self.assigned
+        if desired is None or is_same:
             self._move_on(now)
             return
-        self.assigned = desired
+        self.assigned, self.shadow = desired, None
         is_new = desired.target == NEW
         wanted = NEW_SHA if is_new else OLD_SHA
         if self.slot.confirmed_sha256 == wanted:
@@ -70,11 +80,15 @@ class FakeDevice:
         elif is_new and self.fails_with and desired.retry <= self.failed_retry:
             self._say("failed", now, code="known-bad")
         else:
-            self.left = ("fetching", "self_testing", "probation", "confirmed")
+            is_compared = desired.is_shadowed and self.differs is not None and self.has_old
+            compared = ("shadowing",) if is_compared else ()
+            self.left = ("fetching", "self_testing", *compared, "probation", "confirmed")
             self._say("offered", now)
 
     def _move_on(self, now: datetime) -> None:
         if not self.left or self.assigned is None:
+            return
+        if self.slot.state == "shadowing" and self._compare():
             return
         phase, *rest = self.left
         self.left = tuple(rest)
@@ -86,6 +100,20 @@ class FakeDevice:
         else:
             running = sha if phase in ("probation", "confirmed") else None
             self._say(phase, now, running=running, is_confirmed=phase == "confirmed")
+
+    def _compare(self) -> bool:
+        """Compare 100 rows more; tell whether to go on with that."""
+        before = self.shadow or ShadowReport(sha256=NEW_SHA, state=ShadowState.COMPARING)
+        if self.assigned is None or not self.assigned.is_shadowed or before.rows >= COMPARED_MAX:
+            self.shadow = replace(before, state=ShadowState.OVER)
+            return False
+        self.shadow = replace(
+            before,
+            rows=before.rows + 100,
+            seconds=before.seconds + 10,
+            differs=before.differs + (self.differs or 0),
+        )
+        return True
 
     def _say(
         self,
@@ -192,6 +220,11 @@ class RolloutWorld:
             ],
             query=parse_query("profile=camera"),
             packages=PACKAGES,
+            shadows={
+                number: SeenShadow(stage=row.stage, report=shadow)
+                for number, row in self.rows.items()
+                if (shadow := self.devices[number].shadow) is not None
+            },
             champion=self.champion,
             now=self.now,
         )
@@ -215,8 +248,17 @@ class RolloutWorld:
             )
         for offer in plan.offers:
             number = offer.device.number
-            self.desired[number] = Desired(target=offer.target, rollout=7, retry=offer.retry)
+            self.desired[number] = Desired(
+                target=offer.target,
+                rollout=7,
+                retry=offer.retry,
+                is_shadowed=offer.shadow is not None,
+            )
             self.offered_total.append(number)
+            self._unsee(number)
+        for release in plan.releases:
+            number = release.device.number
+            self.desired[number] = replace(self.desired[number], is_shadowed=False)
             self._unsee(number)
         for withdrawal in plan.withdrawals:
             number = withdrawal.device.number

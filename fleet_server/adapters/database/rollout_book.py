@@ -116,6 +116,10 @@ class FleetRepository:
         )
         return self._session.exec(query).first()
 
+    def find_task(self, model: str) -> str | None:
+        """Return what a model does; None when there is no such model."""
+        return self._session.exec(select(ModelRow.task).where(col(ModelRow.name) == model)).first()
+
     def list_packages(self, model: str, version: int) -> dict[str, Package]:
         """Return a version's packages by profile."""
         query = select(ArtifactRow.profile, ArtifactRow.target, ArtifactRow.sha256).where(

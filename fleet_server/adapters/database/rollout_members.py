@@ -74,6 +74,7 @@ _COLUMNS: tuple[Any, ...] = (
     col(DesiredRow.target).label("desired_target"),
     col(DesiredRow.rollout).label("desired_rollout"),
     col(DesiredRow.retry).label("desired_retry"),
+    col(DesiredRow.shadow).label("desired_shadow"),
     col(AssignmentRow.counter),
     col(AssignmentRow.is_stale),
 )
@@ -241,7 +242,12 @@ def _slot(row: Row[Any], said: dict[str, Any]) -> SlotFacts:
 def _desired(row: Row[Any]) -> Desired | None:
     if row.desired_target is None:
         return None
-    return Desired(target=row.desired_target, rollout=row.desired_rollout, retry=row.desired_retry)
+    return Desired(
+        target=row.desired_target,
+        rollout=row.desired_rollout,
+        retry=row.desired_retry,
+        is_shadowed=bool(row.desired_shadow),
+    )
 
 
 def _refusal(value: Any, at: datetime | None) -> Refusal | None:

@@ -18,6 +18,7 @@ from fleet_server.adapters.database.rollout_members import (
     has_unsettled,
     load_members,
 )
+from fleet_server.adapters.database.shadow_rows import read_shadows
 from fleet_server.adapters.database.tables import (
     DecisionRow,
     DesiredRow,
@@ -29,7 +30,7 @@ from fleet_server.adapters.database.tables import (
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_machine import ACTIVE, FINAL, RolloutState
 from fleet_server.core.rollout_outcome import Outcome
-from fleet_server.core.rollout_round import Change, Decision
+from fleet_server.core.rollout_round import Change, Decision, SeenShadow
 from fleet_server.core.rollout_state import (
     Member,
     Rollout,
@@ -131,6 +132,22 @@ class RolloutRepository:
     def load_members(self, rollout: Rollout) -> list[Member]:
         """Return the devices whose outcome may change or who may be offered something now."""
         return load_members(self._session, rollout)
+
+    def list_shadows(self, rollout: Rollout) -> dict[int, SeenShadow]:
+        """Return what its devices found in shadow, by number."""
+        if rollout.policy.shadow is None:
+            return {}
+        found = read_shadows(self._session, rollout=rollout.id, slot=rollout.slot)
+        row = RolloutDeviceRow
+        stages: dict[int, int] = {}
+        if found:
+            query = sa.select(col(row.device), col(row.stage)).where(col(row.rollout) == rollout.id)
+            stages = dict(self._session.execute(query).all())
+        return {
+            device: SeenShadow(stage=stages[device], report=report)
+            for device, report in found.items()
+            if device in stages
+        }
 
     def put_members(self, rollout_id: int, changes: Sequence[Change]) -> None:
         """Store devices' new rows."""

@@ -42,6 +42,7 @@ from fleet_server.core.rollout_limits import (
 )
 from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.core.rollout_state import Rollout
+from fleet_server.core.shadow_limits import GOAL_SHARE, DisagreementTest
 from fleet_server.errors import MisuseError
 from fleet_server.services.issue_tokens import Caller
 from fleet_server.services.plan_rollout import PlanRequest, RolloutPlan
@@ -201,6 +202,7 @@ def _policy(given: PolicyIn) -> RolloutPolicy:
                 output_shift_max=given.output_shift_max,
             ),
             shadow=_shadow(given),
+            disagreement=_disagreement(given),
         )
     except ValueError as error:
         raise MisuseError(f"policy: {error}") from error
@@ -215,6 +217,19 @@ def _shadow(given: PolicyIn) -> ShadowPolicy | None:
         timeout_s=given.shadow_timeout_s,
         share=given.shadow_share,
         cpu_share=given.shadow_cpu_share,
+    )
+
+
+def _disagreement(given: PolicyIn) -> DisagreementTest | None:
+    never_above, goal = given.disagree_never_above, given.disagree_goal
+    if never_above is None:
+        if goal is not None or given.disagree_by:
+            raise MisuseError("policy: disagree_goal and disagree_by need disagree_never_above")
+        return None
+    return DisagreementTest(
+        goal=never_above * GOAL_SHARE if goal is None else goal,
+        never_above=never_above,
+        difference_min=given.disagree_by,
     )
 
 

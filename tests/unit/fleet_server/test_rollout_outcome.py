@@ -67,7 +67,7 @@ def said(**change: Any) -> SlotFacts:
         ("fetching", Outcome.FETCHING),
         ("verifying", Outcome.TESTING),
         ("self_testing", Outcome.TESTING),
-        ("shadowing", Outcome.TESTING),
+        ("shadowing", Outcome.SHADOW),
         ("probation", Outcome.PROBATION),
         ("rolling_back", Outcome.PROBATION),
         ("confirmed", Outcome.OFFERED),
@@ -277,7 +277,7 @@ def test_only_what_a_retry_can_help_is_tried_again(
     assert find_retry_at(known, POLICY) == wanted
 
 
-@pytest.mark.parametrize(("age_s", "found"), [(899, Outcome.TESTING), (900, Outcome.SILENT_AFTER)])
+@pytest.mark.parametrize(("age_s", "found"), [(899, Outcome.SHADOW), (900, Outcome.SILENT_AFTER)])
 def test_a_device_that_compares_has_the_time_for_it(age_s: int, found: Outcome) -> None:
     here = standpoint(age_s)
     shadowed = replace(here, policy=replace(here.policy, shadow=ShadowPolicy(timeout_s=300)))

@@ -54,6 +54,9 @@ OPTIONS = PolicyOptions(
     shadow_timeout="1h",
     shadow_share="10%",
     shadow_cpu="5%",
+    disagree_goal="",
+    disagree_never_above="",
+    disagree_by="",
     error_rate_max="5%",
     output_shift_max="0.5",
 )
@@ -237,6 +240,11 @@ def test_options_become_a_policy_that_survives_its_json() -> None:
         ({"probation": "30d"}, "duration_s"),
         ({"shadow": "10 parsecs"}, "--shadow"),
         ({"shadow": "10m", "shadow_cpu": "0%"}, "cpu_share"),
+        ({"disagree_never_above": "10%"}, "--shadow"),
+        ({"shadow": "10m", "disagree_goal": "1%"}, "--disagree-never-above"),
+        ({"shadow": "10m", "disagree_goal": "9%", "disagree_never_above": "9%"}, "goal 9 %"),
+        ({"shadow": "10m", "disagree_never_above": "9%", "disagree_by": "0.02"}, "0.01, 0.1"),
+        ({"shadow": "10m", "disagree_never_above": "9%", "disagree_by": "x"}, "no number"),
     ],
 )
 def test_options_out_of_range_are_misuse(change: dict[str, object], message: str) -> None:
