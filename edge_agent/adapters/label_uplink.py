@@ -69,8 +69,8 @@ class LabelUplink:
                 return
             self._meter.charge(len(payload))
             self._outbox.reserve([], self._meter.notes())
-        if self._publish(payload):
-            self._next_at = now + self._timeout_s * (1 + self._jitter())
-            self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)
-        elif self._meter is not None:
+        if not self._publish(payload) and self._meter is not None:
             self._meter.charge(-len(payload), messages=-1)
+        # Refused or not: without a link, every try would cost a commit.
+        self._next_at = now + self._timeout_s * (1 + self._jitter())
+        self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)

@@ -70,8 +70,8 @@ class RowUplink:
                 return
             meter.charge(len(payload))
             self._outbox.reserve([], meter.notes())
-        if self._publish(payload):
-            self._next_at = now + self._timeout_s * (1 + self._jitter())
-            self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)
-        elif meter is not None:
+        if not self._publish(payload) and meter is not None:
             meter.charge(-len(payload), messages=-1)
+        # Refused or not: without a link, every try would cost a commit.
+        self._next_at = now + self._timeout_s * (1 + self._jitter())
+        self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)

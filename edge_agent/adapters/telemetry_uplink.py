@@ -79,6 +79,8 @@ class TelemetryUplink:
         self._rows = RowUplink(outbox, publish_rows, clock, jitter, meter) if publish_rows else None
         self._held_bytes = 0
         self._is_refused = False
+        self._again_at = 0.0
+        """Of a link that took nothing: every try costs a commit."""
         self._seen_appended = -1
         self.malformed_acks = 0
 
@@ -94,6 +96,8 @@ class TelemetryUplink:
             self._rows.pump()
 
     def _pump_windows(self) -> None:
+        if self._clock.monotonic() < self._again_at:
+            return
         if self._is_held() or self._seen_appended == self._outbox.appended:
             return
         try:
@@ -104,7 +108,7 @@ class TelemetryUplink:
     def on_connected(self) -> None:
         """Send again at the next ``pump`` what was sent but never acknowledged."""
         self._in_flight.clear()
-        self._seen_appended = -1
+        self._again_at, self._seen_appended = 0.0, -1
         self._timeout_s = ACK_TIMEOUT_S
         if self._labels is not None:
             self._labels.on_connected()
@@ -184,7 +188,10 @@ class TelemetryUplink:
             self._give_back(frame_size(windows) - frame_size(left))
             resend_at = self._clock.monotonic() + self._timeout_s * (1 + self._jitter())
             self._in_flight.update(((boot, w.stream, w.sequence), resend_at) for w in left)
-        if not self._is_refused:
+        if self._is_refused:
+            self._again_at = self._clock.monotonic() + self._timeout_s * (1 + self._jitter())
+            self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_S_MAX)
+        else:
             self._seen_appended = appended
 
     def _afford(self, frames: list[_Frame]) -> list[_Frame]:

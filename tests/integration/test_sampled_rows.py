@@ -275,12 +275,32 @@ def test_batches_leave_in_order_one_at_a_time_until_the_server_has_them() -> Non
     world.uplink.on_connected()
     assert world.pump_after(0) == []
     world.is_up = True
+    world.uplink.on_connected()
     assert world.pump_after(0) == [3]
     world.acknowledge(6, 3)
     assert world.outbox.counts()["samples"] == 1, "not of that boot"
     world.acknowledge(5, 3)
     assert world.outbox.counts()["samples"] == 0
     assert world.pump_after(60) == []
+
+
+def test_without_a_link_rows_cost_hardly_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(per_day=10**7)
+    world.outbox.append_rows(5, [encoded(world.device)(3)])
+    commits: list[int] = []
+    reserve = Outbox.reserve
+
+    def count(outbox: Outbox, *given: Any) -> Any:
+        commits.append(1)
+        return reserve(outbox, *given)
+
+    monkeypatch.setattr(Outbox, "reserve", count)
+    world.is_up = False
+    for _ in range(600):
+        world.pump_after(1)
+    assert 2 < len(commits) < 10
+    assert world.meter is not None
+    assert world.meter.counts()["used_bytes"] == 0
 
 
 def test_rows_leave_half_of_the_budget_to_windows_and_labels() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from edge_agent.adapters.outbox import Outbox
@@ -134,12 +136,30 @@ def test_an_acknowledgement_ends_the_back_off(world: World) -> None:
     assert world.pump_after(ACK_TIMEOUT_S) == [1]
 
 
-def test_what_the_link_does_not_take_is_tried_at_the_next_pump(world: World) -> None:
+def test_what_the_link_does_not_take_is_tried_ever_later_and_at_once_in_a_new_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[int] = []
+    reserve = Outbox.reserve
+
+    def count(outbox: Outbox, *given: Any) -> Any:
+        commits.append(1)
+        return reserve(outbox, *given)
+
+    monkeypatch.setattr(Outbox, "reserve", count)
     world.is_up = False
     world.keep(2)
+    for _ in range(600):
+        assert world.pump_after(1) == []
+    assert 5 < len(commits) <= 15, "each is written to flash"
+    world.is_up = True
+    assert world.pump_after(60) == [0, 1], "of a session that was full"
+    world.is_up = False
+    world.uplink.on_connected()
     assert world.pump_after(0) == []
     world.is_up = True
-    assert world.pump_after(1) == [0, 1]
+    world.uplink.on_connected()
+    assert world.pump_after(0) == [0, 1]
 
 
 def test_unacknowledged_windows_are_bounded(world: World) -> None:
