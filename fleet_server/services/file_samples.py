@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from edge_agent.contract.rows import RowFeature, decode_rows
+from edge_agent.contract.rows import RowFeature, decode_rows, row_bytes
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.samples import SampleBook, SampleFile, SampleFiles, StoredBatch
 
@@ -17,6 +17,8 @@ FILE_AFTER = timedelta(minutes=10)
 """How long a batch waits for others."""
 FILE_BYTES = 33_554_432
 """Filed earlier when this many bytes wait; also the most at once."""
+FILE_ROWS_BYTES = 67_108_864
+"""Of the rows of one file before compression: a message of 4 KB may hold 4 MB of zeros."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,13 +76,15 @@ class FileSamples:
 
 
 def group_batches(batches: Iterable[StoredBatch]) -> list[list[StoredBatch]]:
-    """Put together what may share a file: one package, one day, the same features."""
-    groups: dict[tuple[str, int, str, str, tuple[RowFeature, ...]], list[StoredBatch]] = {}
+    """Put together what may share a file: one package, one day, the same features, bounded."""
+    groups: dict[tuple[str, int, str, str, tuple[RowFeature, ...], int], list[StoredBatch]] = {}
+    sizes: dict[tuple[str, int, str, str, tuple[RowFeature, ...]], int] = {}
     for batch in batches:
-        features = decode_rows(batch.payload).batch.features
+        said = decode_rows(batch.payload).batch
         day = f"{batch.received_at:%Y-%m-%d}"
-        key = (batch.model, batch.version, batch.sha256, day, features)
-        groups.setdefault(key, []).append(batch)
+        key = (batch.model, batch.version, batch.sha256, day, said.features)
+        sizes[key] = sizes.get(key, 0) + len(said.rows) * row_bytes(said.features)
+        groups.setdefault((*key, sizes[key] // FILE_ROWS_BYTES), []).append(batch)
     return list(groups.values())
 
 

@@ -131,6 +131,24 @@ def batch(
     return frame_batch(boot, sequence, encode_batch(own))
 
 
+def test_rows_of_few_bytes_that_unfold_to_many_share_no_file(server: Server) -> None:
+    wide = RowFeature(name="grid", width=1_000_000)
+    own = RowBatch(
+        artifact=bytes.fromhex(PLANT.sha256)[:8],
+        stream=0,
+        share=1.0,
+        features=(wide,),
+        rows=(RowHead(0, 0, 0, Reason.SHARE, 0.0, 0.0),),
+        values=(bytes(wide.row_bytes),),
+    )
+    encoded = encode_batch(own)
+    assert len(encoded) < 8_192
+    for sequence in range(1, 25):
+        server.say(frame_batch(BOOT, sequence, encoded))
+    assert server.file() == 2, "96 MB of rows"
+    assert sum(each.rows for each in server.desk.add_up("plant")) == 24
+
+
 def test_rows_come_out_as_they_came_with_labels_from_files_and_from_what_waits(
     server: Server, tmp_path: Path
 ) -> None:
