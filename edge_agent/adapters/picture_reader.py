@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.adapters.image_files import decode_pixels
+from edge_agent.adapters.image_files import PIXELS_MAX, decode_pixels
 from edge_agent.adapters.inference_binary import read_raw
 from edge_agent.adapters.inference_json import ModelCodec, is_raw_tensor
 from edge_agent.adapters.request_json import read_numbers
@@ -64,5 +64,10 @@ def _check_shape(shape: Any) -> list[int]:
         raise InputError(
             f"inputs[0].shape must be [1 to {PICTURES_PER_REQUEST_MAX} pictures, height, width,"
             f" {IMAGE_CHANNELS}], got {shape!r:.80}"
+        )
+    pixels = shape[1] * shape[2]
+    if pixels > PIXELS_MAX:
+        raise InputError(
+            f"inputs[0].shape: a picture of {pixels} pixels, the limit is {PIXELS_MAX}"
         )
     return [int(n) for n in shape]

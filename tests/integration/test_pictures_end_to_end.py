@@ -23,6 +23,7 @@ from device_profiles.catalog import load_profile
 from edge_agent.adapters.camera_folder import CameraFolder
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.package_check import check_package
+from edge_agent.adapters.shadow_child import find_difference
 from edge_agent.cli import main
 from edge_agent.client import connect
 from edge_agent.contract.image import FIGURES, ColourOrder, ImageInput
@@ -166,6 +167,8 @@ def test_a_tensor_of_several_pictures_is_answered_raw_and_as_json(
         ({"datatype": "FP32"}, "datatype must be UINT8"),
         ({"shape": [1, 2, 2, 4]}, "shape must be [1 to 64 pictures, height, width, 3]"),
         ({"shape": [1, 2, 2, 3], "data": [0] * 11}, "data has 11 numbers"),
+        ({"shape": [1, 2**32, 2**32, 3], "data": []}, "pixels, the limit is"),
+        ({"shape": [1, 10**30, 1, 3]}, "pixels, the limit is"),
         ({"shape": [1, 1, 1, 3], "data": [0, 0, 256]}, "data has 256, a UINT8 goes to 255"),
         ({"shape": [1, 1, 1, 3], "data": [0, 0, -1]}, "negative"),
         (
@@ -197,6 +200,10 @@ def test_a_wrong_body_is_refused(
     headers = {"Content-Type": kind}
     status, answer = agent[1].ask("/v1/models/main/predict", body, headers=headers)
     assert (status, words in answer["error"]) == (400, True), answer
+
+
+def test_a_candidate_gets_no_shadow_that_would_wait_for_rows_in_vain(package: Built) -> None:
+    assert find_difference(package.schema, package.schema) == "models of pictures are not compared"
 
 
 def test_telemetry_counts_figures_of_the_pictures(package: Built) -> None:
