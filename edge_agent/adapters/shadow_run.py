@@ -150,7 +150,7 @@ class ShadowRun:
     ) -> None:
         """Copy a request into the queue, or count why not; never waits."""
         rows = min(len(features), ROWS_PER_REQUEST_MAX)
-        is_full = self._queue.qsize() >= self._room(features, rows)
+        is_full = self._queue.qsize() >= self._room((features, *values), rows)
         if self._is_resting or is_full:
             with self._lock:
                 self._counts["skipped" if self._is_resting else "dropped"] += rows
@@ -171,9 +171,9 @@ class ShadowRun:
         self._thread.join()
 
     @staticmethod
-    def _room(features: NDArray[Any], rows: int) -> int:
+    def _room(arrays: Sequence[NDArray[Any]], rows: int) -> int:
         """Return how many such requests may wait; none that is larger than a child takes."""
-        size = features[:rows].nbytes
+        size = sum(array[:rows].nbytes for array in arrays)
         if size > ROW_BYTES_MAX:
             return 0
         return max(1, min(REQUESTS_WAITING_MAX, BYTES_WAITING_MAX // max(1, size)))

@@ -287,6 +287,16 @@ def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
     assert found.rows > 0
 
 
+def test_wide_answers_count_in_what_may_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bench.start(TWO)
+    wait_until(lambda: run.sight().report.state is ShadowState.COMPARING)
+    monkeypatch.setattr(shadow_run, "BYTES_WAITING_MAX", 1_000)
+    wide = [_ONCE[0], np.zeros((1, 100_000), np.float32)]
+    for _ in range(20):
+        run.tap().offer(ROWS[:1], wide, 0.3)
+    assert run.sight().report.dropped > 15
+
+
 def test_a_request_without_an_end_ends_the_shadow(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
