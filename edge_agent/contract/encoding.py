@@ -194,12 +194,12 @@ def group(data: Sliceable, segments: Sequence[Segment], base: Sliceable | None) 
 
 
 def needed_bytes(*, base_bytes: int, window_log: int) -> int:
-    """Give the memory that restoring a package may need.
+    """Give the memory that restoring a package may need; a base is there twice as it is read.
 
     >>> needed_bytes(base_bytes=1_000_000, window_log=20)
     6242880
     """
-    return base_bytes + (1 << window_log) + FIXED_BYTES
+    return base_bytes + max(base_bytes, 1 << window_log) + FIXED_BYTES
 
 
 def window_log_of(size_bytes: int) -> int:
@@ -218,7 +218,9 @@ def largest_window_log(*, memory_bytes: int, base_bytes: int) -> int | None:
     21
     """
     left = memory_bytes - base_bytes - FIXED_BYTES
-    return min(WINDOW_LOG_MAX, left.bit_length() - 1) if left >= 1 << WINDOW_LOG_MIN else None
+    if left < max(base_bytes, 1 << WINDOW_LOG_MIN):
+        return None
+    return min(WINDOW_LOG_MAX, left.bit_length() - 1)
 
 
 class _Frame:

@@ -64,7 +64,8 @@ def test_what_is_encoded_comes_back_from_any_base(target: bytes, base: bytes) ->
             continue
         assert restored(encoded, target, used) == target
         need = needed_bytes(base_bytes=len(used or b""), window_log=encoded.offer.window_log)
-        assert need <= len(used or b"") + max(2 * len(target), 1_024) + 4_194_304
+        base_bytes = len(used or b"")
+        assert need <= base_bytes + max(base_bytes, 2 * len(target), 1_024) + 4_194_304
 
 
 @settings(max_examples=40, deadline=None)

@@ -140,6 +140,11 @@ def test_segments_beyond_the_bound_are_not_written() -> None:
         EncodedHead(sha256="0" * 64, size_bytes=10**6, segments=many).encode()
 
 
+def test_a_base_must_fit_twice_because_it_is_read_before_zstd_copies_it() -> None:
+    assert needed_bytes(base_bytes=30_000_000, window_log=10) > 60_000_000
+    assert largest_window_log(memory_bytes=60_000_000, base_bytes=30_000_000) is None
+
+
 @pytest.mark.parametrize("base_bytes", [0, 1_000_000, 30_000_000])
 def test_the_largest_window_is_the_largest_that_fits(base_bytes: int) -> None:
     for memory_bytes in (8_000_000, 64_000_000, 300_000_000):
