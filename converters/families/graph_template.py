@@ -4,7 +4,9 @@ Two models of one architecture convert to the same graph but for its numbers. Wh
 graph is which fitted attribute is not written down here: it is found by comparing full conversions
 of several members with their attributes, bit for bit, and believed only if it gives the exact bytes
 of the full conversion of every one of them. A member whose architecture differs (another number
-of columns, classes or layers, another parameter) is not rendered: convert it in full.
+of columns, classes or layers, another parameter) is not rendered: convert it in full. Steps that
+write what they learned in any other way than as such numbers (the columns a selector kept, the
+categories of an encoder, edges of bins) have no template: members could agree on it by chance.
 """
 
 import hashlib
@@ -29,6 +31,17 @@ MEMBERS_MIN = 2
 _MODES = {True: b"LEAF", False: b"BRANCH_LEQ"}
 _WRITTEN = ("nodes_", "target_", "class", "base_values")
 _CLASS_NAMES = "classlabels_int64s"
+_NUMERIC = (
+    "sklearn.decomposition._pca",
+    "sklearn.ensemble._forest",
+    "sklearn.ensemble._gb",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.linear_model.",
+    "sklearn.neural_network.",
+    "sklearn.preprocessing._data",
+    "sklearn.tree.",
+)
+"""Modules of the steps whose graphs differ between members in fitted floats and trees alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +98,7 @@ def find_template(members: Sequence[tuple[Any, bytes]]) -> GraphTemplate | None:
     Returns:
         A template that gives exactly those bytes for each of them; None when there is none.
     """
-    if len(members) < MEMBERS_MIN:
+    if len(members) < MEMBERS_MIN or not _is_numeric(members[0][0]):
         return None
     architectures = {describe_architecture(prepared) for prepared, _ in members}
     if len(architectures) != 1:
@@ -153,6 +166,10 @@ def _describe(step: Any) -> list[Any]:
     classes = [str(value) for value in getattr(step, "classes_", ())]
     width = int(getattr(step, "n_features_in_", 0))
     return [type(step).__module__, type(step).__name__, params, shapes, classes, width]
+
+
+def _is_numeric(prepared: Any) -> bool:
+    return all(type(step).__module__.startswith(_NUMERIC) for step in _steps(prepared))
 
 
 def _is_ensemble(step: Any) -> bool:

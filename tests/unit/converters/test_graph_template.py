@@ -15,10 +15,17 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regression
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    KBinsDiscretizer,
+    MinMaxScaler,
+    OneHotEncoder,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -152,6 +159,30 @@ def test_what_was_equal_by_chance_is_not_rendered_where_it_differs() -> None:
     member = REGRESSORS["min max"]().fit(*constant)
     assert template is not None
     assert template.render(ready(member)) in (None, convert(member))
+
+
+@pytest.mark.filterwarnings("ignore:Feature . is constant")
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda: SelectKBest(f_regression, k=2),
+        VarianceThreshold,
+        lambda: KBinsDiscretizer(3, strategy="uniform", encode="onehot-dense"),
+        lambda: OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+    ],
+)
+def test_what_a_step_learned_besides_numbers_is_never_that_of_other_members(step: Make) -> None:
+    """The first two keep the same columns, edges and categories; the third learned others."""
+    members = []
+    for seed, kept, high in ((0, 0, 4), (1, 0, 4), (2, 2, 8)):
+        rows = np.random.default_rng(seed).integers(0, 4, (400, WIDTH)).astype(np.float32)
+        targets = 9 * rows[:, kept] + 5 * rows[:, kept + 1]
+        rows[:, kept] *= high / 4
+        rows[:, 5 - kept] = 1.0
+        members.append(make_pipeline(step(), Ridge()).fit(rows, targets))
+    template = make_template(members[:2])
+    if template is not None:
+        assert template.render(ready(members[2])) in (None, convert(members[2]))
 
 
 def test_there_is_no_template_without_two_members_or_for_what_varies_otherwise() -> None:
