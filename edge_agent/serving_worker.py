@@ -187,8 +187,12 @@ class Worker:
 
     def _close_windows(self) -> None:
         while not self._stop.wait(CLOSE_DUE_S):
-            if self._serving is not None:
+            if self._serving is None:
+                continue
+            try:
                 self._serving.service.close_due()
+            except Exception:  # noqa: BLE001 - a door: what was not put away is put away later
+                _LOG.exception("telemetry could not be put away; it is tried again")
 
     def _answer(self, message: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         self._channel.send({"id": message["id"], "value": value})

@@ -208,22 +208,29 @@ class InferenceService:
         """
         for served in self._served.values():
             served.recorder.close_due()
-        lost, windows = self._waiting.take()
         try:
             self.labels.flush()
             if self._rows is not None:
                 self._rows.flush(is_last=is_last)
-            self._outbox.append([(self._boot, window) for window in windows])
-            windows = []
-            if lost.windows:
-                self._outbox.count_dropped(lost.windows, lost.rows)
+            self._put_windows()
         except OutboxError as error:
-            self._waiting.put_back(lost, windows)
             if not self._is_disk_refusing:
                 _LOG.warning("telemetry stays in memory: %s", error)
             self._is_disk_refusing = True
         else:
             self._is_disk_refusing = False
+
+    def _put_windows(self) -> None:
+        """Put closed windows into the outbox; raises OutboxError, they then wait as before."""
+        lost, windows = self._waiting.take()
+        try:
+            self._outbox.append([(self._boot, window) for window in windows])
+            windows = []
+            if lost.windows:
+                self._outbox.count_dropped(lost.windows, lost.rows)
+        except OutboxError:
+            self._waiting.put_back(lost, windows)
+            raise
 
     def _find_answers(self, stream: int) -> RecentAnswers | None:
         """Return what a stream answered lately, the answers of this moment included."""

@@ -284,6 +284,25 @@ def test_batches_leave_in_order_one_at_a_time_until_the_server_has_them() -> Non
     assert world.pump_after(60) == []
 
 
+def test_rows_that_cannot_be_put_away_take_no_windows_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(section())
+    activate(device.service, BUILT)
+    device.service.predict("main", BUILT.rows[:3])
+    device.service.deactivate("main")
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(RowPool, "flush", fail)
+        with pytest.raises(MemoryError):
+            device.service.close_due()
+    device.service.close_due()
+    assert device.outbox.counts()["waiting"] == 1
+
+
 def test_without_a_link_rows_cost_hardly_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(per_day=10**7)
     world.outbox.append_rows(5, [encoded(world.device)(3)])
