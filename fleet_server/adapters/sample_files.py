@@ -156,8 +156,11 @@ class ParquetSampleFiles:
             columns.append(column)
         declared = {feature.name: feature for feature in schema.features} if schema else {}
         for feature, values in zip(message.batch.features, message.batch.values, strict=True):
+            known = declared.get(feature.name)
+            if schema is not None and (known is None or known.width != feature.width):
+                continue  # a device may send what it likes; no such column is exported
             told = {"redaction": _tell(feature)}
-            for name, column in _feature_columns(feature, values, declared.get(feature.name)):
+            for name, column in _feature_columns(feature, values, known):
                 fields.append(pa.field(name, column.type, metadata=told))
                 columns.append(column)
         classes = json.dumps(list(schema.classes) if schema else [])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,25 @@ def test_rows_of_few_bytes_that_unfold_to_many_share_no_file(server: Server) -> 
     assert sum(each.rows for each in server.desk.add_up("plant")) == 24
 
 
+@pytest.mark.parametrize(
+    "lies",
+    [
+        (RowFeature(name="heat", redaction=Redaction.ROUND, step=0.5, width=3),),
+        (RowFeature(name="grid", width=2), RowFeature(name="grid_0")),
+        (RowFeature(name="nobody's"),),
+    ],
+)
+def test_features_the_model_does_not_have_spoil_no_export(
+    server: Server, tmp_path: Path, lies: tuple[RowFeature, ...]
+) -> None:
+    server.say(batch(server, 1, [1]))
+    server.say(batch(server, 1, [2], features=lies), device="cam-2")
+    (own, other) = server.export(tmp_path / "rows.parquet")
+    assert own["heat"] == 1.0
+    assert other["heat"] is None
+    assert "nobody's" not in own
+
+
 def test_rows_come_out_as_they_came_with_labels_from_files_and_from_what_waits(
     server: Server, tmp_path: Path
 ) -> None:
@@ -253,9 +273,9 @@ def test_a_file_that_lost_the_race_does_not_count(server: Server, tmp_path: Path
 
 
 def test_old_rows_go_and_so_do_the_oldest_of_too_many(server: Server) -> None:
-    wide = (RowFeature(name="noise", width=4_096),)
-    noise = np.random.default_rng(1).normal(size=40_960).astype("<f4").tobytes()
-    rows = tuple(RowHead(n, 0, 1, Reason.SHARE, 0, 0.5) for n in range(10))
+    wide = (RowFeature(name="grid", width=2),)
+    noise = np.random.default_rng(1).normal(size=2_000).astype("<f4").tobytes()
+    rows = tuple(RowHead(n, 0, 1, Reason.SHARE, 0, 0.5) for n in range(1_000))
     for sequence in range(1, 7):
         own = RowBatch(
             artifact=bytes.fromhex(PLANT.sha256)[:8],
@@ -267,10 +287,12 @@ def test_old_rows_go_and_so_do_the_oldest_of_too_many(server: Server) -> None:
         )
         server.say(frame_batch(BOOT, sequence, encode_batch(own)))
         assert server.file() == 1
+    size = server.keeper.book.list_files()[0].size_bytes
+    server.keeper = replace(server.keeper, bytes_max=4 * size)
     server.keeper.tidy()
     kept = server.keeper.book.list_files()
     assert 2 < len(kept) < 6
-    assert sum(file.size_bytes for file in kept) <= 1_048_576
+    assert sum(file.size_bytes for file in kept) <= server.keeper.bytes_max
     assert len(list(server.folder.rglob("*.parquet"))) == len(kept)
     server.say(batch(server, 99, [1], labels=[SampledLabel(1, 0, 0.0)]))
     server.clock.advance(timedelta(days=91).total_seconds())
