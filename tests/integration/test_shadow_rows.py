@@ -15,7 +15,7 @@ from fleet_server.adapters.database.assignment_repository import AssignmentRepos
 from fleet_server.adapters.database.engine import open_engine, read_session, write_session
 from fleet_server.adapters.database.migrate import migrate
 from fleet_server.adapters.database.report_repository import SqlReportRepository
-from fleet_server.adapters.database.shadow_rows import read_shadows
+from fleet_server.adapters.database.shadow_rows import KEPT_PER_DEVICE, read_shadows
 from fleet_server.adapters.database.tables import DeviceRow
 from fleet_server.adapters.database.tables_shadow import ShadowRow
 from fleet_server.ports.devices import Wish
@@ -113,3 +113,14 @@ def test_the_wish_for_a_shadow_reaches_the_assignment_and_its_change_makes_it_st
     assert signed(policy) == (1, policy)
     assert signed(policy) == (0, policy)
     assert signed(None) == (1, None)
+
+
+def test_a_device_that_names_ever_new_candidates_fills_no_table(engine: Engine) -> None:
+    for n in range(KEPT_PER_DEVICE + 4):
+        report(engine, 1, replace(FOUND, sha256=f"{n:064x}"), at=NOW + timedelta(seconds=n))
+    report(engine, 2, FOUND)
+    kept = [row.sha256 for row in rows(engine) if row.device == 1]
+    assert len(kept) == KEPT_PER_DEVICE
+    assert f"{3:064x}" not in kept
+    assert f"{4:064x}" in kept
+    assert len(rows(engine)) == KEPT_PER_DEVICE + 1

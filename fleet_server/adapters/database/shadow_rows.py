@@ -18,6 +18,8 @@ from edge_agent.contract.shadow import BINS, COUNTS, ShadowReport, ShadowState
 from fleet_server.adapters.database.tables_shadow import ShadowRow
 
 ROWS_PER_QUERY = 500
+KEPT_PER_DEVICE = 256
+"""Newest ones: what a device says it compared is not looked up anywhere."""
 _KEY = ("device", "slot", "sha256")
 _SAID = ("target", "rollout", "state", "note", *COUNTS, "bins")
 
@@ -52,6 +54,9 @@ def write_shadows(
         session.connection().execute(
             statement.on_conflict_do_update(index_elements=list(_KEY), set_=updated), changed
         )
+        new = {row["device"] for row in changed if tuple(row[n] for n in _KEY) not in known}
+        for device in sorted(new):
+            _forget_old(session, device)
 
 
 def read_shadows(session: Session, *, rollout: int, slot: str) -> dict[int, ShadowReport]:
@@ -65,6 +70,17 @@ def read_shadows(session: Session, *, rollout: int, slot: str) -> dict[int, Shad
         .order_by(col(ShadowRow.changed_at))
     )
     return {row.device: _report(row) for row in rows}
+
+
+def _forget_old(session: Session, device: int) -> None:
+    old = session.scalars(
+        select(ShadowRow)
+        .where(col(ShadowRow.device) == device)
+        .order_by(col(ShadowRow.changed_at).desc())
+        .offset(KEPT_PER_DEVICE)
+    )
+    for row in old.all():
+        session.delete(row)
 
 
 def _row(device: int, name: str, slot: SlotReport, shadow: ShadowReport) -> dict[str, Any]:
