@@ -245,6 +245,8 @@ def _rollback_late(slot: Slot, event: Ticked) -> Outcome:
 
 def _answering(slot: Slot, event: Answering) -> Outcome:
     running = Package(target=event.target, sha256=event.sha256) if event.sha256 else None
+    if running is not None and slot.phase is Phase.CONFIRMED and slot.code is Code.DISK_ERROR:
+        slot = replace(slot, code=None, detail="")
     return replace(slot, running=running), []
 
 
@@ -260,7 +262,7 @@ def _activation_failed(slot: Slot, event: ActivationFailed) -> Outcome:
     if event.code not in CORRUPT:
         if slot.asked != event.sha256:
             return slot, []
-        return replace(slot, asked=None, reask_at=event.now + REASK_S), []
+        return _tell_unreadable(replace(slot, asked=None, reask_at=event.now + REASK_S), event), []
     was_asked = slot.asked == event.sha256
     slot = replace(slot, banks=bank_rules.lose_confirmed(slot.banks), reask_at=None)
     slot, effects = ask_for_confirmed(slot) if was_asked else (slot, [])
@@ -278,6 +280,13 @@ def _activation_failed(slot: Slot, event: ActivationFailed) -> Outcome:
         due_at=None,
     )
     return slot, [*effects, Fetch(slot.attempt, release_of(slot))]
+
+
+def _tell_unreadable(slot: Slot, event: ActivationFailed) -> Slot:
+    """Report a confirmed package that the disk does not give; it is asked for again and again."""
+    if slot.phase is not Phase.CONFIRMED or event.code is not Code.DISK_ERROR:
+        return slot
+    return replace(slot, code=event.code, detail=event.detail)
 
 
 def _confirmed_failed_in_shadow(slot: Slot, event: ActivationFailed) -> Outcome:

@@ -115,6 +115,34 @@ def test_one_failure_at_any_call_costs_at_most_another_try(monkeypatch: pytest.M
     assert at > 60
 
 
+def test_a_confirmed_package_that_cannot_be_read_is_told_of_and_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    having(V1)(tmp_path)
+    read, is_healed = Path.read_bytes, False
+
+    def read_or_fail(path: Path) -> bytes:
+        if path.parent.name == "blobs" and not is_healed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_or_fail)
+    world = CutWorld(tmp_path)
+    world.connect()
+    go_on(world, 20)
+    assert world.inference.served == {}
+    said = world.reports[-1].slots[SLOT]
+    assert (said.code, said.state, said.running) == (Code.DISK_ERROR, SlotState.CONFIRMED, None)
+    assert said.confirmed is not None
+    assert "Input/output error" in said.detail
+    is_healed = True
+    assert world.run_until(confirmed(V1)), "it is not asked for again"
+    go_on(world, 20)
+    said = world.reports[-1].slots[SLOT]
+    assert (said.code, said.detail) == (None, "")
+    assert said.running == said.confirmed
+
+
 def test_an_agent_does_not_start_on_a_read_only_disk_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,12 @@ import pytest
 from edge_agent.adapters import files
 from edge_agent.adapters.identity_store import is_enrolled
 from tests.support.power_cut import CrashState, Marked, Recording
-from tests.support.power_cut_identity import IdentityScenario, check_whole, identity_scenarios
+from tests.support.power_cut_identity import (
+    AuthorityScenario,
+    IdentityScenario,
+    check_whole,
+    identity_scenarios,
+)
 from tests.support.power_cut_search import SEED, ram_directory
 from tests.support.power_cut_world import AGENT_SCENARIOS, HOME, AgentScenario
 
@@ -80,7 +85,9 @@ def test_a_killed_agent_gets_on(scenario: AgentScenario) -> None:
 
 
 @pytest.mark.parametrize("scenario", identity_scenarios(), ids=lambda s: s.name)
-def test_a_killed_joining_or_renewal_leaves_one_whole_identity(scenario: IdentityScenario) -> None:
+def test_a_killed_joining_or_renewal_leaves_one_whole_identity(
+    scenario: IdentityScenario | AuthorityScenario,
+) -> None:
     at, was_killed = 0, True
     while was_killed:
         at += 1

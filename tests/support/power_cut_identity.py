@@ -18,6 +18,7 @@ from edge_agent.adapters import enrolment
 from edge_agent.adapters.device_keys import find_certificate_problem, load_key, make_key
 from edge_agent.adapters.identity_renewer import FileIdentityRenewer
 from edge_agent.adapters.identity_store import is_enrolled, load_identity
+from edge_agent.contract.authorities import split_bundle
 from edge_agent.contract.join import EnrolGrant, JoinTicket
 from edge_agent.ports import Identity
 from tests.support.clock import FakeClock
@@ -196,13 +197,73 @@ class IdentityScenario:
         assert asked not in keys, "a former key was asked for again"
 
 
-def identity_scenarios() -> tuple[IdentityScenario, ...]:
+@dataclass(frozen=True, kw_only=True)
+class AuthorityScenario:
+    """A device follows its fleet to another certificate authority, cut short.
+
+    Attributes:
+        name: For people.
+        before: Who signed its certificate.
+        after: Who takes over: listed beside the former, signs the next certificate, stays alone.
+    """
+
+    name: str
+    before: PlayedAuthority
+    after: PlayedAuthority
+
+    def prepare(self, directory: Path) -> None:
+        join(self.before, directory)
+
+    def live(self, directory: Path) -> None:
+        both = (self.after.sha256, self.before.sha256)
+        bundle = self.before.pem + self.after.pem
+        self._renewer(directory).follow_authorities(both, bundle)
+        renew(self.after, directory)
+        self._renewer(directory).follow_authorities((self.after.sha256,), b"")
+
+    def record(self, root: Path, seam: type[RecordingOs] | None = None) -> Recording:
+        directory = root / HOME
+        self.prepare(directory)
+        with recording(root, seam) as recorded:
+            self.live(directory)
+        return recorded
+
+    def check(self, state: CrashState, root: Path) -> None:
+        """Whatever was cut: it can connect, trusts nobody else, and gets there."""
+        assert state.at >= 0
+        directory = root / HOME
+        check_whole(directory)
+        known = ({self.before.sha256}, {self.before.sha256, self.after.sha256}, {self.after.sha256})
+        assert self._trusted(directory) in known, "what is trusted is torn"
+        self.live(directory)
+        check_whole(directory)
+        assert self._trusted(directory) == {self.after.sha256}
+        certificate = x509.load_pem_x509_certificate(
+            load_identity(directory).certificate_path.read_bytes()
+        )
+        assert certificate.issuer == self.after.certificate.subject
+
+    @staticmethod
+    def _renewer(directory: Path) -> FileIdentityRenewer:
+        return FileIdentityRenewer(
+            load_identity(directory), FakeClock(_NOW), on_renewed=lambda _: None
+        )
+
+    @staticmethod
+    def _trusted(directory: Path) -> set[str]:
+        return set(split_bundle(load_identity(directory).ca_path.read_bytes()))
+
+
+def identity_scenarios() -> tuple[IdentityScenario | AuthorityScenario, ...]:
     """Make them anew: what an authority issued belongs to one run."""
-    one, two, three, four = (PlayedAuthority(name) for name in ("one", "two", "three", "four"))
+    one, two, three, four, five, six = (
+        PlayedAuthority(name) for name in ("one", "two", "three", "four", "five", "six")
+    )
     return (
         IdentityScenario(name="joining", after=one),
         IdentityScenario(name="joining another fleet", before=two, after=three),
         IdentityScenario(name="renewal", before=four, after=four, is_renewal=True),
+        AuthorityScenario(name="another authority", before=five, after=six),
     )
 
 

@@ -22,6 +22,7 @@ from edge_agent.commits import restore_state
 from edge_agent.contract.codes import Code
 from edge_agent.contract.messages import SlotState
 from edge_agent.contract.shadow import ShadowPolicy
+from edge_agent.contract.topics import Channel
 from edge_agent.contract.transfer import Part
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.verified import AcceptedTrust
@@ -32,10 +33,12 @@ from tests.support.encoded import MEMORY_BYTES, encoded, noise
 from tests.support.power_cut import CrashState, Recording, RecordingOs, recording
 
 V1, V2, V3 = a_package("one"), a_package("two", padding=70_000), a_package("three")
+V4 = a_package("four")
 LONG = a_package("long", padding=330_000)
 OLD, NEW, ODD = (a_package(name, body=noise(90_000)) for name in ("old", "new", "odd"))
 """Alike but for a little, of one size; none compresses."""
 HOME = "agent"
+SECOND_SLOT = "second"
 SHADOW = ShadowPolicy(duration_s=10, rows_min=50, timeout_s=600)
 STEP_S, STEPS_MAX = 5.0, 60
 
@@ -49,7 +52,7 @@ class CutWorld(World):
 
     def start(self) -> None:
         self._set_up(self)
-        for blob in (V1, V2, V3, LONG, OLD, NEW):
+        for blob in (V1, V2, V3, V4, LONG, OLD, NEW):
             server = ChunkServer(blob)
             self.servers.setdefault(server.sha256, server)
         super().start()
@@ -231,6 +234,23 @@ def having(*blobs: bytes) -> Callable[[Path], None]:
     return prepare
 
 
+def _two_slots(world: World) -> None:
+    """One assignment that gives a package to each of two slots, one of them new."""
+    world.counter = 1
+    world.connect()
+    three, four = ChunkServer(V3), ChunkServer(V4)
+    envelope = world.sign({SLOT: (three, 3), SECOND_SLOT: (four, 4)})
+    world.send_metadata()
+    world.say(Channel.DESIRED, envelope)
+
+
+def _are_both_confirmed(world: World) -> bool:
+    phases = {name: slot.phase for name, slot in world.agent.state.slots.items()}
+    is_confirmed = phases == {SLOT: SlotState.CONFIRMED, SECOND_SLOT: SlotState.CONFIRMED}
+    served = {SLOT: _sha256(V3), SECOND_SLOT: _sha256(V4)}
+    return is_confirmed and world.inference.served == served
+
+
 def _half_fetched(directory: Path) -> None:
     having(V1)(directory)
     world = CutWorld(directory)
@@ -353,6 +373,14 @@ AGENT_SCENARIOS = (
         lives=_crashing_in_shadow,
         is_done=_is_rolled_back,
         keeps=(V1,),
+    ),
+    AgentScenario(
+        name="two slots at once",
+        prepare=having(V1),
+        lives=_two_slots,
+        is_done=_are_both_confirmed,
+        may_serve=(V1, V3, V4),
+        keeps=(V1, V3, V4),
     ),
     AgentScenario(
         name="rollback", prepare=having(V1), lives=_failing, is_done=_is_rolled_back, keeps=(V1,)
