@@ -162,7 +162,7 @@ def _describe_members(members: Mapping[str, bytes], size: int) -> tuple[dict[str
     described: dict[str, Any] = {
         "model": schema.model,
         "task": str(schema.task),
-        "features": len(schema.features),
+        **_describe_input(schema, evidence),
         "built_for": evidence.get("profile"),
         "decision": evidence.get("decision"),
         "metric": evidence.get("metric"),
@@ -173,6 +173,20 @@ def _describe_members(members: Mapping[str, bytes], size: int) -> tuple[dict[str
     if needs.rss_bytes is not None:
         described["rss_bytes"] = needs.rss_bytes
     return described, needs
+
+
+def _describe_input(schema: ModelSchema, evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell what one row is: so many features, or a picture and what the graph makes of it."""
+    if schema.image is None:
+        return {"features": len(schema.features)}
+    built = evidence.get("image")
+    measured = built if isinstance(built, Mapping) else {}
+    names = ("pictures", "golden", "latency_ms_median", "timed_pixels")
+    return {
+        "image": schema.image.to_json()
+        | {name: measured[name] for name in names if name in measured},
+        "figures": [feature.name for feature in schema.features],
+    }
 
 
 def _shape(value: Value) -> list[int | str | None] | None:

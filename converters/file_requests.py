@@ -102,7 +102,7 @@ def open_source(
         columns = [str(column) for column in names]
     classes = find_classes(find_last_step(estimator))
     labels = () if classes is None else tuple(classes.tolist())
-    made = schema or _schema_of(
+    made = schema or schema_of(
         name,
         infer_features(table, columns),
         [str(label) for label in labels],
@@ -136,11 +136,7 @@ def read_request(
     features = source.schema.features
     answers, rows = _read_targets(source, table, target), table.read_packed(features)
     if holdout_path is None:
-        order = np.random.default_rng(_SEED).permutation(len(rows))
-        cut = max(1, round(HOLDOUT_SHARE * len(rows)))
-        if cut == len(rows):
-            raise InvalidRequestError(f"{table.name} has too few rows to hold some out")
-        held, kept = np.sort(order[:cut]), np.sort(order[cut:])
+        kept, held = split_rows(len(rows), table.name)
         calibration, holdout, targets = rows[kept], rows[held], answers[held]
     else:
         other = read_table(holdout_path)
@@ -154,6 +150,19 @@ def read_request(
         holdout_targets=targets,
         **settings,
     )
+
+
+def split_rows(count: int, name: str) -> tuple[Array, Array]:
+    """Draw the rows to hold out, with a fixed seed; gives the places kept and those held out.
+
+    Raises:
+        InvalidRequestError: There are too few.
+    """
+    order = np.random.default_rng(_SEED).permutation(count)
+    cut = max(1, round(HOLDOUT_SHARE * count))
+    if cut == count:
+        raise InvalidRequestError(f"{name} has too few rows to hold some out")
+    return np.sort(order[cut:]), np.sort(order[:cut])
 
 
 def _graph_source(content: bytes, schema: ModelSchema, profile: DeviceProfile) -> FileSource:
@@ -180,7 +189,7 @@ def _file_source(
             f"the model takes {facts.width} columns, the table has {len(names)} besides the target"
         )
     features = tuple(Feature(name=column) for column in names)
-    made = schema or _schema_of(name, features, [str(index) for index in range(facts.classes)])
+    made = schema or schema_of(name, features, [str(index) for index in range(facts.classes)])
     return FileSource(
         model=ForeignModel(content, made, profile, kind=kind),
         schema=made,
@@ -204,13 +213,14 @@ def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     return np.array([known[cell] for cell in cells])
 
 
-def _schema_of(
+def schema_of(
     name: str,
     features: tuple[Feature, ...],
     classes: Sequence[str],
     *,
     is_label_only: bool = False,
 ) -> ModelSchema:
+    """Make a schema: a classification when there are classes, else a regression."""
     outputs = (
         (
             Output(name="label", role=Role.LABEL),
@@ -241,4 +251,4 @@ def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> Model
         )
     features = tuple(Feature(name=column) for column in columns)
     names = [str(index) for index in range(classes)] if classes >= 2 else []
-    return _schema_of(name, features, names)
+    return schema_of(name, features, names)

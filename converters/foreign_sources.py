@@ -8,9 +8,7 @@ from converters.errors import InvalidRequestError, MissingLibraryError
 from converters.guarded_files import FileFacts
 from converters.source import SourceModel
 from device_profiles.profile import DeviceProfile
-from edge_agent.contract.schema import ModelSchema
-
-COLUMNS_MAX = 65_536
+from edge_agent.contract.schema import WIDTH_MAX, ModelSchema
 
 
 def open_foreign(
@@ -101,7 +99,8 @@ def _describe_program(program: Any) -> FileFacts:
     answers = program.graph_signature.user_outputs
     out = list(getattr(nodes.get(answers[0]), "shape", []))[1:]
     width = int(np.prod(shape)) if shape else 0
-    if not 1 <= width <= COLUMNS_MAX:
+    if not 1 <= width <= WIDTH_MAX:
         raise InvalidRequestError(f"the exported program takes rows of {shape}")
     many = int(out[0]) if len(out) == 1 else 1
-    return FileFacts(width=width, columns=(), classes=many if many > 1 else 0)
+    sides = tuple(shape) if len(shape) > 1 else ()
+    return FileFacts(width=width, columns=(), classes=many if many > 1 else 0, shape=sides)

@@ -21,11 +21,11 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from converters.attempts import PLAIN, Way, convert_in_turn
 from converters.errors import InvalidRequestError, UnsupportedEstimatorError
-from converters.graph import fresh_name, list_input_names, rename_tensor
+from converters.graph import fresh_name, list_input_names
 from converters.interface import (
     LABEL,
     PROBABILITIES,
@@ -33,10 +33,11 @@ from converters.interface import (
     add_label_from_probabilities,
     finish_classifier,
     finish_regressor,
+    unpack_rows,
 )
 from converters.source import Conversion, check_indexes
 from device_profiles.profile import DeviceProfile
-from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Task
+from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
 OPSET_MIN = 18
@@ -195,26 +196,6 @@ class TorchSource:
 
     def _columns(self) -> int:
         return int(self._ask(np.zeros((2, self._schema.width))).shape[1])
-
-
-def unpack_rows(model: ModelProto, width: int, shape: tuple[int, ...]) -> None:
-    """Feed a graph of [N, *shape] from packed rows [N, width], in place."""
-    name = list_input_names(model.graph)[0]
-    rename_tensor(model, name, "unpacked_rows")
-    sizes = fresh_name(model, "sizes_of_rows")
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array(np.array([-1, *shape], np.int64), sizes)
-    )
-    nodes = [
-        onnx.helper.make_node("Reshape", [INPUT_NAME, sizes], ["unpacked_rows"]),
-        *model.graph.node,
-    ]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.input[:]
-    model.graph.input.append(
-        onnx.helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", width])
-    )
 
 
 def _add_probabilities(model: ModelProto, name: str, answers: Answers, columns: int) -> str:

@@ -80,7 +80,7 @@ def build_guarded(
         home = Path(name)
         write_build_job(home, request, content, limits, kind=kind)
         run_child(home, limits)
-        return _read_package(home, request)
+        return read_package(home, request.schema)
 
 
 def answer_guarded(
@@ -183,8 +183,12 @@ def _last(errors: IO[bytes]) -> str:
     return ascii(lines[-1][:300])[1:-1] if lines else "no word of why"
 
 
-def _read_package(home: Path, request: BuildRequest) -> BuiltPackage:
-    """Take the child's package as one takes a package from anybody."""
+def read_package(home: Path, wanted: ModelSchema) -> BuiltPackage:
+    """Take the child's package as one takes a package from anybody.
+
+    Raises:
+        ConversionError: It is no package, or one of another schema.
+    """
     try:
         figures = read_built(home / BUILT)
         blob = (home / PACKAGE).read_bytes()
@@ -196,7 +200,7 @@ def _read_package(home: Path, request: BuildRequest) -> BuiltPackage:
         needs = PackageNeeds.from_evidence(evidence, package_bytes=len(blob))
     except (ContractError, OSError, ValueError) as error:
         raise ConversionError(f"what the child process built is not a package: {error}") from error
-    if schema != request.schema:
+    if schema != wanted:
         raise ConversionError("what the child process built has another schema")
     return BuiltPackage(
         blob=blob,

@@ -10,6 +10,7 @@ import math
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ from edge_agent.contract.schema import ModelSchema
 
 def main() -> int:
     """Do the job in the folder."""
-    home = Path(sys.argv[1])
+    return run_limited(Path(sys.argv[1]), _work)
+
+
+def run_limited(home: Path, work: Callable[[Path, dict[str, Any]], None]) -> int:
+    """Do the job in a folder within its limits; gives the exit status."""
     job = json.loads((home / JOB).read_text())
     _limit_myself(job["guard"])
     try:
-        _work(home, job)
+        work(home, job)
     except ConversionError as error:
         write_refusal(home, error)
         return 1

@@ -74,11 +74,13 @@ class FileFacts:
         width: Columns.
         columns: Their names; empty where the file has none of its own.
         classes: How many it tells apart; 0 where it answers numbers.
+        shape: Sides of one row where it is no plain list of numbers.
     """
 
     width: int
     columns: tuple[str, ...]
     classes: int
+    shape: tuple[int, ...] = ()
 
 
 def write_build_job(
@@ -159,6 +161,7 @@ def read_facts(path: Path) -> FileFacts:
             width=table.integer("width", low=1, high=WIDTH_MAX),
             columns=table.items("columns", _read_column, items_max=WIDTH_MAX),
             classes=table.integer("classes", high=CLASSES_MAX),
+            shape=table.items("shape", int, (), items_max=8),
         )
     except (ContractError, OSError, ValueError) as error:
         raise RuntimeRefusedError(f"the child process says something else: {error}") from error

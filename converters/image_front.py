@@ -8,6 +8,7 @@ without; ``nearest`` is Pillow's NEAREST and torch's nearest-exact, but where th
 lies on the edge between two pixels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def make_front(image: ImageInput) -> ModelProto:
 
 
 def pack_pictures(
-    pictures: list[NDArray[np.uint8]], image: ImageInput, profile: DeviceProfile
+    pictures: Sequence[NDArray[np.uint8]], image: ImageInput, profile: DeviceProfile
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Give the packed rows and the figures of pictures, as the graph itself makes them.
 
@@ -98,7 +99,7 @@ def pack_pictures(
     Raises:
         InvalidRequestError: No picture, or one that is not of that kind or too large.
     """
-    if not pictures:
+    if not len(pictures):
         raise InvalidRequestError("no pictures were given")
     runner = GraphRunner(make_front(image).SerializeToString(), profile)
     answers = [runner.run_pictures(check_picture(picture, image)[None]) for picture in pictures]

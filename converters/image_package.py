@@ -8,7 +8,7 @@ real pictures cut to a small size, and the drift reference is of their figures.
 import hashlib
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,7 @@ from edge_agent.contract.package import (
     pack_members,
     unpack_members,
 )
-from edge_agent.contract.schema import Feature, Role
+from edge_agent.contract.schema import Feature, ModelSchema, Role
 from edge_agent.statistics.reference import build_reference
 
 Pictures = Sequence[NDArray[np.uint8]]
@@ -83,14 +83,13 @@ def take_pictures(
     runner = GraphRunner(content, profile)
     answers, figures = _answer(runner, pictures, image)
     _check_halves(GraphRunner(members[MODEL], profile), answers, pictures, image, profile)
-    schema = replace(
-        built.schema, image=image, features=tuple(Feature(name=name) for name in FIGURES)
-    )
+    schema = give_image(built.schema, image)
     reference = build_reference(schema, figures, answers).encode()
     golden, shape = _build_golden(runner, pictures, members[GOLDEN], built)
     evidence = encode_evidence(
         {
             **built.evidence,
+            "limits": _tighten(built.evidence["limits"], profile),
             "image": {
                 **image.to_json(),
                 "pictures": len(pictures),
@@ -130,6 +129,25 @@ def take_pictures(
     )
 
 
+def give_image(schema: ModelSchema, image: ImageInput) -> ModelSchema:
+    """Give the schema of packed pixels as that of the package that takes pictures."""
+    return replace(schema, image=image, features=tuple(Feature(name=name) for name in FIGURES))
+
+
+def pick_golden(count: int) -> list[int]:
+    """Tell which of the held-out pictures become golden rows."""
+    places = np.linspace(0, count - 1, GOLDEN_PICTURES)
+    return [int(place) for place in np.unique(places.astype(np.int64))]
+
+
+def measure_golden(pictures: Pictures) -> tuple[int, int]:
+    """Give height and width of golden pictures: the smallest, and at most so much."""
+    height, width = (
+        min(GOLDEN_SIDE_MAX, *(picture.shape[axis] for picture in pictures)) for axis in (0, 1)
+    )
+    return height, width
+
+
 def _answer(
     runner: GraphRunner, pictures: Pictures, image: ImageInput
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
@@ -148,7 +166,7 @@ def _check_halves(
     image: ImageInput,
     profile: DeviceProfile,
 ) -> None:
-    rows, _ = pack_pictures(list(pictures), image, profile)
+    rows, _ = pack_pictures(pictures, image, profile)
     # One row a run, as the pictures came: dynamic int8 scales by the largest of a batch.
     wanted = [inner.run(row[None]) for row in rows]
     for name, got in answers.items():
@@ -164,11 +182,8 @@ def _build_golden(
     runner: GraphRunner, pictures: Pictures, inner: bytes, built: BuiltPackage
 ) -> tuple[bytes, tuple[int, ...]]:
     """Cut the middle of some pictures to one small size and record the answers."""
-    places = np.unique(np.linspace(0, len(pictures) - 1, GOLDEN_PICTURES).astype(np.int64))
-    chosen = [pictures[place] for place in places]
-    height, width = (
-        min(GOLDEN_SIDE_MAX, *(picture.shape[axis] for picture in chosen)) for axis in (0, 1)
-    )
+    chosen = [pictures[place] for place in pick_golden(len(pictures))]
+    height, width = measure_golden(chosen)
     cut = np.stack([_cut(picture, height, width) for picture in chosen])
     expected = runner.run_pictures(cut)
     arrays: dict[str, NDArray[Any]] = {GOLDEN_INPUT: cut}
@@ -185,6 +200,12 @@ def _build_golden(
 def _cut(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
+
+
+def _tighten(limits: Mapping[str, Any], profile: DeviceProfile) -> dict[str, Any]:
+    """Say the limit of the whole package: that of pixels may have had room for golden rows."""
+    name = "package_bytes_max"
+    return {**limits, name: min(limits[name], profile.package_bytes_max)}
 
 
 def _time(runner: GraphRunner, picture: NDArray[np.uint8]) -> float:

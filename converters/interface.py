@@ -95,6 +95,26 @@ def prepend_cast_to_double(model: ModelProto) -> None:
     )
 
 
+def unpack_rows(model: ModelProto, width: int, shape: tuple[int, ...]) -> None:
+    """Feed a graph of [N, *shape] from packed rows [N, width], in place."""
+    name = list_input_names(model.graph)[0]
+    rename_tensor(model, name, "unpacked_rows")
+    sizes = fresh_name(model, "sizes_of_rows")
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([-1, *shape], np.int64), sizes)
+    )
+    nodes = [
+        onnx.helper.make_node("Reshape", [INPUT_NAME, sizes], ["unpacked_rows"]),
+        *model.graph.node,
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.input[:]
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", width])
+    )
+
+
 def finish_classifier(
     model: ModelProto, label: str, probabilities: str, classes: Sequence[Any]
 ) -> None:

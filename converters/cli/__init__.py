@@ -15,7 +15,8 @@ app = typer.Typer(
 )
 app.command(
     epilog="Example: edge-convert run model.skops --rows wine.csv --target cultivar"
-    " --profile camera --out wine.tar"
+    " --profile camera --out wine.tar\n\nPictures: edge-convert run network.onnx --pictures photos/"
+    " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --profile camera --out photos.tar"
 )(commands.run)
 app.command(
     epilog="Example: edge-convert bench model.skops --rows wine.csv --target cultivar"
@@ -25,7 +26,8 @@ app.command(epilog="Example: edge-convert inspect wine.tar --profile raspberry-p
     commands.inspect
 )
 app.command(
-    epilog="Example: edge-convert parity model.skops wine.tar --rows wine.csv --target cultivar"
+    epilog="Example: edge-convert parity model.skops wine.tar --rows wine.csv --target cultivar\n\n"
+    "Pictures: edge-convert parity network.onnx photos.tar --pictures photos/"
 )(commands.parity)
 
 

@@ -1,19 +1,31 @@
 """The commands of ``edge-convert``. Heavy libraries are imported inside, so that help is quick."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from converters.cli.options import (
+    PIXELS_MAX_DEFAULT,
+    SCALE_DEFAULT,
     AsJson,
+    ClassesFile,
+    Colours,
+    Deviation,
     ForDevice,
     HoldoutFile,
+    Layout,
+    Mean,
     Metric,
     ModelFile,
+    Pictures,
+    PictureSize,
+    PixelsMax,
     Profile,
     ProfilesDir,
+    Resize,
     RowsFile,
+    Scale,
     SchemaFile,
     Target,
     find_profile,
@@ -21,11 +33,15 @@ from converters.cli.options import (
     working,
 )
 from converters.cli.output import print_result, say
+from converters.cli.requests import (
+    check_inputs,
+    compare,
+    estimate_on_device,
+    read_inputs,
+    read_picture_wishes,
+    read_wishes,
+)
 from converters.cli.views import show_bench, show_description, show_parity, show_run
-
-if TYPE_CHECKING:
-    from converters.request import BuildRequest
-    from device_profiles.profile import DeviceProfile
 
 _Effort = Annotated[str, typer.Option(help="quick, or full: every rung of the ladder.")]
 _Plot = Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the ladder as an SVG file.")]
@@ -39,8 +55,8 @@ _Prefer = Annotated[
 def run(
     model: ModelFile,
     *,
-    rows: Annotated[Path, RowsFile],
-    target: Target,
+    rows: RowsFile = None,
+    target: Target = "",
     profile: Profile,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Package to write.")],
     holdout: HoldoutFile = None,
@@ -68,11 +84,22 @@ def run(
     smaller: _Smaller = "no",
     prefer: _Prefer = "",
     plot: _Plot = None,
+    pictures: Pictures = None,
+    picture_size: PictureSize = "",
+    layout: Layout = "",
+    colours: Colours = "",
+    mean: Mean = "",
+    deviation: Deviation = "",
+    scale: Scale = SCALE_DEFAULT,
+    resize: Resize = "bilinear_smooth",
+    pixels_max: PixelsMax = PIXELS_MAX_DEFAULT,
+    classes: ClassesFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a model, quantize it where that helps, check it and write the package."""
+    check_inputs(rows, target, pictures)
     with refusals():
-        from converters.build import ProfileLimits, build_package
+        from converters.build import ProfileLimits
         from converters.ladder_drawing import draw_ladder
         from converters.output_file import write_whole
 
@@ -85,22 +112,29 @@ def run(
             rows_off_max=rows_off_max,
             error_max=error_max,
         )
-        request = _read_request(
-            *(model, rows, target, device),
+        wishes = read_picture_wishes(
+            size=picture_size,
+            layout=layout,
+            colours=colours,
+            resize=resize,
+            mean=mean,
+            deviation=deviation,
+            scale=scale,
+            pixels_max=pixels_max,
+            classes=classes,
+        )
+        inputs = read_inputs(
+            *(model, rows, target, pictures, wishes, device),
             holdout=holdout,
             schema=schema,
             name=name,
             metric=metric,
             limits=limits,
-            **_read_wishes(effort, smaller, prefer),
-            evidence_context={
-                "source_file": model.name,
-                "rows_file": rows.name,
-                **({"narrowed_for_device": changes} if changes else {}),
-            },
+            **read_wishes(effort, smaller, prefer),
+            evidence_context={"narrowed_for_device": changes} if changes else {},
         )
         with working(f"building {model.name} for {device.id}"):
-            package = build_package(request)
+            package = inputs.build()
         if plot is not None:
             draw_ladder(plot, package.evidence)
         write_whole(out, package.blob)
@@ -119,18 +153,20 @@ def run(
         "repairs": package.evidence["repairs"],
         "metric": package.evidence["metric"],
         "ladder": package.evidence["ladder"],
-        "notes": package.evidence["notes"],
+        "notes": [*inputs.notes, *package.evidence["notes"]],
     }
+    if "image" in package.evidence:
+        result["image"] = package.evidence["image"]
     if for_device:
-        result["estimate_on_device"] = _estimate(package, device)
+        result["estimate_on_device"] = estimate_on_device(package, device)
     print_result(result, as_json, show_run)
 
 
 def bench(
     model: ModelFile,
     *,
-    rows: Annotated[Path, RowsFile],
-    target: Target,
+    rows: RowsFile = None,
+    target: Target = "",
     profile: Profile,
     holdout: HoldoutFile = None,
     schema: SchemaFile = None,
@@ -141,25 +177,47 @@ def bench(
     smaller: _Smaller = "no",
     prefer: _Prefer = "",
     plot: _Plot = None,
+    pictures: Pictures = None,
+    picture_size: PictureSize = "",
+    layout: Layout = "",
+    colours: Colours = "",
+    mean: Mean = "",
+    deviation: Deviation = "",
+    scale: Scale = SCALE_DEFAULT,
+    resize: Resize = "bilinear_smooth",
+    pixels_max: PixelsMax = PIXELS_MAX_DEFAULT,
+    classes: ClassesFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure every build of one model against the others; write nothing."""
+    check_inputs(rows, target, pictures)
     with refusals():
         from converters.build import build_package
         from converters.errors import NoRungFitsError
         from converters.ladder_drawing import draw_ladder
 
         device, _ = find_profile(profile, profiles_dir, for_device)
-        request = _read_request(
-            *(model, rows, target, device),
+        wishes = read_picture_wishes(
+            size=picture_size,
+            layout=layout,
+            colours=colours,
+            resize=resize,
+            mean=mean,
+            deviation=deviation,
+            scale=scale,
+            pixels_max=pixels_max,
+            classes=classes,
+        )
+        inputs = read_inputs(
+            *(model, rows, target, pictures, wishes, device),
             holdout=holdout,
             schema=schema,
             metric=metric,
-            **_read_wishes(effort, smaller, prefer),
+            **read_wishes(effort, smaller, prefer),
         )
         with working(f"measuring the builds of {model.name} for {device.id}"):
             try:
-                package = build_package(request)
+                package = build_package(inputs.request)
             except NoRungFitsError as error:
                 ladder, decision, context = list(error.rungs), error.sentence, None
             else:
@@ -216,7 +274,8 @@ def parity(
         Path, typer.Argument(exists=True, dir_okay=False, help="An .onnx or package .tar file.")
     ],
     *,
-    rows: Annotated[Path, RowsFile],
+    rows: RowsFile = None,
+    pictures: Pictures = None,
     target: Annotated[
         str, typer.Option(help="Column to leave out when the files name no columns.")
     ] = "",
@@ -229,105 +288,21 @@ def parity(
     rows_off_max: Annotated[float, typer.Option(min=0, max=1, help="Share of rows.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the answers of two models on real rows; exit 1 when they differ too much."""
+    """Compare the answers of two models on real rows or pictures; exit 1 when they differ."""
     with refusals():
-        from dataclasses import asdict
-
-        from converters.inspection import compare_files
-        from converters.tables import read_table
-
         device, _ = find_profile(profile, profiles_dir)
         with working(f"comparing {source.name} and {shipped.name}"):
-            found = compare_files(
-                *(source, shipped, read_table(rows)),
+            found, described = compare(
+                *(source, shipped, rows, pictures),
                 target=target or None,
                 profile=device,
                 tolerance=tolerance,
             )
     is_same = found.flip_share <= label_flips_max and found.rows_off_share <= rows_off_max
-    print_result({**asdict(found), "is_same": is_same}, as_json, show_parity)
+    print_result({**described, "is_same": is_same}, as_json, show_parity)
     if not is_same:
         say(
             f"{found.flips} labels differ and {found.rows_off} of {found.rows} rows are off by more"
             f" than {tolerance:g}"
         )
         raise typer.Exit(1)
-
-
-def _read_request(
-    model: Path,
-    rows: Path,
-    target: str,
-    profile: "DeviceProfile",
-    *,
-    holdout: Path | None,
-    schema: Path | None,
-    metric: str,
-    name: str = "",
-    **settings: Any,
-) -> "BuildRequest":
-    """Read model and rows; say how many rows serve for what."""
-    from converters.build import find_metric
-    from converters.file_requests import open_source, read_request, read_schema
-    from converters.tables import read_table
-
-    table = read_table(rows)
-    source = open_source(
-        *(model, table),
-        target=target,
-        name=name or model.stem,
-        schema=read_schema(schema) if schema else None,
-        profile=profile,
-    )
-    request = read_request(
-        *(source, table, holdout),
-        target=target,
-        profile=profile,
-        metric=find_metric(metric, source.schema.task),
-        **settings,
-    )
-    say(f"{len(request.calibration)} rows to calibrate, {len(request.holdout)} held out")
-    return request
-
-
-def _read_wishes(effort: str, smaller: str, prefer: str) -> dict[str, Any]:
-    """Read what is tried and preferred; a wrong word is wrong use."""
-    from converters.request import Criterion, Effort, Smaller
-
-    found: dict[str, Any] = {}
-    for option, kind, text in (("effort", Effort, effort), ("smaller", Smaller, smaller)):
-        if text not in set(kind):
-            raise typer.BadParameter(f"{text!r} is none of {', '.join(kind)}", param_hint=option)
-        found[option] = kind(text)
-    words = [word.strip() for word in prefer.split(",") if word.strip()]
-    if strange := [word for word in words if word not in set(Criterion)]:
-        known = ", ".join(Criterion)
-        raise typer.BadParameter(f"{strange[0]!r} is none of {known}", param_hint="prefer")
-    if len(set(words)) < len(words):
-        raise typer.BadParameter("names a criterion twice", param_hint="prefer")
-    return {**found, "prefer": tuple(Criterion(word) for word in words)}
-
-
-def _estimate(package: Any, device: "DeviceProfile") -> dict[str, Any] | None:
-    """Say what the measured latency is likely to be on a device that measured itself."""
-    from device_profiles.calibration import Calibration, estimate_latency, find_work
-
-    here = Calibration.from_report(package.evidence["measured_with"].get("calibration"))
-    if here is None or device.calibration is None:
-        say(
-            "latency was measured here; for an estimate on the device run there:"
-            " edge-agent doctor --calibrate --json"
-        )
-        return None
-    model_bytes = package.evidence["graph"]["bytes"]
-    work = find_work(package.needs.operators, model_bytes=model_bytes)
-    found = estimate_latency(package.latency_ms_p95, work, here, device.calibration)
-    if found is None:
-        return None
-    say(f"estimate on the device: p95 {found}, scaled by {', '.join(found.because)}")
-    if found.low_ms > device.latency_ms_p95_max:
-        say(
-            f"that is above the {device.latency_ms_p95_max:g} ms of profile {device.id}:"
-            " its self-test may refuse the package"
-        )
-    return {"p95_ms": found.ms, "low_ms": found.low_ms, "high_ms": found.high_ms}

@@ -23,16 +23,96 @@ ModelFile = Annotated[
         exists=True, dir_okay=False, help="A .skops, .onnx, .pt2, .lgb, .ubj or .json file."
     ),
 ]
-RowsFile = typer.Option(exists=True, dir_okay=False, readable=True, help="Rows: .csv or .parquet.")
+RowsFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, readable=True, help="Rows: .csv or .parquet."),
+]
 HoldoutFile = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Held-out rows; without it 30 % of --rows are."),
+    typer.Option(exists=True, help="Held-out rows or pictures; without it 30 % of the others are."),
 ]
 SchemaFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="schema.json; without it made from rows."),
 ]
-Target = Annotated[str, typer.Option(help="Column of the true answers.")]
+Target = Annotated[str, typer.Option(help="Column of the true answers, with --rows.")]
+_PICTURES = "Pictures"
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        rich_help_panel=_PICTURES,
+        help="Instead of --rows: a folder with a sub-folder of PNG and JPEG files a class, or a"
+        " table with the columns file and label.",
+    ),
+]
+PictureSize = Annotated[
+    str,
+    typer.Option(
+        metavar="HEIGHTxWIDTH",
+        rich_help_panel=_PICTURES,
+        help="What the network sees, where its input leaves it open or is flat.",
+    ),
+]
+Layout = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_PICTURES, help="nchw or nhwc, where the network's input does not say."
+    ),
+]
+Colours = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_PICTURES, help="rgb, bgr or grey; without it rgb, or grey for one channel."
+    ),
+]
+Mean = Annotated[
+    str,
+    typer.Option(
+        metavar="M,M,M",
+        rich_help_panel=_PICTURES,
+        help="Subtracted after the scale, a number a channel.",
+    ),
+]
+Deviation = Annotated[
+    str,
+    typer.Option(
+        "--deviation",
+        "--std",
+        metavar="D,D,D",
+        rich_help_panel=_PICTURES,
+        help="Divided by after that, a number a channel.",
+    ),
+]
+Scale = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=_PICTURES,
+        show_default="1/255",
+        help="What 0 to 255 is multiplied with first; 1 leaves it.",
+    ),
+]
+Resize = Annotated[
+    str,
+    typer.Option(rich_help_panel=_PICTURES, help="bilinear_smooth, bilinear or nearest."),
+]
+PixelsMax = Annotated[
+    int,
+    typer.Option(
+        min=1, rich_help_panel=_PICTURES, help="Most pixels of a picture, here and on devices."
+    ),
+]
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        rich_help_panel=_PICTURES,
+        help="A name a line in the order of the network's answers; without it sub-folders by name.",
+    ),
+]
+PIXELS_MAX_DEFAULT = 16_777_216
+SCALE_DEFAULT = 1 / 255
 Profile = Annotated[str, typer.Option(help="Device profile, such as camera.")]
 ProfilesDir = Annotated[
     Path | None, typer.Option(file_okay=False, help="Directory with profile files of your own.")

@@ -21,6 +21,12 @@ def show_run(result: dict[str, Any]) -> None:
         sentences.append(
             f"estimated on the device: p95 ~{estimate['p95_ms']:.3g} ms ({low:.3g} to {high:.3g})"
         )
+    if image := result.get("image"):
+        sides = " x ".join(map(str, image["timed_pixels"]))
+        sentences.append(
+            f"times are of the network alone; with what goes before it a picture of {sides} takes"
+            f" {image['latency_ms_median']:.3g} ms (median)"
+        )
     _say_lines([*sentences, f"ships {result['decision']}"])
 
 
@@ -95,7 +101,7 @@ def show_parity(result: dict[str, Any]) -> None:
                 f"{row['expected']:g}",
                 f"{row['got']:g}",
                 f"{row['error']:.3g}",
-                _shorten(_one_line(row.get("inputs") or "")),
+                _shorten(row.get("picture") or _one_line(row.get("inputs") or "")),
             )
             for row in result["worst"]
         ],
