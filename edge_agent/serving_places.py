@@ -231,7 +231,7 @@ class TwoPlaces:
                     continue
                 try:
                     self._move_in()
-                except (AgentError, OSError):
+                except (AgentError, OSError, MemoryError):  # both sides hold models for a moment
                     _LOG.exception("models stay in a process of their own for now")
                     wait_s = AGAIN_S
                     continue

@@ -107,6 +107,8 @@ class HttpInferenceServer:
         self._drain_s = drain_s
         loop, stopping, thread = self._loop, self._stopping, self._thread
         if loop is None or stopping is None or thread is None:
+            for each in self._sockets:  # never started
+                each.close()
             return
         try:
             loop.call_soon_threadsafe(stopping.set)

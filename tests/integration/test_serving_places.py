@@ -14,7 +14,7 @@ import pytest
 
 from device_profiles.catalog import load_profile
 from device_profiles.profile import Serving as Place
-from edge_agent import serving_host
+from edge_agent import serving_host, serving_places
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.listening import listen
 from edge_agent.adapters.outbox import Outbox
@@ -175,6 +175,27 @@ def test_a_candidate_that_ends_its_process_is_rolled_back_and_this_one_lives(
     wait_until(lambda: places.host.worker is None)
     assert places.ask() == "1"
     wait_until(lambda: places.events()[-1] == "Answering")
+
+
+def test_a_move_back_without_memory_is_tried_again(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_places, "AGAIN_S", 0.1)
+    tries: list[int] = []
+    read = DirectoryBlobStore.read
+
+    def read_short(store: DirectoryBlobStore, sha256: str) -> bytes:
+        tries.append(1)
+        if len(tries) == 1:
+            raise MemoryError
+        return read(store, sha256)
+
+    monkeypatch.setattr(DirectoryBlobStore, "read", read_short)
+    places.confirm_one()
+    places.try_two()
+    places.confirm_two()
+    wait_until(lambda: places.host.worker is None)
+    assert len(tries) == 2
 
 
 def test_a_rolled_back_candidate_is_never_loaded_here(places: Places) -> None:
