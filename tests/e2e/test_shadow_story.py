@@ -4,6 +4,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,17 @@ from sqlmodel import select
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.adapters.database.engine import read_session
 from fleet_server.adapters.database.tables_shadow import ShadowRow
+from fleet_server.core.rollout_limits import RolloutPolicy
+from fleet_server.core.rollout_machine import RolloutState
+from fleet_server.core.shadow_limits import DisagreementTest
+from fleet_server.services.plan_rollout import PlanRequest
+from fleet_server.wiring.devices import build_assignment_desk
+from fleet_server.wiring.rollouts import (
+    build_planner,
+    build_rollout_desk,
+    build_rollout_reader,
+    build_runner,
+)
 from tests.support.agent_fleet import AgentLab
 from tests.support.serving import build_classifier, classifier_graph
 from tests.support.serving_worker import infer_request
@@ -82,6 +94,7 @@ def test_candidates_are_compared_on_real_requests_and_the_counts_arrive(lab: Age
 
     with closing(Requests(lab, directory)) as requests:
         follow(lab, requests)
+        stop_by_rollout(lab, requests)
 
 
 def follow(lab: AgentLab, requests: Requests) -> None:
@@ -107,3 +120,39 @@ def follow(lab: AgentLab, requests: Requests) -> None:
         assert (found.differs == 0) is is_good
         assert (sum(bins["difference"][4:]) == 0) is is_good  # 0.001 and more
         assert found.errors == 0
+
+
+def stop_by_rollout(lab: AgentLab, requests: Requests) -> None:
+    """A rollout halts a candidate on what it did in shadow; it has answered nobody."""
+    target = lab.release("plant", 4, package(3.0))
+    policy = RolloutPolicy(
+        shadow=replace(SHADOW, duration_s=60),
+        disagreement=DisagreementTest(),
+        is_held_by_alarms=False,
+    )
+    planner = build_planner(lab.fleet, actor="tester")
+    plan = planner.plan(
+        PlanRequest(model="plant", version=4, group="all", stages="100%", policy=policy)
+    )
+    number = planner.store(plan)
+    build_rollout_desk(lab.fleet, actor="tester").start(number)
+    runner, reader = build_runner(lab.fleet), build_rollout_reader(lab.fleet)
+    answered: set[str] = set()
+    seen: set[str] = set()
+
+    def is_over() -> bool:
+        runner.run_once()
+        while build_assignment_desk(lab.fleet).sign_stale():
+            continue
+        answered.update(requests.ask() for _ in range(10))
+        view = reader.show(number)
+        seen.update(str(outcome) for stage in view.stages for outcome in stage.outcomes)
+        return view.rollout.state is RolloutState.ROLLED_BACK
+
+    wait_until(is_over)
+    assert answered == {"3"}
+    assert "shadow" in seen
+    rollout = reader.show(number).rollout
+    assert "In shadow: " in rollout.stop_reason
+    assert "Never above 10 % (goal 2 %)" in rollout.stop_reason
+    assert shadows(lab)[target].rows >= 16

@@ -31,7 +31,7 @@ from fleet_server.core.shadow_gate import (
     weigh_stage,
 )
 from fleet_server.core.shadow_limits import DisagreementTest, has_compared
-from tests.support.rollouts import NEW, RolloutWorld, fleet
+from tests.support.rollouts import NEW, FakeDevice, RolloutWorld, fleet
 
 NOW = datetime(2026, 1, 1, 14, 9, tzinfo=UTC)
 TEST = DisagreementTest()
@@ -223,6 +223,18 @@ def test_devices_at_the_limit_are_held_until_the_stage_has_decided() -> None:
         assert serving_new(world) == []
     assert world.rollout.state is RolloutState.RUNNING or world.rollout.stop_reason
     assert world.outcomes().get(Outcome.SHADOW, 0) > AUTO_IN_FLIGHT
+
+
+def test_who_has_compared_enough_is_held_while_another_is_to_come() -> None:
+    silent = FakeDevice(number=2, is_dead_after_offer=True)
+    world = RolloutWorld([FakeDevice(number=1, differs=5), silent], policy=POLICY)
+    world.start()
+    for _ in range(14):
+        world.tick()
+    assert world.outcomes() == {Outcome.SHADOW: 1, Outcome.OFFERED: 1}
+    shadow = world.devices[1].shadow
+    assert shadow is not None
+    assert has_compared(shadow, SHADOW)
 
 
 def test_a_good_candidate_passes_the_shadow_and_the_probation() -> None:
