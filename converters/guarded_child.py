@@ -5,6 +5,7 @@ an alarm that ends even a process stuck in native code, at first until one row w
 core files. Exit status 0 done, 1 refused (``refusal.json`` says why); anything else happened to it.
 """
 
+import ctypes
 import json
 import math
 import resource
@@ -29,6 +30,8 @@ from converters.guarded_files import (
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> int:
     """Do the job in the folder."""
@@ -37,6 +40,7 @@ def main() -> int:
 
 def run_limited(home: Path, work: Callable[[Path, dict[str, Any]], None]) -> int:
     """Do the job in a folder within its limits; gives the exit status."""
+    _end_with_parent()
     job = json.loads((home / JOB).read_text())
     _limit_myself(job["guard"])
     try:
@@ -78,6 +82,12 @@ def _work(home: Path, job: dict[str, Any]) -> None:
             np.savez(file, allow_pickle=False, **graph.answer(first))
         return
     write_built(home, build_loaded(read_request(home, job, graph), graph))
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when the builder that waits for it is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit_myself(guard: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def compare_files(
     shipped = open_source(
         shipped_path, table, target=target, name="shipped", schema=source.schema, profile=profile
     )
-    rows = table.read_numbers(source.schema.columns).astype(np.float32)
+    rows = table.read_packed(source.schema.features).astype(np.float32)
     return compare_outputs(
         source.schema.task,
         _answer(source, rows),

@@ -27,6 +27,7 @@ def show_run(result: dict[str, Any]) -> None:
             f"times are of the network alone; with what goes before it a picture of {sides} takes"
             f" {image['latency_ms_median']:.3g} ms (median)"
         )
+    sentences += [f"note: {note}" for note in result["notes"]]
     _say_lines([*sentences, f"ships {result['decision']}"])
 
 

@@ -188,3 +188,6 @@ def test_edge_convert_reads_texts_of_a_csv_and_writes_the_schema(tmp_path: Path)
     assert done.exit_code == 0, done.output
     made = ModelSchema.decode(unpack_members(out.read_bytes())["schema.json"])
     assert made.features == (HEAT, HUE, DOOR)
+    compared = CliRunner().invoke(app, ["parity", words[1], str(out), *words[2:]])
+    assert compared.exit_code == 0, compared.output
+    assert "300 rows, 0 labels differ, 0 rows off" in compared.output
