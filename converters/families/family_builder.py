@@ -8,7 +8,7 @@ whole ladder. Where the first ship another rung, all of them do.
 
 from dataclasses import dataclass, replace
 
-from converters.build import build_loaded
+from converters.build import build_loaded, build_package
 from converters.errors import NoRungFitsError
 from converters.families.member_converter import FilledSource, MemberConverter, Way
 from converters.request import BuildRequest, BuiltPackage, Effort, MeasurementPlan
@@ -45,15 +45,16 @@ class FamilyBuilder:
             request.estimator, request.schema, request.profile, request.holdout
         )
         context = {**request.evidence_context, "graph": str(graph.way)}
-        request = replace(request, evidence_context=context)
+        marked = replace(request, evidence_context=context)
         source = FilledSource(graph)
         if self._leads >= LEADS and self._ships_fp32:
-            brief = replace(request, effort=Effort.BRIEF, plan=BRIEF)
+            brief = replace(marked, effort=Effort.BRIEF, plan=BRIEF)
             try:
                 return BuiltMember(package=build_loaded(brief, source), way=graph.way)
             except NoRungFitsError:
-                pass  # another rung may fit: the whole ladder is climbed below
-        package = build_loaded(request, source)
+                whole = build_package(request)  # converted anew: nothing of the template is in it
+                return BuiltMember(package=whole, way=Way.FULL)
+        package = build_loaded(marked, source)
         self._leads += 1
         self._ships_fp32 &= package.precision is Precision.FP32
         return BuiltMember(package=package, way=graph.way)

@@ -72,6 +72,18 @@ class MemberOutcome:
     ways: Mapping[str, str] = field(default_factory=dict)
 
 
+_UNFORESEEN = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a library may raise on the rows of one member: its failure, not the run's."""
+
+
 def train_members(recipe: FamilyRecipe, members: Sequence[Member]) -> list[MemberOutcome]:
     """Train and build some members, one after the other; never fails for one of them."""
     return [_outcome(recipe, member) for member in members]
@@ -80,10 +92,10 @@ def train_members(recipe: FamilyRecipe, members: Sequence[Member]) -> list[Membe
 def _outcome(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
     try:
         return _train(recipe, member)
-    except FleetError as error:
+    except (FleetError, ConversionError) as error:
         return MemberOutcome(member=member.name, failure=str(error))
-    except ConversionError as error:
-        return MemberOutcome(member=member.name, failure=str(error))
+    except _UNFORESEEN as error:
+        return MemberOutcome(member=member.name, failure=f"{type(error).__name__}: {error}"[:500])
 
 
 def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
