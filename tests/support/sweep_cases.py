@@ -59,12 +59,15 @@ def _classifier() -> Any:
 
 
 MAKERS: dict[str, Make] = {
+    "AdaBoostClassifier": lambda c: c(n_estimators=8),
+    "AdaBoostRegressor": lambda c: c(n_estimators=8),
     "AffinityPropagation": lambda c: c(max_iter=30),
     "BaggingClassifier": lambda c: c(n_estimators=4),
     "BaggingRegressor": lambda c: c(n_estimators=4),
     "BayesianGaussianMixture": lambda c: c(n_components=3, max_iter=20),
     "BernoulliRBM": lambda c: c(n_components=4, n_iter=2),
     "BisectingKMeans": lambda c: c(n_clusters=3),
+    "CalibratedClassifierCV": lambda c: c(_classifier(), cv=2),
     "CCA": lambda c: c(n_components=1),
     "ClassifierChain": lambda c: c(_classifier()),
     "ColumnTransformer": lambda c: c(
@@ -73,8 +76,8 @@ MAKERS: dict[str, Make] = {
     "DBSCAN": lambda c: c(),
     "DictionaryLearning": lambda c: c(n_components=4, max_iter=2),
     "DummyClassifier": lambda c: c(strategy="prior"),
-    "ExtraTreesClassifier": lambda c: c(n_estimators=12),
-    "ExtraTreesRegressor": lambda c: c(n_estimators=12),
+    "ExtraTreesClassifier": lambda c: c(n_estimators=5),
+    "ExtraTreesRegressor": lambda c: c(n_estimators=5),
     "FactorAnalysis": lambda c: c(n_components=3, max_iter=20),
     "FastICA": lambda c: c(n_components=3, max_iter=50),
     "FeatureUnion": lambda c: c([("scale", StandardScaler())]),
@@ -93,7 +96,7 @@ MAKERS: dict[str, Make] = {
     "HistGradientBoostingClassifier": lambda c: c(max_iter=3),
     "HistGradientBoostingRegressor": lambda c: c(max_iter=8),
     "IncrementalPCA": lambda c: c(n_components=3),
-    "IsolationForest": lambda c: c(n_estimators=12),
+    "IsolationForest": lambda c: c(n_estimators=5),
     "Isomap": lambda c: c(n_components=2),
     "KBinsDiscretizer": lambda c: c(
         n_bins=4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"
@@ -105,7 +108,7 @@ MAKERS: dict[str, Make] = {
     "LogisticRegressionCV": lambda c: c(
         Cs=2, cv=2, max_iter=50, use_legacy_attributes=False, l1_ratios=(0,)
     ),
-    "MeanShift": lambda c: c(bandwidth=4.0, bin_seeding=True),
+    "MeanShift": lambda c: c(bandwidth=4.0, bin_seeding=True, min_bin_freq=2),
     "MDS": lambda c: c(n_init=1, max_iter=5, init="random"),
     "MiniBatchDictionaryLearning": lambda c: c(n_components=4, max_iter=2),
     "MiniBatchKMeans": lambda c: c(n_clusters=3, n_init=1),
@@ -127,14 +130,14 @@ MAKERS: dict[str, Make] = {
     "PLSSVD": lambda c: c(n_components=1),
     "RadiusNeighborsClassifier": lambda c: c(radius=1e6),
     "RadiusNeighborsRegressor": lambda c: c(radius=1e6),
-    "RandomForestClassifier": lambda c: c(n_estimators=12),
-    "RandomForestRegressor": lambda c: c(n_estimators=12),
+    "RandomForestClassifier": lambda c: c(n_estimators=5),
+    "RandomForestRegressor": lambda c: c(n_estimators=5),
     "RandomizedSearchCV": lambda c: c(_classifier(), {"C": [0.1, 1]}, n_iter=2, cv=2),
     "RandomTreesEmbedding": lambda c: c(n_estimators=4, max_depth=3, sparse_output=False),
     "RANSACRegressor": lambda c: c(max_trials=10),
     "RegressorChain": lambda c: c(Ridge()),
     "QuadraticDiscriminantAnalysis": lambda c: c(reg_param=0.1),
-    "QuantileTransformer": lambda c: c(n_quantiles=20),
+    "QuantileTransformer": lambda c: c(n_quantiles=6),
     "RFE": lambda c: c(_classifier(), n_features_to_select=5),
     "RFECV": lambda c: c(_classifier(), cv=2, step=4),
     "SelectFromModel": lambda c: c(DecisionTreeClassifier(random_state=0)),
