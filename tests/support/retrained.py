@@ -24,15 +24,15 @@ def convert(model: Any) -> bytes:
 
 
 def boosted() -> tuple[bytes, bytes]:
-    model = GradientBoostingClassifier(n_estimators=20, random_state=0, warm_start=True)
+    model = GradientBoostingClassifier(n_estimators=10, random_state=0, warm_start=True)
     old = convert(model.fit(X, Y))
-    return old, convert(model.set_params(n_estimators=22).fit(X, Y))
+    return old, convert(model.set_params(n_estimators=11).fit(X, Y))
 
 
 def forest() -> tuple[bytes, bytes]:
-    model = RandomForestClassifier(n_estimators=30, random_state=0, warm_start=True)
+    model = RandomForestClassifier(n_estimators=20, random_state=0, warm_start=True)
     old = convert(model.fit(X, Y))
-    return old, convert(model.set_params(n_estimators=33).fit(X, Y))
+    return old, convert(model.set_params(n_estimators=22).fit(X, Y))
 
 
 def net_with_a_new_head() -> tuple[bytes, bytes]:
