@@ -80,7 +80,7 @@ def test_a_gateway_killed_while_it_encodes_makes_it_again(lab: AgentLab) -> None
     directory = lab.join("dev-killed")
     lab.run_agent(directory)
     scratch = lab.workspace.encodings_dir / "scratch"
-    target = lab.release("plant", 3, package(3, filler=2_500_000))
+    target = lab.release("plant", 3, package(3, filler=6_000_000))
     lab.wish("dev-killed", target)
     lab.wait(lambda: bool(running_encoders(lab.workspace.root)), timeout_s=30)
     lab.kill_gateway()
