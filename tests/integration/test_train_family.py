@@ -1,6 +1,5 @@
 """A family from one spec: every member registered, failures listed, a run that goes on."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from fleet_server.services.train_family import MemberPool, TrainedFamily, TrainF
 from fleet_server.training.family import Member
 from fleet_server.training.family_member import FamilyRecipe, MemberOutcome, train_members
 from tests.support.clock import FakeClock
+from tests.support.killing_writer import KillingWriter
 from tests.support.training import TrainingBench, edit, value_spec
 
 pytestmark = pytest.mark.xdist_group("train-family")
@@ -159,15 +159,6 @@ def test_data_a_member_cannot_have_fails_that_member(tmp_path: Path) -> None:
     trained, _ = run(bench, broken)
     assert list(trained.failed) == ["line-r1"]
     assert "column 'x': 1 of 60 values are missing" in trained.failed["line-r1"]
-
-
-class KillingWriter:
-    """Ends its process at a model with a large intercept, as a crash in a library would."""
-
-    def write(self, estimator: Any) -> bytes:
-        if estimator[-1].intercept_ > 1e5:
-            os._exit(9)
-        return SkopsEstimatorWriter().write(estimator)
 
 
 def test_processes_train_and_one_that_dies_takes_only_its_member(tmp_path: Path) -> None:
