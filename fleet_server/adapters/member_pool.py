@@ -6,9 +6,11 @@ go on.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import joblib
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from fleet_server.training.family import Member
@@ -19,6 +21,7 @@ CHUNK_MEMBERS = 25
 OUT_PER_JOB = 2
 """Chunks that wait for a process or are in it."""
 JOBS_MAX = 256
+KILLED = "training it ended its process (memory, or a crash in a library)"
 
 
 class JoblibMemberPool:
@@ -42,9 +45,9 @@ class JoblibMemberPool:
                     yield outcome
             except TerminatedWorkerError:
                 suspects = list(waiting.values())[: OUT_PER_JOB * self.jobs * chunk]
-                for member in suspects:
-                    yield _train_alone(recipe, member)
-                    del waiting[member.name]
+                for outcome in _train_alone(recipe, suspects):
+                    del waiting[outcome.member]
+                    yield outcome
 
 
 def _train(
@@ -62,13 +65,16 @@ def _train(
         yield from outcomes
 
 
-def _train_alone(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
-    """Train a member in a process of which it is all the work; who ends that has failed."""
-    try:
-        (outcome,) = _train(recipe, [member], 1, 2)
-    except TerminatedWorkerError:
-        return MemberOutcome(
-            member=member.name,
-            failure="training it ended its process (memory, or a crash in a library)",
-        )
-    return outcome
+def _train_alone(recipe: FamilyRecipe, members: list[Member]) -> Iterator[MemberOutcome]:
+    """Train one at a time in one process; the member that ends it has failed."""
+    waiting = deque(members)
+    while waiting:
+        with ProcessPoolExecutor(max_workers=1) as process:
+            while waiting:
+                member = waiting.popleft()
+                try:
+                    (outcome,) = process.submit(train_members, recipe, [member]).result()
+                except TerminatedWorkerError:
+                    yield MemberOutcome(member=member.name, failure=KILLED)
+                    break
+                yield outcome

@@ -196,8 +196,9 @@ def test_a_shadow_that_dies_is_told_and_what_serves_does_not_notice(
 def test_the_next_process_that_serves_begins_the_comparing_anew(world: WorkerWorld) -> None:
     world.service.shadows.start("main", order(world, TWO, 4))
     look(world, lambda s: s.report.state is ShadowState.COMPARING)
-    world.ask()
-    look(world, lambda s: s.report.rows == 1)
+    for _ in range(3):
+        world.ask()
+    look(world, lambda s: s.report.rows == 3)
     lost, pid = shadow_children(world.pid)[0], world.pid
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: is_gone(lost))
@@ -205,7 +206,8 @@ def test_the_next_process_that_serves_begins_the_comparing_anew(world: WorkerWor
     world.ask()
     look(world, lambda s: s.report.state is ShadowState.COMPARING)
     world.ask()
-    assert look(world, lambda s: s.report.rows > 0).report.rows == 1
+    # The row asked while it may have been loading counts or not; the three of before do not.
+    assert look(world, lambda s: s.report.rows > 0).report.rows <= 2
     world.service.shadows.stop("main")
 
 
