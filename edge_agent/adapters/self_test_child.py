@@ -63,7 +63,7 @@ def _test(
         result = SelfTestResult(
             ok=False, code=Code.SELFTEST_MEMORY, detail="memory ran out in the self-test"
         )
-    rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rss_bytes = _peak_bytes()
     if result.ok and rss_bytes > limits.rss_bytes_max:
         return SelfTestResult(
             ok=False,
@@ -91,6 +91,16 @@ def _lower(kind: int, limit: int) -> None:
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(kind, (limit, limit))
+
+
+def _peak_bytes() -> int:
+    """Give the most memory this program had: the kernel's own maximum counts its parent's, too."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(peak) * 1024
 
 
 if __name__ == "__main__":

@@ -46,11 +46,13 @@ def train(
     with fleet_errors(), StepLines() as lines:
         from fleet_server.bootstrap import open_fleet
         from fleet_server.cli.train_family import train_family
+        from fleet_server.services.train_model import check_reason
         from fleet_server.wiring.training import build_browser, build_trainer, is_family
         from fleet_server.wiring.trust import user_name
 
         fleet = open_fleet(workspace)
         lines.started("start", "libraries")
+        check_reason(force)
         if is_family(fleet, spec):
             lines.end()
             train_family(fleet, spec, jobs=jobs, force=force, as_json=as_json)

@@ -102,7 +102,7 @@ class TrainModel:
             RefusedError: The data, the estimator, a limit or a profile says no.
             NotFoundError: The data file is missing.
         """
-        reason = _check_reason(force_reason)
+        reason = check_reason(force_reason)
         spec = read_spec(spec_path, self.profiles_dir)
         if spec.family is not None:
             raise MisuseError(f"{spec_path.name} is the spec of a family, not of one model")
@@ -279,7 +279,8 @@ class TrainModel:
         self.listener.finished(name, report.seconds[name], step.sentence)
 
 
-def _check_reason(force_reason: str | None) -> str:
+def check_reason(force_reason: str | None) -> str:
+    """Give the reason of ``--force``, empty without one; raises MisuseError when it is none."""
     if force_reason is None:
         return ""
     reason = force_reason.strip()
