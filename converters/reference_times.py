@@ -19,7 +19,7 @@ _LOG_FATAL = 4
 
 @cache
 def measure_here(threads: int) -> Calibration:
-    """Time the reference graphs with so many threads a request; about half a second."""
+    """Time the reference graphs with so many threads a request; a second or two, once."""
     return measure_suite(
         partial(_load, threads),
         time.perf_counter,
