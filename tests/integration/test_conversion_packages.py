@@ -135,18 +135,21 @@ def test_the_same_inputs_give_the_same_members_but_for_measured_times(
             assert first[name] == again[name], name
 
 
-def test_evidence_differs_in_measured_times_alone(logistic_package: BuiltPackage) -> None:
+def test_evidence_differs_in_measured_times_and_memory_alone(
+    logistic_package: BuiltPackage,
+) -> None:
     again = build_package(request_of(logistic(), "digits")).evidence
 
-    def without_times(evidence: Any) -> Any:
+    def without_measured(evidence: Any) -> Any:
         kept = copy.deepcopy(dict(evidence))
         del kept["measured_with"]["runs_per_round"]
+        assert kept["needs"].pop("rss_bytes") > 0
         for rung in kept["ladder"]:
             for name in [name for name in rung if name.startswith(MEASURED)]:
                 del rung[name]
         return kept
 
-    assert without_times(again) == without_times(logistic_package.evidence)
+    assert without_measured(again) == without_measured(logistic_package.evidence)
 
 
 def test_the_members_of_domains_are_within_each_profile() -> None:
