@@ -5,22 +5,52 @@ of the features: one tensor costs the device a fraction of twenty. A category tr
 in the schema's list, a boolean as 0 or 1, a missing value as NaN, a category that is not listed
 as -1. A schema with an image takes pictures instead (``contract/image.py``).
 
-Format 1 has plain numbers only; whatever older code would misread makes it format 2, which that
-code refuses.
+Format 1 has plain numbers only; whatever older code would misread makes it a later format, which
+that code refuses.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.image import IMAGE_INPUT, ImageInput
+from edge_agent.contract.outputs import (
+    Output,
+    Role,
+    output_from_json,
+    output_to_json,
+    read_member,
+)
+
+__all__ = [
+    "CATEGORIES_MAX",
+    "CATEGORY_CHARS_MAX",
+    "CLASSES_MAX",
+    "CLASS_CHARS_MAX",
+    "FEATURES_MAX",
+    "INPUT_NAME",
+    "SCHEMA_BYTES_MAX",
+    "SCHEMA_FORMAT",
+    "SCHEMA_FORMAT_TARGETS",
+    "SCHEMA_FORMAT_TYPED",
+    "UNKNOWN_CODE",
+    "WIDTH_MAX",
+    "Dtype",
+    "Feature",
+    "ModelSchema",
+    "Output",
+    "Role",
+    "Task",
+]
 
 SCHEMA_BYTES_MAX = 1_048_576
 SCHEMA_FORMAT = 1
 SCHEMA_FORMAT_TYPED = 2
 """Of schemas with categories, booleans, missing values or an image."""
+SCHEMA_FORMAT_TARGETS = 3
+"""Of schemas whose value has several targets."""
 FEATURES_MAX = 4_096
 WIDTH_MAX = 1_048_576
 CLASSES_MAX = 4_096
@@ -30,8 +60,6 @@ CATEGORY_CHARS_MAX = 256
 INPUT_NAME = "features"
 UNKNOWN_CODE = -1
 """What a category that is not listed travels as."""
-
-_EnumT = TypeVar("_EnumT", bound=StrEnum)
 
 
 class Task(StrEnum):
@@ -50,17 +78,6 @@ class Dtype(StrEnum):
     """Travels as 0 or 1."""
     CATEGORY = "category"
     """Travels as the index of its text in ``categories``."""
-
-
-class Role(StrEnum):
-    """What an output tensor means."""
-
-    LABEL = "label"
-    """int64 [rows]: index into ``classes``."""
-    PROBABILITIES = "probabilities"
-    """float32 [rows, classes]."""
-    VALUE = "value"
-    """float32 [rows]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,26 +165,6 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """One output tensor of the graph.
-
-    Attributes:
-        name: As its role.
-        role: What it means.
-        is_label_only: Of probabilities: they are 1 for the label and 0 otherwise, because the
-            model tells labels alone.
-    """
-
-    name: str
-    role: Role
-    is_label_only: bool = False
-
-    def __post_init__(self) -> None:
-        if self.is_label_only and self.role is not Role.PROBABILITIES:
-            raise MalformedError(f"output {self.name!r}: only probabilities say is_label_only")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSchema:
     """Inputs and outputs of one package.
 
@@ -199,6 +196,11 @@ class ModelSchema:
         return tuple(c for feature in self.features for c in feature.columns)
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the values a row is answered with; empty where it is one, or a label."""
+        return next((output.targets for output in self.outputs if output.targets), ())
+
+    @property
     def is_numeric(self) -> bool:
         """Whether every feature is a number that is always there: what format 1 can say."""
         return self.image is None and all(f.is_number and not f.is_nullable for f in self.features)
@@ -208,15 +210,21 @@ class ModelSchema:
         """Name of the graph's only input."""
         return INPUT_NAME if self.image is None else IMAGE_INPUT
 
+    @property
+    def _format(self) -> int:
+        if self.targets:
+            return SCHEMA_FORMAT_TARGETS
+        return SCHEMA_FORMAT if self.is_numeric else SCHEMA_FORMAT_TYPED
+
     def encode(self) -> bytes:
         """Encode as JSON; the same schema always gives the same bytes."""
         fields: dict[str, Any] = {
-            "format": SCHEMA_FORMAT if self.is_numeric else SCHEMA_FORMAT_TYPED,
+            "format": self._format,
             "model": self.model,
             "task": str(self.task),
             "input": self.input_name,
             "features": [_feature_to_json(f) for f in self.features],
-            "outputs": [_output_to_json(o) for o in self.outputs],
+            "outputs": [output_to_json(o) for o in self.outputs],
             "classes": list(self.classes),
         }
         if self.image is not None:
@@ -228,17 +236,17 @@ class ModelSchema:
         """Decode; raises ContractError."""
         what = "schema.json"
         fields = Fields(parse_object(payload, what=what, limit_bytes=SCHEMA_BYTES_MAX), what=what)
-        if fields.integer("format") not in (SCHEMA_FORMAT, SCHEMA_FORMAT_TYPED):
+        if not SCHEMA_FORMAT <= fields.integer("format") <= SCHEMA_FORMAT_TARGETS:
             raise MalformedError(
-                f"{what}: needs format {SCHEMA_FORMAT} or {SCHEMA_FORMAT_TYPED}; upgrade what reads"
-                " it"
+                f"{what}: needs format {SCHEMA_FORMAT} to {SCHEMA_FORMAT_TARGETS}; upgrade what"
+                " reads it"
             )
         image = fields.optional("image")
         schema = cls(
             model=fields.text("model"),
-            task=_member(Task, fields.text("task"), what),
+            task=read_member(Task, fields.text("task"), what),
             features=fields.items("features", _feature_from_json, items_max=FEATURES_MAX),
-            outputs=fields.items("outputs", _output_from_json, items_max=8),
+            outputs=fields.items("outputs", output_from_json, items_max=8),
             classes=fields.items("classes", _class_name, items_max=CLASSES_MAX),
             image=None if image is None else ImageInput.from_json(image),
         )
@@ -307,24 +315,3 @@ def _dimension(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= WIDTH_MAX:
         raise MalformedError(f"schema.json feature: dimension {value!r} is not 1 to {WIDTH_MAX}")
     return value
-
-
-def _output_to_json(output: Output) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": output.name, "role": str(output.role)}
-    return {**said, "label_only": True} if output.is_label_only else said
-
-
-def _output_from_json(value: Any) -> Output:
-    fields = Fields(value, what="schema.json output")
-    return Output(
-        name=fields.text("name", chars_max=128),
-        role=_member(Role, fields.text("role"), "schema.json output"),
-        is_label_only=fields.flag("label_only", default=False),
-    )
-
-
-def _member(kind: type[_EnumT], text: str, what: str) -> _EnumT:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise MalformedError(f"{what}: {text[:40]!r} is not one of {list(kind)}") from error
