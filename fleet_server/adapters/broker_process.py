@@ -18,7 +18,7 @@ import socket
 import subprocess
 from collections import deque
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from fleet_server.adapters.broker_config import (
     BrokerFiles,
@@ -60,6 +60,7 @@ class BrokerProcess:
         self._files = BrokerFiles(directory=directory)
         self._log_file = log_file or directory / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = Lock()
 
     @property
     def pid(self) -> int | None:
@@ -67,15 +68,48 @@ class BrokerProcess:
         return self._process.pid if self._process is not None and self.is_alive() else None
 
     def start(self) -> None:
-        """Start and wait until both ports answer; a running one is left alone.
+        """Start and wait until it answers and heeds signals; a running one is left alone.
 
         Raises:
             NotFoundError: mosquitto is not installed.
             BusyError: A port is in use; says which and by whom.
             BrokerError: It ended at once or does not answer; carries its last words.
         """
-        if self.is_alive():
+        with self._starting:
+            if not self.is_alive():
+                self._start()
+
+    def stop(self) -> None:
+        """End it with its state saved; SIGKILL after STOP_S_MAX seconds."""
+        if self._process is None:
             return
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+        self._files.pid.unlink(missing_ok=True)
+
+    def reload(self) -> None:
+        """Let it read revocation list, access rules and passwords again.
+
+        A revoked device that is connected stays so until it reconnects; new connections are
+        refused at once. Waits for a start that is under way.
+        """
+        self._signal(signal.SIGHUP)
+
+    def save(self) -> None:
+        """Let it write its state to disk now."""
+        self._signal(signal.SIGUSR1)
+
+    def is_alive(self) -> bool:
+        """Tell whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self) -> None:
         program = find_mosquitto()
         self._end_orphan()
         for host, port in (
@@ -98,39 +132,10 @@ class BrokerProcess:
         write_durable(self._files.pid, f"{self._process.pid}\n".encode())
         self._wait_until_it_answers(self._process)
 
-    def stop(self) -> None:
-        """End it with its state saved; SIGKILL after STOP_S_MAX seconds."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._process = None
-        self._files.pid.unlink(missing_ok=True)
-
-    def reload(self) -> None:
-        """Let it read revocation list, access rules and passwords again.
-
-        A revoked device that is connected stays so until it reconnects; new connections are
-        refused at once.
-        """
-        self._signal(signal.SIGHUP)
-
-    def save(self) -> None:
-        """Let it write its state to disk now."""
-        self._signal(signal.SIGUSR1)
-
-    def is_alive(self) -> bool:
-        """Tell whether the process runs."""
-        return self._process is not None and self._process.poll() is None
-
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
+        with self._starting:
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(number)
 
     def _write_files(self) -> None:
         files = self._files
@@ -171,7 +176,8 @@ class BrokerProcess:
                 )
             ports = (self.settings.server_port, self.settings.port)
             host = _reachable(self.settings.host)
-            if all(_answers(h, p) for h, p in zip(("127.0.0.1", host), ports, strict=True)):
+            places = zip(("127.0.0.1", host), ports, strict=True)
+            if all(_answers(h, p) for h, p in places) and _heeds_hangups(process.pid):
                 return
             wait.wait(_POLL_S)
         self.stop()
@@ -277,6 +283,16 @@ def _die_with_parent() -> list[str]:
 def _reachable(host: str) -> str:
     """Turn a wildcard address into one that can be connected to."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def _heeds_hangups(pid: int) -> bool:
+    """Tell whether SIGHUP reaches a handler: mosquitto listens before it has one, and would end."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True  # no Linux, or ended: the next look at the process says so
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,3 +297,27 @@ def test_the_password_file_is_what_mosquitto_writes() -> None:
         "server:$7$101$NX/z5u13RLPugycy$k37r1gSBLeRBuclnO1wFrY9MtEdFVHpSgz4C8G/"
         "vcAbAsMtF3TVHhhMt97OmJdQB/pBNs7iVzh7GF4nezDD4DQ==\n"
     )
+
+
+def test_a_broker_told_to_read_its_files_again_while_it_starts_lives_on(
+    fresh_lab: BrokerLab,
+) -> None:
+    broker, is_done = fresh_lab.broker, threading.Event()
+
+    def tell() -> None:
+        while not is_done.wait(0.001):
+            broker.reload()
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        for _ in range(3):
+            broker.start()
+            first = broker.pid
+            broker.reload()
+            time.sleep(0.05)
+            assert broker.pid == first is not None
+            broker.stop()
+    finally:
+        is_done.set()
+        teller.join()
