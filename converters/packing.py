@@ -117,7 +117,9 @@ def pack_rung(
             "measured_with": {
                 **describe_machine(),
                 "threads": request.profile.intra_op_threads,
-                "calibration": measure_here(request.profile.intra_op_threads).to_json(),
+                "calibration": measure_here(
+                    request.profile.intra_op_threads, request.plan
+                ).to_json(),
                 "rounds": request.plan.rounds,
                 "runs_per_round": dict(ladder.runs),
             },

@@ -95,12 +95,16 @@ def _attribute(name: str, value: Attribute) -> bytes:
     if isinstance(value, float):
         return written + _float(2, value) + _field(20, _KIND_FLOAT)
     if value and isinstance(value[0], str):
-        texts = b"".join(_field(9, str(item).encode()) for item in value)
+        items = {item: _field(9, str(item).encode()) for item in set(value)}
+        texts = b"".join(items[item] for item in value)
         return written + texts + _field(20, _KIND_STRINGS)
     if value and isinstance(value[0], float):
         packed = struct.pack(f"<{len(value)}f", *value)
         return written + _field(7, packed) + _field(20, _KIND_FLOATS)
-    packed = b"".join(_number(int(item)) for item in value)
+    # Trees repeat few numbers thousands of times.
+    numbers = [int(item) for item in value]
+    encoded = {number: _number(number) for number in set(numbers)}
+    packed = b"".join(encoded[number] for number in numbers)
     return written + _field(8, packed) + _field(20, _KIND_INTS)
 
 

@@ -10,7 +10,10 @@ Left out: what the figures mean (``calibration.py``).
 import struct
 from collections.abc import Callable, Iterator
 from statistics import median, quantiles
-from typing import TypedDict
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from device_profiles.calibration import CALL, MEMORY, Calibration
 from device_profiles.onnx_bytes import (
@@ -54,18 +57,28 @@ def reference_graphs() -> dict[str, tuple[bytes, Feed]]:
 
 
 def measure_suite(
-    load: Load, clock: Callable[[], float], *, onnxruntime: str, threads: int
+    load: Load,
+    clock: Callable[[], float],
+    *,
+    onnxruntime: str,
+    threads: int,
+    rounds: int = ROUNDS,
+    round_s: float = ROUND_S,
 ) -> Calibration:
-    """Time every graph, round by round, and one copy of memory; about half a second.
+    """Time every graph, round by round, and one copy of memory.
 
-    The fastest round counts: other work on the machine only ever adds time. A graph that this
-    runtime does not load is left out.
+    By default that is about half a second of work on a server, some seconds on a board. The
+    fastest round counts: other work on the machine only ever adds time, so fewer or shorter rounds
+    give the same figures where the machine is idle. A graph that this runtime does not load is
+    left out.
 
     Args:
         load: Makes a graph callable.
         clock: Gives seconds; never goes back.
         onnxruntime: Release that runs them.
         threads: Of one request, as ``load`` sets them.
+        rounds: Of each graph, 2 or more.
+        round_s: What one graph may take of a round, seconds; three runs in any case.
 
     Raises:
         Exception: What ``load`` raises for the graph of no work, without which nothing is known.
@@ -80,16 +93,16 @@ def measure_suite(
             if name == CALL:
                 raise
     calls[MEMORY] = _copy_of_memory()
-    runs = {name: _plan_runs(call, clock) for name, call in calls.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
+    runs = {name: _plan_runs(call, clock, round_s) for name, call in calls.items()}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
         for name, call in calls.items():
-            rounds[name].append(_time(call, runs[name], clock))
+            found[name].append(_time(call, runs[name], clock))
     return Calibration(
         onnxruntime=onnxruntime,
         threads=threads,
-        ms={name: min(times) for name, times in rounds.items()},
-        noise={name: _spread(times) for name, times in rounds.items()},
+        ms={name: min(times) for name, times in found.items()},
+        noise={name: _spread(times) for name, times in found.items()},
     )
 
 
@@ -98,12 +111,13 @@ def list_inputs(feed: Feed) -> list[float]:
     count = 1
     for size in feed:
         count *= size
-    return list(_numbers(count, seed=7))
+    values: list[float] = _numbers(count, seed=7).tolist()
+    return values
 
 
-def _plan_runs(call: Call, clock: Callable[[], float]) -> int:
+def _plan_runs(call: Call, clock: Callable[[], float], round_s: float) -> int:
     once = max(1e-7, min(_time(call, 1, clock) for _ in range(RUNS_MIN)) / 1e3)
-    return int(min(RUNS_MAX, max(RUNS_MIN, ROUND_S / once)))
+    return int(min(RUNS_MAX, max(RUNS_MIN, round_s / once)))
 
 
 def _time(call: Call, runs: int, clock: Callable[[], float]) -> float:
@@ -218,18 +232,18 @@ def _weights(name: str, shape: tuple[int, ...], *, seed: int, is_int8: bool) -> 
     count = 1
     for size in shape:
         count *= size
-    values = list(_numbers(count, seed=seed))
+    values = _numbers(count, seed=seed)
     if is_int8:
-        raw = struct.pack(f"<{count}b", *(round(60 * value) for value in values))
+        raw = np.rint(60 * values).astype(np.int8).tobytes()
         return Tensor(name=name, element=INT8, shape=shape, raw=raw)
-    raw = struct.pack(f"<{count}f", *(0.1 * value for value in values))
+    raw = (0.1 * values).astype("<f4").tobytes()
     return Tensor(name=name, element=FLOAT, shape=shape, raw=raw)
 
 
 def _trees() -> bytes:
     """Write complete trees; node ids count within a tree, children of n are 2n+1 and 2n+2."""
     inner, count = 2**_DEPTH - 1, 2 ** (_DEPTH + 1) - 1
-    numbers = list(_numbers(_TREES * count, seed=11))
+    numbers: list[float] = _numbers(_TREES * count, seed=11).tolist()
     ids = [n for _ in range(_TREES) for n in range(count)]
     leaves = [(tree, n) for tree in range(_TREES) for n in range(inner, count)]
     attributes: dict[str, Attribute] = {
@@ -265,9 +279,18 @@ def _ends(taken: tuple[int, ...], given: tuple[int, ...]) -> _Ends:
     }
 
 
-def _numbers(count: int, *, seed: int) -> Iterator[float]:
-    """Give numbers in [-1, 1) by a fixed rule (a linear congruence)."""
-    state = seed
-    for _ in range(count):
-        state = (1_103_515_245 * state + 12_345) % 2**31
-        yield state / 2**30 - 1.0
+def _numbers(count: int, *, seed: int) -> NDArray[Any]:
+    """Give float64 numbers in [-1, 1) by a fixed rule (a linear congruence).
+
+    One step is ``factor * state + term``; so are two steps at once, and four, with factors and
+    terms of their own. Thus each pass doubles what is known.
+    """
+    factor, term, modulus = 1_103_515_245, 12_345, 2**31
+    states = np.array([(factor * seed + term) % modulus], np.uint64)
+    while len(states) < count:
+        # Products stay below 2**62; the mask is the remainder.
+        further = states * np.uint64(factor) + np.uint64(term) & np.uint64(modulus - 1)
+        states = np.concatenate([states, further])
+        factor, term = factor * factor % modulus, (factor * term + term) % modulus
+    numbers: NDArray[Any] = states[:count] / 2.0**30 - 1.0
+    return numbers

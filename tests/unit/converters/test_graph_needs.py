@@ -5,6 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converters.needs import find_needs, find_operators, has_full_range
 from converters.reference_times import measure_here
+from converters.request import MeasurementPlan
 from device_profiles.calibration import CALL, GRAPHS
 from device_profiles.profile import Precision
 
@@ -42,7 +43,8 @@ def test_operators_carry_the_version_that_the_operator_set_means() -> None:
 
 
 def test_the_building_machine_is_measured_once_a_process() -> None:
-    found = measure_here(1)
+    plan = MeasurementPlan(rounds=3, round_s=0.001)
+    found = measure_here(1, plan)
     assert set(found.ms) == set(GRAPHS)
     assert found.ms["conv_fp32"] > found.ms[CALL]
-    assert measure_here(1) is found
+    assert measure_here(1, MeasurementPlan(rounds=3, round_s=0.001)) is found
