@@ -149,4 +149,7 @@ class FilledSource:
         """Give the graph."""
         del schema, profile, rows
         model = parse_model(self._graph.model, what="the member's graph")
-        return replace(self._graph.conversion, model=model)
+        conversion = replace(self._graph.conversion, model=model)
+        if self._graph.way is Way.FULL:
+            return conversion
+        return replace(conversion, tries=())  # they tell of another member's rows
