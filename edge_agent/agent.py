@@ -30,8 +30,8 @@ from edge_agent.core.events import (
     Stopped,
     Ticked,
 )
-from edge_agent.download import PartOpened, PartSaved
-from edge_agent.downloads import Downloads, Restoring
+from edge_agent.download import PartOpened, PartSaved, Restoring
+from edge_agent.downloads import Downloads
 from edge_agent.effects_runner import EffectsRunner
 from edge_agent.errors import Refusal
 from edge_agent.ports import (

@@ -3,7 +3,7 @@
 State and the plain questions about it; who drives it is ``downloads.py``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,22 @@ from edge_agent.core.offer_plan import MISSING_BYTES_MIN, Asking, missing_bytes,
 from edge_agent.core.release import Release
 from edge_agent.core.transfer_plan import Transfer, encoded_budget_of
 from edge_agent.errors import RestoreError, StorageError
-from edge_agent.ports import PartialBlob
+from edge_agent.ports import PackageRestorer, PartialBlob
 
 PROBLEM_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoring:
+    """What it takes to fetch something smaller in place of a package.
+
+    Attributes:
+        restorer: Gives the package back.
+        find_held: Returns the packages a slot holds, the likeliest base first.
+    """
+
+    restorer: PackageRestorer
+    find_held: Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ come back through ``handle``.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edge_agent.contract.codes import Code
@@ -34,8 +33,8 @@ from edge_agent.core.transfer_plan import (
     plan_request,
     take_frame,
 )
-from edge_agent.download import Download, PartOpened, PartSaved
-from edge_agent.errors import RestoreError, StorageError
+from edge_agent.download import Download, PartOpened, PartSaved, Restoring
+from edge_agent.errors import NoRoomError, RestoreError, StorageError
 from edge_agent.ports import (
     BlobStore,
     ChunkStore,
@@ -48,19 +47,6 @@ from edge_agent.ports import (
 )
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restoring:
-    """What it takes to fetch something smaller in place of a package.
-
-    Attributes:
-        restorer: Gives the package back.
-        find_held: Returns the packages a slot holds, the likeliest base first.
-    """
-
-    restorer: PackageRestorer
-    find_held: Callable[[str], Sequence[str]]
 
 
 class Downloads:
@@ -76,7 +62,7 @@ class Downloads:
         jobs: Jobs,
         link: Link,
         emit: Callable[[str, Event], None],
-        restoring: "Restoring | None" = None,
+        restoring: Restoring | None = None,
     ) -> None:
         """Begin with nothing to fetch.
 
@@ -233,7 +219,7 @@ class Downloads:
         download.is_busy = False
         result = done.result
         if isinstance(result, RestoreError):
-            self._fall_back(download, str(result))
+            self._fall_back(download, str(result), is_lasting=not isinstance(result, NoRoomError))
         elif isinstance(result, StorageError):
             self._fail(download, result.code, result.detail)
         elif download.offer is not None:
@@ -345,8 +331,12 @@ class Downloads:
             raise LookupError("an encoding was followed that nothing here restores")
         return self._restoring.restorer
 
-    def _fall_back(self, download: Download, why: str) -> None:
-        """Fetch the package itself; what the encoding cost counts against the same budget."""
+    def _fall_back(self, download: Download, why: str, *, is_lasting: bool = True) -> None:
+        """Fetch the package itself; what the encoding cost counts against the same budget.
+
+        Why is written down, so that no later try pays for it again; a disk that is full for the
+        moment says nothing about the encoding, and has cost nothing.
+        """
         sha256 = download.release.sha256
         _LOG.warning("%s is fetched as it is: %s", download.release.target, why)
         download.give_up_encoding(why)
@@ -356,7 +346,13 @@ class Downloads:
             self._note(download)
             self._moved(download)
 
-        self._work(download, lambda: self._restorer.refuse(sha256, why), then)
+        def work() -> None:
+            if is_lasting:
+                self._restorer.refuse(sha256, why)
+            else:
+                self._restorer.forget(sha256)
+
+        self._work(download, work, then)
 
     def _moved(self, download: Download) -> None:
         now = self._clock.monotonic()

@@ -4,6 +4,7 @@ AgentError
 ├── Refusal            trust says no; carries the code that names the attack or the misfit
 ├── StorageError       the disk said no; carries a retryable code
 ├── RestoreError       an encoded package does not give the signed one; the package itself is next
+│   └── NoRoomError      the disk has no room beside the package now; the next try may find some
 ├── EnrolmentError     joining failed; says what to do next
 ├── PlainTextError     a connection without TLS was to leave this machine; also an OSError
 ├── NotEnrolledError   no identity in the agent's directory
@@ -61,6 +62,10 @@ class StorageError(AgentError):
 
 class RestoreError(AgentError):
     """What arrived in place of a package does not give it: wrong base, wrong bytes, too large."""
+
+
+class NoRoomError(RestoreError):
+    """The disk has no room for an encoding and its package now; says nothing about either."""
 
 
 class EnrolmentError(AgentError):

@@ -213,8 +213,11 @@ class PackageRestorer(Protocol):
         """Make room: forget pieces of other encodings of the package.
 
         Raises:
-            RestoreError: The disk has no room for both the encoding and the package.
+            NoRoomError: The disk has no room for both the encoding and the package.
         """
+
+    def forget(self, sha256: str) -> None:
+        """Forget pieces of all encodings of a package; raises StorageError."""
 
     def restore(self, sha256: str, offer: PackageOffer, size_bytes: int) -> None:
         """Put the package, hashed, into the blob store.

@@ -4,7 +4,8 @@ The pieces of an encoding lie in the folder of parts under the package's name, s
 and dropped with it. Order of effects: every piece of the encoding is durable; the package is
 written beside its place, synced, and takes its name only when its sha256 is the signed one. After a
 power cut it is restored again from the pieces. That an encoding was no good is written down, so
-that nothing tries it again; the note goes with the package.
+that nothing tries it again; the note goes with the package. That the disk had no room for it is
+not: at the next try it may.
 """
 
 import hashlib
@@ -31,10 +32,12 @@ from edge_agent.contract.encoding import (
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.transfer import PackageOffer
 from edge_agent.core.offer_plan import part_key
-from edge_agent.errors import RestoreError
+from edge_agent.errors import NoRoomError, RestoreError
 
 BASE_BYTES_MIN = 8
 """Shorter ones zstd does not take."""
+BLOCK_BYTES = 512
+"""Of which a file system says how many a file takes."""
 _REFUSED = ".refused"
 _REASON_BYTES_MAX = 500
 
@@ -65,14 +68,20 @@ class DirectoryRestorer:
         return (read_file(self._directory / (sha256 + _REFUSED)) or b"").decode(errors="replace")
 
     def prepare(self, sha256: str, offer: PackageOffer, size_bytes: int) -> None:
-        """Forget pieces of other encodings, then look for room; raises RestoreError."""
-        mine = part_key(sha256, offer) + "."
-        self._forget(sha256, but=mine)
+        """Forget pieces of other encodings, then look for room; raises NoRoomError."""
+        mine = part_key(sha256, offer)
+        self._forget(sha256, but=mine + ".")
+        part = self._directory / (mine + PART)
         with told_as_storage_error(self._directory, "measuring"):
             free = find_free_bytes(self._directory)
-        need = offer.size_bytes + size_bytes + SPARE_BYTES
+            here = part.stat().st_blocks * BLOCK_BYTES if part.exists() else 0
+        need = max(0, offer.size_bytes - here) + size_bytes + SPARE_BYTES
         if free < need:
-            raise RestoreError(f"{free} bytes free, encoding and package need {need}")
+            raise NoRoomError(f"{free} bytes free, encoding and package need {need}")
+
+    def forget(self, sha256: str) -> None:
+        """Forget pieces of all encodings of a package; raises StorageError."""
+        self._forget(sha256)
 
     def restore(self, sha256: str, offer: PackageOffer, size_bytes: int) -> None:
         """Put the package, hashed, into the blob store; raises RestoreError, StorageError."""

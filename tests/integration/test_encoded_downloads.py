@@ -287,6 +287,50 @@ def test_a_disk_without_room_for_both_fetches_the_package(
     assert "encoding and package need" in transfer(world)["problem"]
 
 
+def test_a_disk_that_was_short_for_a_moment_takes_the_encoding_at_the_next_try(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = encoded(V2, V1)
+    world.offer_encoded(V2, made)
+    with monkeypatch.context() as short:
+        for module in ("chunk_store", "package_restorer"):
+            name = f"edge_agent.adapters.{module}.find_free_bytes"
+            short.setattr(name, lambda _: 16_777_216 + len(V2) + 100)
+        world.assign(V2, 2)
+        for _ in range(100):
+            if not served(world, V2):
+                world.work(jobs=1)
+        assert served(world, V2)
+        assert served(world, made.data) == set()
+        world.cut_power()
+    world.connect()
+    world.run(120)
+    assert world.slot().phase is SlotState.CONFIRMED
+    assert transfer(world)["encoding"] == "zstd-delta"
+    assert parts(world) == []
+
+
+def test_pieces_that_are_here_need_no_room_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = a_package("three", HALVED)
+    made = encoded(target)
+    world.offer_encoded(target, made)
+    world.assign(target, 2)
+    for _ in range(100):
+        if not any(name.endswith(".bitmap") for name in parts(world)):
+            world.work(jobs=1)
+    world.cut_power()
+    free = 16_777_216 + len(target) + len(made.data) - CHUNK_BYTES
+    for module in ("chunk_store", "package_restorer"):
+        name = f"edge_agent.adapters.{module}.find_free_bytes"
+        monkeypatch.setattr(name, lambda _: free)
+    world.connect()
+    world.run(120)
+    assert world.slot().phase is SlotState.CONFIRMED
+    assert transfer(world)["encoding"] == "zstd"
+
+
 def test_a_model_the_approvers_did_not_sign_is_refused_by_any_way(world: World) -> None:
     """The package's own list of chunks does not fit either: nothing comes through."""
     other = a_package("other")
