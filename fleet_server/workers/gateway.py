@@ -44,7 +44,9 @@ from fleet_server.run_state import beat
 from fleet_server.services.ingest_windows import IngestWindows
 from fleet_server.services.offer_encodings import OfferEncodings
 from fleet_server.services.publish_state import MARKER_TOPIC, PublishState
+from fleet_server.services.record_labels import RecordLabels
 from fleet_server.services.record_report import RecordReports
+from fleet_server.services.record_rows import RecordRows
 from fleet_server.services.serve_chunks import ServeChunks
 from fleet_server.wiring.identity import (
     build_renewal_desk,
@@ -56,7 +58,6 @@ from fleet_server.wiring.samples import build_sample_keeper
 from fleet_server.wiring.workspace import check_insecure
 from fleet_server.workers.gateway_encode import EncodeLoop
 from fleet_server.workers.gateway_identity import CutLoop, RenewLoop
-from fleet_server.workers.gateway_labels import LabelLoop
 from fleet_server.workers.gateway_loops import (
     Chore,
     Loop,
@@ -68,7 +69,7 @@ from fleet_server.workers.gateway_loops import (
     TransferLoop,
     describe,
 )
-from fleet_server.workers.gateway_rows import RowLoop
+from fleet_server.workers.gateway_records import RecordLoop
 from fleet_server.workers.supervisor import INSECURE_FLAG, stop_on_signals
 from fleet_server.workspace import Workspace
 
@@ -84,6 +85,7 @@ CONTROL_CHANNELS = (
 BEAT_S = 5.0
 REFRESH_S = 5.0
 RETENTION_S = 3_600.0
+FILE_EVERY_S, TIDY_EVERY_S = 15.0, 300.0
 JOIN_S_MAX = 8.0
 _LOG = logging.getLogger(__name__)
 
@@ -161,14 +163,28 @@ class Gateway:
                 lambda: self._store.drop_before(int((clock.now() - retention).timestamp() * 1_000)),
             ),
         ]
-        self._renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
-        labels = DatabaseLabelBook(engine, retention=retention)
-        self._labels = LabelLoop(self._control, labels, directory, ingest, seen, clock, stop)
-        keeper = build_sample_keeper(fleet)
-        self._rows = RowLoop(self._control, keeper, directory, ingest, seen, clock, stop)
-        report_loop.chores.append(
-            Chore("labels", RETENTION_S, lambda: labels.drop_before(clock.now() - retention))
+        renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
+        label_book = DatabaseLabelBook(engine, retention=retention)
+        labels = RecordLoop(
+            RecordLabels(label_book, directory), self._control, ingest, seen, clock, stop
         )
+        keeper = build_sample_keeper(fleet)
+        rows = RecordLoop(
+            RecordRows(keeper.book, directory),
+            self._control,
+            ingest,
+            seen,
+            clock,
+            stop,
+            chores=[
+                Chore("sampled rows into files", FILE_EVERY_S, keeper.file),
+                Chore("old sampled rows", TIDY_EVERY_S, keeper.tidy),
+            ],
+        )
+        report_loop.chores.append(
+            Chore("labels", RETENTION_S, lambda: label_book.drop_before(clock.now() - retention))
+        )
+        self._kept = (renewals, labels, rows)
         host, port = find_device_door(fleet)
         cutter = SessionCutter(
             link_settings(workspace, "", [], is_persistent=False),
@@ -178,9 +194,7 @@ class Gateway:
         )
         ender = build_session_ender(fleet, cutter, stop, is_insecure=is_insecure)
         self._loops: tuple[Loop, ...] = (
-            self._renewals,
-            self._labels,
-            self._rows,
+            *self._kept,
             CutLoop(ender, partial(is_cut_wanted, fleet), clock, stop),
             TelemetryLoop(self._stream, directory, ingest, seen, clock, stop),
             report_loop,
@@ -201,6 +215,7 @@ class Gateway:
         detail = {
             **describe(self._store, self._loops, self._serve, self._publisher),
             **self._offers.describe(),
+            "dropped": sum(loop.dropped for loop in self._kept),
         }
         beat(
             self._fleet.workspace.server_dir,
@@ -217,7 +232,7 @@ class Gateway:
     def stop(self) -> None:
         """Finish the batches at hand, then disconnect."""
         self._stop.set()
-        for inbox in (self._reports, self._requests, self._renewals, self._labels, self._rows):
+        for inbox in (self._reports, self._requests, *self._kept):
             inbox.close()
         for loop in self._loops:
             loop.join(JOIN_S_MAX)
@@ -230,7 +245,7 @@ class Gateway:
         if is_marker(delivery):
             self._state.note_marker(delivery)
             self._control.ack([delivery])
-        elif not any(loop.take(delivery) for loop in (self._renewals, self._labels, self._rows)):
+        elif not any(loop.take(delivery) for loop in self._kept):
             self._reports.put(delivery)
 
 

@@ -1,7 +1,6 @@
 """The gateway's work on identities: answers to renewals, and the end of sessions.
 
-Renewals have an inbox of their own: issuing must not hold up reports. What does not fit is
-acknowledged and dropped, for the device asks again.
+Renewals have an inbox of their own: issuing must not hold up reports.
 """
 
 import logging
@@ -11,22 +10,21 @@ from threading import Event
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.renewal import RenewRequest
 from edge_agent.contract.topics import Channel, device_topic, parse_topic
-from fleet_server.adapters.mqtt_gateway import Delivery, Inbox, MqttLink
+from fleet_server.adapters.mqtt_gateway import Delivery, MqttLink
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.telemetry import QuarantinedMessage
 from fleet_server.services.end_sessions import SessionEnder
-from fleet_server.services.ingest_windows import IngestWindows, SortedMessages
+from fleet_server.services.ingest_windows import IngestWindows
 from fleet_server.services.renew_certificate import RenewalDesk
 from fleet_server.workers.gateway_loops import IDLE_S, Chore, Loop
+from fleet_server.workers.inbox_loop import InboxBounds, InboxLoop
 
-RENEWALS_WAITING_MAX = 1_000
-BATCH_MESSAGES_MAX, BATCH_BYTES_MAX = 50, 1_048_576
+BOUNDS = InboxBounds(waiting_max=1_000, messages_max=50, bytes_max=1_048_576)
 LIST_EVERY_S = 60.0
-RENEW_SUFFIX = f"/{Channel.RENEW}"
 _LOG = logging.getLogger(__name__)
 
 
-class RenewLoop(Loop):
+class RenewLoop(InboxLoop):
     """Requests for the next certificate in, certificates out."""
 
     def __init__(
@@ -37,44 +35,21 @@ class RenewLoop(Loop):
         clock: Clock,
         stop: Event,
     ) -> None:
-        super().__init__("renewals", stop)
-        self._link, self._desk, self._ingest, self._clock = link, desk, ingest, clock
-        self._inbox = Inbox(RENEWALS_WAITING_MAX)
-        self.answered = self.dropped = 0
+        super().__init__("renewals", Channel.RENEW, BOUNDS, link, ingest, clock, stop)
+        self._desk = desk
+        self.answered = 0
 
-    def take(self, delivery: Delivery) -> bool:
-        """Take a delivery that is a request; False when it is something else. Never waits."""
-        if not delivery.message.topic.endswith(RENEW_SUFFIX):
-            return False
-        if len(self._inbox) < RENEWALS_WAITING_MAX:
-            self._inbox.put(delivery)
-        else:
-            self.dropped += 1
-            self._link.ack([delivery])
-        return True
-
-    def close(self) -> None:
-        """Let nobody wait any more."""
-        self._inbox.close()
-
-    def turn(self) -> None:
-        """Answer what waits."""
-        batch = self._inbox.take(
-            messages_max=BATCH_MESSAGES_MAX,
-            bytes_max=BATCH_BYTES_MAX,
-            linger_s=0,
-            timeout_s=IDLE_S,
-        )
-        unusable = SortedMessages()
+    def work(self, batch: list[Delivery]) -> None:
+        """Answer a batch."""
+        unusable = []
         for delivery in batch:
             reason = self._answer(delivery)
             if reason:
                 topic, payload, _ = delivery.message
-                unusable.quarantined.append(
+                unusable.append(
                     QuarantinedMessage(topic=topic, channel="renew", reason=reason, payload=payload)
                 )
-        if unusable.quarantined:
-            self._insist(lambda: self._ingest.commit(unusable, received_at=self._clock.now()))
+        self._set_aside(unusable)
         self._link.ack(batch)
 
     def _answer(self, delivery: Delivery) -> str:
