@@ -14,9 +14,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
-from edge_agent.adapters.label_uplink import LabelUplink
 from edge_agent.adapters.outbox import Outbox
-from edge_agent.adapters.row_uplink import RowUplink
+from edge_agent.adapters.serial_uplink import LabelUplink, RowUplink
 from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.messages import TelemetryAck
