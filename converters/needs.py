@@ -5,7 +5,13 @@ from collections.abc import Mapping
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from converters.graph import ML_DOMAIN, count_operators, find_opset, iterate_graphs
+from converters.graph import (
+    ML_DOMAIN,
+    count_operators,
+    find_opset,
+    iterate_graphs,
+    iterate_nodes,
+)
 from device_profiles.compatibility import PackageNeeds
 from device_profiles.profile import Precision
 
@@ -70,10 +76,16 @@ def find_operators(names: Mapping[str, int], opsets: Mapping[str, int]) -> dict[
 
 
 def has_full_range(model: ModelProto) -> bool:
-    """Tell whether any int8 weight matrix uses more than 7 bits."""
+    """Tell whether any int8 weight matrix that is multiplied as it is uses more than 7 bits.
+
+    What is cast before it is used was only stored in int8.
+    """
+    read = {name for node in iterate_nodes(model) if node.op_type != "Cast" for name in node.input}
     for graph in iterate_graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.data_type != TensorProto.INT8 or len(tensor.dims) < 2:
+                continue
+            if tensor.name not in read:
                 continue
             values = numpy_helper.to_array(tensor)
             if values.size and max(-int(values.min()), int(values.max())) > REDUCED_WEIGHT_MAX:

@@ -75,7 +75,7 @@ class Outline:
         inner_graphs: Bodies of control flow.
         functions: Functions the file brings itself.
         has_training: Whether it holds training information.
-        is_full_range: Whether int8 weights use all 8 bits.
+        is_full_range: Whether int8 weights use all 8 bits; not those cast before they are used.
     """
 
     ir: int = 0
@@ -113,6 +113,8 @@ def read_outline(content: bytes, *, what: str) -> Outline:
 class _Reader:
     def __init__(self, walk: ProtobufWalk) -> None:
         self._walk, self._found = walk, Outline()
+        self._full_range: set[str] = set()
+        self._used: set[str] = set()
 
     def read(self) -> Outline:
         found = self._found
@@ -132,6 +134,7 @@ class _Reader:
             elif number == 25:
                 found.functions += 1
                 self._function(begin, stop)
+        found.is_full_range = not self._full_range.isdisjoint(self._used)
         constants = {part.name for part in found.parts}
         found.inputs = [value for value in found.inputs if value.name not in constants]
         return found
@@ -167,12 +170,15 @@ class _Reader:
 
     def _node(self, start: int, end: int, depth: int) -> None:
         operator = domain = ""
+        inputs: list[str] = []
         outputs: list[str] = []
         attributes: list[tuple[int, int]] = []
         for number, kind, begin, stop in self._walk.fields(start, end):
             if kind != Wire.BYTES:
                 continue
-            if number == 2 and not outputs:
+            if number == 1:
+                inputs.append(self._text(begin, stop))
+            elif number == 2 and not outputs:
                 outputs.append(self._text(begin, stop))
             elif number == 4:
                 operator = self._text(begin, stop)
@@ -182,6 +188,8 @@ class _Reader:
                 attributes.append((begin, stop))
         name = operator if domain in ("", "ai.onnx") else f"{domain}:{operator}"
         self._found.operators[name] += 1
+        if name != "Cast":
+            self._used.update(inputs)
         for begin, stop in attributes:
             self._attribute(begin, stop, operator, (outputs or [""])[0], depth)
 
@@ -230,7 +238,7 @@ class _Reader:
         if element == _INT8 and len(dims) >= _RANK_OF_WEIGHTS and raw[1] > raw[0]:
             values = np.frombuffer(self._walk.content, np.int8, raw[1] - raw[0], raw[0])
             if max(-int(values.min()), int(values.max())) > _REDUCED_MAX:
-                self._found.is_full_range = True
+                self._full_range.add(name)
         self._found.parts.append(
             Part(
                 name=name,

@@ -17,6 +17,7 @@ from converters.criteria import SAVING_BYTES_MIN
 from converters.errors import ConversionError
 from converters.graph import parse_model
 from converters.half import compute_half, store_half
+from converters.int8_weights import CONVOLUTIONS, WEIGHT_BITS, store_int8
 from converters.ladder import FP32, LadderLimits, Rung, find_losses
 from converters.metrics import PrimaryMetric
 from converters.optimise import optimise
@@ -123,6 +124,7 @@ class Workshop:
             outputs,
             rows=self.rows.holdout,
             columns=self.exam.schema.columns,
+            targets=self.exam.schema.targets,
         )
         return BuiltRung(model=model, runner=runner, outputs=outputs, parity=parity)
 
@@ -187,13 +189,18 @@ def build_precisions(work: Workshop, fp32: bytes) -> None:
     for precision in (Precision.INT8_DYNAMIC, Precision.INT8_STATIC):
         if precision not in profile.precisions:
             continue
+        if precision is Precision.INT8_DYNAMIC and not _find_size_obstacle(work, fp32):
+            stored = store_int8(fp32, profile)
+            if stored.model is not None or work.is_full:
+                settings = {"bits": WEIGHT_BITS}
+                work.add(
+                    "int8_weights", precision, stored.model, note=stored.note, settings=settings
+                )
         obstacle = _find_int8_obstacle(work, fp32, precision)
         if obstacle:
             work.add(str(precision), precision, None, note=obstacle)
         elif precision is Precision.INT8_DYNAMIC:
-            made = quantize(fp32, precision, work.calibration.rows, profile)
-            settings = {"bits": _weight_bits(work)}
-            work.add(str(precision), precision, made.model, note=made.note, settings=settings)
+            _build_dynamic(work, fp32)
         else:
             _build_static(work, fp32)
 
@@ -204,6 +211,10 @@ def _find_int8_obstacle(work: Workshop, fp32: bytes, precision: Precision) -> st
         return obstacle
     if precision is Precision.INT8_STATIC and len(work.calibration.rows) == 0:
         return "no calibration row is free of missing values"
+    return _find_size_obstacle(work, fp32)
+
+
+def _find_size_obstacle(work: Workshop, fp32: bytes) -> str:
     is_small = len(fp32) < SAVING_BYTES_MIN and len(fp32) <= work.limits.package_bytes_max
     if is_small and not work.is_full:
         return (
@@ -211,6 +222,30 @@ def _find_int8_obstacle(work: Workshop, fp32: bytes, precision: Precision) -> st
             f" (fp32 has {len(fp32):,} bytes and a chunk {SAVING_BYTES_MIN:,})"
         )
     return ""
+
+
+def _build_dynamic(work: Workshop, fp32: bytes) -> None:
+    """Build the dynamic rung; its convolutions compute in float32 with weights stored as int8.
+
+    Their int8 form costs more time than it saves, so it is the transfer alone that gets smaller.
+    Where that breaks a limit they keep float32 weights.
+    """
+    precision, profile = Precision.INT8_DYNAMIC, work.request.profile
+    settings: dict[str, Any] = {"bits": _weight_bits(work)}
+    made = quantize(fp32, precision, work.calibration.rows, profile)
+    model = made.model
+    stored = model and store_int8(model, profile, operators=CONVOLUTIONS).model
+    if stored and _keeps_limits(work, stored, precision):
+        model, settings = stored, settings | {"bits_of_convolutions": WEIGHT_BITS}
+    work.add(str(precision), precision, model, note=made.note, settings=settings)
+
+
+def _keeps_limits(work: Workshop, model: bytes, precision: Precision) -> bool:
+    try:
+        rung = work.judge(Rung(name="", precision=precision), work.examine(model))
+    except ConversionError:
+        return False
+    return not find_losses(rung, work.limits)
 
 
 def _build_static(work: Workshop, fp32: bytes) -> None:

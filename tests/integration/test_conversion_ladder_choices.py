@@ -66,6 +66,7 @@ def test_a_convolutional_network_for_a_camera_is_a_quarter_and_no_slower(
     assert chosen["latency_ratio_interval"][0] <= 1
     assert chosen["flip_share"] <= 0.005
     assert camera_cnn.precision in (Precision.INT8_DYNAMIC, Precision.INT8_STATIC)
+    assert rungs["int8_dynamic"]["settings"] == {"bits": 7, "bits_of_convolutions": 8}
 
 
 def test_a_wide_network_for_a_camera_is_a_quarter_and_no_slower() -> None:
@@ -93,6 +94,7 @@ def test_every_rung_is_tried_in_order_when_all_are_wanted(camera_mlp: BuiltPacka
         "fp32_optimised",
         "fp16_weights",
         "fp16",
+        "int8_weights",
         "int8_dynamic",
         "int8_static_minmax",
         "int8_static_entropy",
@@ -172,6 +174,7 @@ def test_when_no_exclusion_helps_that_is_said() -> None:
     rungs = rungs_of(package)
     assert package.precision is Precision.FP32
     assert "error" in rungs["int8_dynamic"]["reasons_against"][0]
+    assert rungs["int8_dynamic"]["settings"] == {"bits": 7}  # convolutions stay float32 then
     note = rungs["int8_static_minmax_mixed"]["note"]
     assert note == "no number of excluded nodes keeps the limits (4 nodes measured)"
 

@@ -1,13 +1,15 @@
 """One rung at a time: how each is made, when it is not, and what is said of it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -19,11 +21,14 @@ from converters.errors import ConversionError
 from converters.from_sklearn import SklearnSource
 from converters.graph import count_operators, parse_model
 from converters.half import compute_half, store_half
+from converters.int8_weights import CONVOLUTIONS, store_int8
 from converters.ladder_drawing import draw_ladder
 from converters.memory import MemoryProbe
+from converters.needs import has_full_range
 from converters.normalise import normalise
 from converters.onnx_graph import adapt_graph
 from converters.optimise import optimise
+from converters.outline import read_outline
 from converters.plot import plot_ladder
 from converters.quantize import Ranges, list_followers, list_quantizable, quantize
 from converters.request import BuildRequest, Criterion, Effort, Smaller
@@ -156,6 +161,88 @@ def test_sensitivity_finds_the_node_that_was_spoiled(network: tuple[BuildRequest
     assert len(costs) == 3
     assert costs[0].node == victim.name
     assert costs[0].mean_abs_error > 2 * costs[1].mean_abs_error
+
+
+# Weights stored as int8
+
+
+def test_stored_weights_are_a_quarter_of_the_bytes_and_run_on_every_processor(
+    cnn: tuple[BuildRequest, bytes],
+) -> None:
+    request, fp32 = cnn
+    made = store_int8(fp32, request.profile)
+    assert made.model is not None
+    assert len(made.model) < 0.26 * len(fp32)
+    assert flips(fp32, made.model, request) <= 0.002
+    graph = parse_model(made.model, what="it")
+    assert not has_full_range(graph)  # stored with 8 bits, multiplied in float32
+    assert not read_outline(made.model, what="it").is_full_range
+    assert max(int(np.abs(one.astype(int)).max()) for one in weights_of(made.model)) == 127
+
+
+def test_what_onnxruntime_computes_of_stored_weights_is_done_when_it_loads(
+    cnn: tuple[BuildRequest, bytes], tmp_path: Path
+) -> None:
+    request, fp32 = cnn
+    made = store_int8(fp32, request.profile)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(made.model, options, providers=["CPUExecutionProvider"])
+    loaded = parse_model((tmp_path / "loaded.onnx").read_bytes(), what="it")
+    assert "Cast" not in count_operators(loaded)
+    assert not any(tensor.data_type == TensorProto.INT8 for tensor in loaded.graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "axis", "attributes"),
+    [
+        ("Conv", (40, 3, 3, 3), 0, {}),
+        ("ConvTranspose", (3, 40, 3, 3), 1, {}),
+        ("Gemm", (9, 40), 1, {}),
+        ("Gemm", (40, 9), 0, {"transB": 1}),
+        ("MatMul", (2, 9, 40), 2, {}),
+    ],
+)
+def test_every_output_of_a_product_has_a_scale_of_its_own(
+    operator: str, shape: tuple[int, ...], axis: int, attributes: dict[str, Any]
+) -> None:
+    profile, open_sides = request_of_cnn().profile, list("abcd"[: len(shape)])
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    sizes = np.logspace(-6, 3, shape[axis], dtype=np.float32)
+    weights *= sizes.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["features", "w"], ["value"], **attributes)],
+        "one",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, open_sides)],
+        [helper.make_tensor_value_info("value", TensorProto.FLOAT, open_sides)],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made = store_int8(normalise(model, profile), profile)
+    assert made.model is not None, made.note
+    constants = {
+        tensor.data_type: numpy_helper.to_array(tensor)
+        for tensor in parse_model(made.model, what="it").graph.initializer
+    }
+    again = constants[TensorProto.INT8] * constants[TensorProto.FLOAT]
+    largest = np.abs(weights).max(axis=tuple(n for n in range(len(shape)) if n != axis))
+    off = np.abs(again - weights).max(axis=tuple(n for n in range(len(shape)) if n != axis))
+    assert (off <= largest / 253).all()
+
+
+def test_what_a_dynamic_rung_leaves_in_float32_is_stored_as_int8(
+    cnn: tuple[BuildRequest, bytes],
+) -> None:
+    request, fp32 = cnn
+    dynamic = quantize(fp32, Precision.INT8_DYNAMIC, request.calibration, request.profile)
+    assert dynamic.model is not None
+    stored = store_int8(dynamic.model, request.profile, operators=CONVOLUTIONS).model
+    assert stored is not None
+    assert count_operators(parse_model(stored, what="it"))["MatMulInteger"] == 2
+    assert len(stored) < 0.93 * len(dynamic.model)
+    again = store_int8(stored, request.profile, operators=CONVOLUTIONS)
+    assert again.note == "no Conv, ConvTranspose with 256 or more weights"
 
 
 # Rewritten by onnxruntime, and fp16

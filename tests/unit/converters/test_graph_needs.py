@@ -4,6 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.needs import find_needs, find_operators, has_full_range
+from converters.outline import read_outline
 from converters.reference_times import measure_here
 from converters.request import MeasurementPlan
 from device_profiles.calibration import CALL, GRAPHS
@@ -32,6 +33,13 @@ def test_weights_beyond_seven_bits_are_full_range(largest: int, is_full: bool) -
     assert has_full_range(model) is is_full
     assert find_needs(model, Precision.INT8_STATIC).is_full_range is is_full
     assert find_needs(model, Precision.FP32).is_full_range is False
+
+
+def test_weights_that_are_cast_before_use_have_no_range() -> None:
+    model = quantized_graph(127)
+    model.graph.node[0].CopyFrom(helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT))
+    assert not has_full_range(model)
+    assert not read_outline(model.SerializeToString(), what="w").is_full_range
 
 
 def test_operators_carry_the_version_that_the_operator_set_means() -> None:
