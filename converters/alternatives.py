@@ -2,7 +2,6 @@
 
 _INSTEAD = {
     "ClassifierChain": "one classifier a label, each a package of its own",
-    "RegressorChain": "one regressor a target, each a package of its own",
     "DummyClassifier": "no model: its answer is a constant",
     "DummyRegressor": "no model: its answer is a constant",
     "NearestCentroid": "LinearDiscriminantAnalysis or KNeighborsClassifier",

@@ -1,6 +1,6 @@
 """Tell what a fitted scikit-learn estimator answers, and whether a package can hold that. Pure.
 
-A package answers a label with probabilities, or one number. Detectors of outliers answer their
+A package answers a label with probabilities, or numbers. Detectors of outliers answer their
 decision function (below 0 is an outlier), groupings the number of the group, and classifiers
 without probabilities their label alone where the schema says so.
 """
@@ -14,7 +14,6 @@ from sklearn.base import is_clusterer, is_outlier_detector
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.pipeline import Pipeline
 
-from converters.boosted import check_xgboost_targets, is_xgboost
 from converters.errors import UnsupportedEstimatorError
 from edge_agent.contract.schema import ModelSchema, Task
 
@@ -73,7 +72,6 @@ def find_answer(estimator: Any, task: Task) -> Answer:
             raise UnsupportedEstimatorError(
                 name, "the schema says regression and it tells classes apart", "Check task."
             )
-        _check_one_value(last, name)
         return Answer.VALUE
     if is_outlier_detector(last):
         raise UnsupportedEstimatorError(
@@ -142,20 +140,3 @@ def _count_groups(last: Any) -> int:
         return 0
     number = getattr(last, "n_clusters", None)
     return number if isinstance(number, int) else len(getattr(last, "cluster_centers_", ()))
-
-
-def _check_one_value(last: Any, name: str) -> None:
-    several = getattr(last, "n_outputs_", 1)
-    if is_xgboost(last):
-        several = check_xgboost_targets(last)
-    weights = getattr(last, "coef_", None)
-    if isinstance(weights, np.ndarray) and weights.ndim > 1:
-        several = len(weights)
-    if type(last).__name__ == "MultiOutputRegressor":
-        several = len(last.estimators_)
-    if several != 1:
-        raise UnsupportedEstimatorError(
-            name,
-            f"it answers {several} targets, a package answers one",
-            "Train and convert one regressor a target.",
-        )

@@ -169,13 +169,17 @@ def check_xgboost(estimator: Any) -> tuple[str, ...]:
             f"objective {objective!r} has no converter",
             f"Train with one of {', '.join(_XGBOOST_OBJECTIVES)}.",
         )
+    if (targets := _count_targets(learner)) > 1:
+        raise UnsupportedEstimatorError(
+            name,
+            f"its converter mixes up the trees of its {targets} targets",
+            "Use MultiOutputRegressor(XGBRegressor(...)), one model a target.",
+        )
     kinds = estimator.get_booster().feature_types or ()
     return (f"{name}: {WHOLE}",) if "c" in kinds else ()
 
 
-def check_xgboost_targets(estimator: Any) -> int:
-    """Tell how many values an XGBoost model answers for a row."""
-    learner = json.loads(estimator.get_booster().save_config())["learner"]
+def _count_targets(learner: Any) -> int:
     return max(1, int(learner["learner_model_param"].get("num_target", 1)))
 
 

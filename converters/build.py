@@ -77,7 +77,9 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
     conversion = source.convert(request.schema, request.profile, rows.holdout)
     targets = source.index_targets(request.holdout_targets)
-    metric = request.metric or find_metric("", request.schema.task)
+    metric = request.metric or find_metric(
+        "", request.schema.task, targets=len(request.schema.targets)
+    )
     truth = source.answer(rows.holdout)
     exam = Exam(
         schema=request.schema,

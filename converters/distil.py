@@ -59,6 +59,7 @@ def _train_trees(
     schema: ModelSchema, profile: DeviceProfile, rows: Array, answers: Mapping[str, Array]
 ) -> ModelProto:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.multioutput import MultiOutputRegressor
 
     from converters.from_sklearn import SklearnSource
 
@@ -69,13 +70,14 @@ def _train_trees(
         "random_state": _SEED,
     }
     if schema.task is Task.REGRESSION:
-        student = HistGradientBoostingRegressor(**settings).fit(rows, answers[VALUE])
+        one = HistGradientBoostingRegressor(**settings)
+        student = (MultiOutputRegressor(one) if schema.targets else one).fit(rows, answers[VALUE])
     else:
         labels = np.asarray(answers[LABEL])
         if len(np.unique(labels)) < len(schema.classes):
             raise InvalidRequestError("the source never answers some classes on the training rows")
         student = HistGradientBoostingClassifier(**settings).fit(rows, labels)
-    source = SklearnSource(student, schema.task, is_fed_float32=True)
+    source = SklearnSource(student, schema.task, is_fed_float32=True, targets=len(schema.targets))
     return source.convert(schema, profile).model
 
 
@@ -87,7 +89,8 @@ def _train_network(schema: ModelSchema, rows: Array, answers: Mapping[str, Array
     if len(asked) < 2:
         raise InvalidRequestError("too few training rows without missing values to learn from")
     if schema.task is Task.REGRESSION:
-        wanted = np.asarray(answers[VALUE], np.float64)[finite].reshape(-1, 1)
+        wanted = np.asarray(answers[VALUE], np.float64)[finite]
+        wanted = wanted.reshape(len(wanted), -1)
     else:
         chances = np.asarray(answers[PROBABILITIES], np.float64)[finite]
         wanted = np.log(np.clip(chances, PROBABILITY_MIN, 1.0))
@@ -127,9 +130,10 @@ def _write_network(schema: ModelSchema, weights: list[Array]) -> ModelProto:
         for name, values in zip(names, weights, strict=True)
     ]
     if schema.task is Task.REGRESSION:
-        constants.append(numpy_helper.from_array(np.array([-1], np.int64), "flat"))
+        sizes = [-1, *([len(schema.targets)] if schema.targets else [])]
+        constants.append(numpy_helper.from_array(np.array(sizes, np.int64), "flat"))
         nodes.append(helper.make_node("Reshape", ["answer", "flat"], [VALUE]))
-        outputs = [helper.make_tensor_value_info(VALUE, TensorProto.FLOAT, ["N"])]
+        outputs = [helper.make_tensor_value_info(VALUE, TensorProto.FLOAT, ["N", *sizes[1:]])]
     else:
         nodes.append(helper.make_node("Softmax", ["answer"], [PROBABILITIES], axis=1))
         nodes.append(helper.make_node("ArgMax", [PROBABILITIES], [LABEL], axis=1, keepdims=0))

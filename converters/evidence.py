@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
 from converters.ladder import Choice, LadderLimits, Rung
+from converters.metrics import PrimaryMetric, score_targets
 from converters.pareto import find_front, point_of
-from converters.parity import Parity
+from converters.parity import Parity, WorstRow
 from edge_agent.contract.fields import dump_object, parse_object
 from edge_agent.contract.schema import ModelSchema, Role, Task
 
@@ -86,15 +87,25 @@ def describe_rungs(
 
 def describe_parity(parity: Parity, tolerance: float) -> dict[str, Any]:
     """Give the comparison with the source, worst rows included."""
-    return {
+    described: dict[str, Any] = {
         "tolerance": tolerance,
         "rows": parity.rows,
         "flips": parity.flips,
         "rows_off": parity.rows_off,
         "max_abs_error": parity.max_abs_error,
         "error_quantiles": parity.error_quantiles,
-        "worst": [asdict(row) for row in parity.worst],
+        "worst": [_describe_worst(row) for row in parity.worst],
     }
+    if parity.targets:
+        described["targets"] = [asdict(target) for target in parity.targets]
+    return described
+
+
+def _describe_worst(row: WorstRow) -> dict[str, Any]:
+    described = asdict(row)
+    if not row.target:
+        del described["target"]
+    return described
 
 
 def describe_answers(
@@ -103,18 +114,40 @@ def describe_answers(
     """Give the confusion matrix of a classification or the residuals of a regression."""
     if schema.task is Task.REGRESSION:
         residuals = np.asarray(outputs[Role.VALUE], np.float64) - targets
-        shares = (0, 5, 25, 50, 75, 95, 100)
-        return {
-            "residual_percentiles": {
-                str(share): float(np.percentile(residuals, share)) for share in shares
-            }
-        }
+        if not schema.targets:
+            return {"residual_percentiles": _find_percentiles(residuals)}
+        each = zip(schema.targets, residuals.T, strict=True)
+        return {"residual_percentiles": {name: _find_percentiles(own) for name, own in each}}
     classes = len(schema.classes)
     if classes > CONFUSION_CLASSES_MAX:
         return {}
     places = np.asarray(targets, np.int64) * classes + outputs[Role.LABEL]
     counts = np.bincount(places, minlength=classes * classes).reshape(classes, classes)
     return {"confusion": {"rows": "truth", "columns": "prediction", "counts": counts.tolist()}}
+
+
+def describe_metric_of_targets(
+    schema: ModelSchema,
+    metric: PrimaryMetric,
+    targets: Array,
+    source: Mapping[str, Array],
+    shipped: Mapping[str, Array],
+) -> dict[str, Any]:
+    """Give the metric of each target, of the source and of what ships; empty without targets."""
+    if not schema.targets:
+        return {}
+    scores = (score_targets(metric, targets, outputs) for outputs in (source, shipped))
+    return {
+        "targets": {
+            name: {"source": was, "shipped": now}
+            for name, was, now in zip(schema.targets, *scores, strict=True)
+        }
+    }
+
+
+def _find_percentiles(residuals: Array) -> dict[str, float]:
+    shares = (0, 5, 25, 50, 75, 95, 100)
+    return {str(share): float(np.percentile(residuals, share)) for share in shares}
 
 
 def describe_limits(limits: LadderLimits) -> dict[str, Any]:

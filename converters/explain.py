@@ -193,3 +193,5 @@ def _shape(value: Value) -> list[int | str | None] | None:
     if value.shape is None:
         return None
     return [size if isinstance(size, int) else None for size in value.shape]
+    if schema.targets:
+        described["targets"] = list(schema.targets)

@@ -29,6 +29,7 @@ from converters.table_schema import infer_features, wrap_table_model
 from converters.tables import Table, read_table
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
+from edge_agent.contract.outputs import TARGETS_MAX
 from edge_agent.contract.package import MODEL, SCHEMA
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 
@@ -79,23 +80,26 @@ def open_source(
     Args:
         path: A ``.skops``, ``.onnx``, ``.pt2``, ``.lgb``, ``.ubj``, ``.json`` or package file.
         table: Its columns but the target are the features when no schema is given.
-        target: Column of the true answers, if the table has one.
+        target: Column of the true answers, if the table has one; several as ``find_targets``.
         name: Model name of a made schema.
         schema: What the source takes and answers; None makes one.
         profile: An ONNX source runs with its threads.
     """
-    columns = [column for column in table.columns if column != target]
+    targets = find_targets(table, target)
+    columns = [column for column in table.columns if column not in targets]
+    several = targets if len(targets) > 1 else ()
     if is_package(path):
         members = load_package(path)
         own = ModelSchema.decode(members[SCHEMA])
         return _graph_source(members[MODEL], schema or own, profile)
     if is_graph(path):
         content = read_file(path)
-        made = schema or _schema_of_graph(content, columns, name)
+        made = schema or _schema_of_graph(content, columns, name, several)
         return _graph_source(content, made, profile)
     kind = find_kind(path)
     if kind is not None:
-        return _file_source(read_file(path), kind, columns, name, schema, profile)
+        given = schema, several
+        return _file_source(read_file(path), kind, columns, name, *given, profile)
     estimator = load_estimator(path)
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
@@ -107,6 +111,7 @@ def open_source(
         infer_features(table, columns),
         [str(label) for label in labels],
         is_label_only=bool(labels) and not hasattr(estimator, "predict_proba"),
+        targets=several,
     )
     model, made = wrap_table_model(estimator, made, is_schema_given=schema is not None)
     if len(made.classes) != len(labels):
@@ -130,7 +135,7 @@ def read_request(
         source: The source model.
         table: Training rows; a part is held out when there is no other file.
         holdout_path: Held-out rows.
-        target: Column of the true answers.
+        target: Column of the true answers; several as ``find_targets``.
         settings: Further attributes of the request.
     """
     features = source.schema.features
@@ -179,6 +184,7 @@ def _file_source(
     columns: Sequence[str],
     name: str,
     schema: ModelSchema | None,
+    targets: tuple[str, ...],
     profile: DeviceProfile,
 ) -> FileSource:
     """Give a booster or exported program; a child tells what it takes and answers."""
@@ -189,7 +195,8 @@ def _file_source(
             f"the model takes {facts.width} columns, the table has {len(names)} besides the target"
         )
     features = tuple(Feature(name=column) for column in names)
-    made = schema or schema_of(name, features, [str(index) for index in range(facts.classes)])
+    classes = () if targets else range(facts.classes)
+    made = schema or schema_of(name, features, [str(n) for n in classes], targets=targets)
     return FileSource(
         model=ForeignModel(content, made, profile, kind=kind),
         schema=made,
@@ -199,6 +206,19 @@ def _file_source(
 
 def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     """Give answers as the source says them; class names of the schema are understood too."""
+    columns = find_targets(table, target)
+    wanted = source.schema.targets
+    if wanted:
+        if columns != wanted:
+            raise InvalidRequestError(
+                f"--target names {', '.join(columns)}; the model's targets are {', '.join(wanted)},"
+                " in this order"
+            )
+        return table.read_numbers(columns)
+    if len(columns) > 1:
+        raise InvalidRequestError(
+            f"--target names {len(columns)} columns, the model answers one of a row"
+        )
     if source.schema.task is Task.REGRESSION:
         return table.read_numbers([target])[:, 0]
     known: dict[str, Any] = dict(zip(source.schema.classes, source.labels, strict=False))
@@ -213,21 +233,56 @@ def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     return np.array([known[cell] for cell in cells])
 
 
+def find_targets(table: Table, target: str | None) -> tuple[str, ...]:
+    """Give the columns of the true answers: one as it is named, or several between commas.
+
+    Raises:
+        InvalidRequestError: One of several is no column, or named twice, or there are too many.
+    """
+    if not target:
+        return ()
+    if target in table.columns or "," not in target:
+        return (target,)
+    names = tuple(name.strip() for name in target.split(","))
+    strange = next((name for name in names if name not in table.columns), None)
+    if strange is not None:
+        raise InvalidRequestError(
+            f"{table.name} has no column {strange[:80]!r}, which --target names;"
+            f" it has {', '.join(list(table.columns)[:10])}"
+        )
+    if len(set(names)) < len(names) or len(names) > TARGETS_MAX:
+        raise InvalidRequestError(
+            f"--target names {len(names)} columns, {len(set(names))} different ones; a model"
+            f" answers at most {TARGETS_MAX}, each named once"
+        )
+    return names
+
+
 def schema_of(
     name: str,
     features: tuple[Feature, ...],
     classes: Sequence[str],
     *,
     is_label_only: bool = False,
+    targets: tuple[str, ...] = (),
 ) -> ModelSchema:
-    """Make a schema: a classification when there are classes, else a regression."""
+    """Make a schema: a classification when there are classes, else a regression.
+
+    Raises:
+        InvalidRequestError: Classes and several targets.
+    """
+    if classes and targets:
+        raise InvalidRequestError(
+            f"the model tells {len(classes)} classes apart and --target names {len(targets)}"
+            " columns; several labels a row are not supported: build one model a label"
+        )
     outputs = (
         (
             Output(name="label", role=Role.LABEL),
             Output(name="probabilities", role=Role.PROBABILITIES, is_label_only=is_label_only),
         )
         if classes
-        else (Output(name="value", role=Role.VALUE),)
+        else (Output(name="value", role=Role.VALUE, targets=targets),)
     )
     return ModelSchema(
         model=name,
@@ -238,7 +293,9 @@ def schema_of(
     )
 
 
-def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> ModelSchema:
+def _schema_of_graph(
+    content: bytes, columns: Sequence[str], name: str, targets: tuple[str, ...]
+) -> ModelSchema:
     """Read task and number of classes from the outputs of a graph."""
     graph = parse_foreign(content, what="the source").graph
     shapes = {output.name: tensor_shape(graph, output.name) for output in graph.output}
@@ -250,5 +307,6 @@ def _schema_of_graph(content: bytes, columns: Sequence[str], name: str) -> Model
             "the graph does not say how many classes it has; give --schema schema.json"
         )
     features = tuple(Feature(name=column) for column in columns)
-    names = [str(index) for index in range(classes)] if classes >= 2 else []
-    return schema_of(name, features, names)
+    is_value = bool(targets) and not has_labels
+    names = [str(index) for index in range(classes)] if classes >= 2 and not is_value else []
+    return schema_of(name, features, names, targets=targets)

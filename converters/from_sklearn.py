@@ -21,6 +21,7 @@ from converters.repairs import prepare
 from converters.sklearn_graph import describe, list_ways, quiet
 from converters.source import Conversion, SourceNotes
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import TARGETS_MAX
 from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
@@ -31,8 +32,7 @@ NOTES = SourceNotes(
     read_by="skops, under a list of exact types; pickles are never read",
     keeps="preprocessing, answers and probabilities of every estimator of the table below that is"
     " exact or repaired; a detector of outliers as its decision function",
-    cannot="several targets or labels a row, free text, functions of Python, what the table"
-    " refuses",
+    cannot="several labels a row, free text, functions of Python, what the table refuses",
 )
 
 
@@ -44,18 +44,22 @@ class SklearnSource:
         task: What it answers.
         is_fed_float32: Whether its rows come as float32, in which scikit-learn then computes;
             as float64 otherwise.
+        targets: How many values of a row the schema names; 0 for one without a name.
 
     Raises:
         InvalidRequestError: Not a fitted estimator.
     """
 
-    def __init__(self, estimator: Any, task: Task, *, is_fed_float32: bool = False) -> None:
+    def __init__(
+        self, estimator: Any, task: Task, *, is_fed_float32: bool = False, targets: int = 0
+    ) -> None:
         try:
             check_is_fitted(estimator)
         except (NotFittedError, TypeError) as error:
             raise InvalidRequestError(f"needs a fitted scikit-learn estimator: {error}") from error
         self._estimator = estimator
         self._task = task
+        self._targets = targets
         self._dtype = np.float32 if is_fed_float32 else np.float64
 
     @property
@@ -80,6 +84,8 @@ class SklearnSource:
         with quiet():
             prepared = prepare(self._readable(schema), schema, self._dtype)
             self._check_schema(schema)
+            if rows is not None and len(rows):
+                self.answer(rows[:1])
             done = convert_in_turn(
                 list_ways(prepared, schema, profile),
                 schema,
@@ -104,7 +110,7 @@ class SklearnSource:
                     return {VALUE: np.asarray(self._estimator.decision_function(fed)).reshape(-1)}
                 predicted = np.asarray(self._estimator.predict(fed))
                 if kind is Answer.VALUE:
-                    return {VALUE: self._flatten(predicted)}
+                    return {VALUE: self._shape(predicted)}
                 labels = self.index_targets(predicted)
                 if kind is Answer.LABEL_ONLY:
                     return {LABEL: labels, PROBABILITIES: np.eye(len(self._classes))[labels]}
@@ -121,14 +127,17 @@ class SklearnSource:
         """Give an estimator that reads packed rows, categories as codes."""
         return recode(self._estimator, schema)
 
-    def _flatten(self, predicted: Array) -> Array:
-        if predicted.size != len(predicted):
+    def _shape(self, predicted: Array) -> Array:
+        found, wanted = predicted.size // len(predicted), max(1, self._targets)
+        if found != wanted:
             raise UnsupportedEstimatorError(
                 self.name,
-                f"it answers {predicted.shape[1]} targets, a package answers one",
-                "Train one regressor a target.",
+                f"it answers {found} targets a row, the schema has {wanted}",
+                f"Name as many (2 to {TARGETS_MAX}) as targets of the schema's value."
+                if found <= TARGETS_MAX
+                else f"A package answers at most {TARGETS_MAX}: train several models.",
             )
-        return predicted.reshape(-1)
+        return predicted.reshape((-1, found) if self._targets else -1)
 
     @property
     def _classes(self) -> Array:

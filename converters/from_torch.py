@@ -97,7 +97,7 @@ class TorchSource:
         """
         raw = self._ask(rows)
         if self._schema.task is Task.REGRESSION:
-            return {VALUE: raw.reshape(-1)}
+            return {VALUE: raw if self._schema.targets else raw.reshape(-1)}
         probabilities = self._to_probabilities(raw)
         return {LABEL: np.argmax(probabilities, axis=1), PROBABILITIES: probabilities}
 
@@ -117,8 +117,8 @@ class TorchSource:
             asked = np.concatenate([part, part]) if short == 1 else part
             parts.append(_run(self._module, asked)[:short])
         raw = np.concatenate(parts)
-        width = max(1, len(self._schema.classes))
-        is_value = self._schema.task is Task.REGRESSION and raw.size == len(raw)
+        width = max(1, len(self._schema.classes), len(self._schema.targets))
+        is_value = self._schema.task is Task.REGRESSION and raw.size == width * len(raw)
         is_one_logit = width == 2 and raw.size == len(raw)
         if not is_value and not is_one_logit and raw.shape != (len(rows), width):
             raise InvalidRequestError(
@@ -186,7 +186,7 @@ class TorchSource:
             )
         unpack_rows(model, self._schema.width, self._shape)
         if self._schema.task is Task.REGRESSION:
-            finish_regressor(model, names[0])
+            finish_regressor(model, names[0], len(self._schema.targets))
             return model
         width = len(self._schema.classes)
         numbers = _add_probabilities(model, names[0], self._answers, self._columns())

@@ -181,11 +181,19 @@ def _pick(outputs: Mapping[str, Array], steady: Array, finite: Array, schema: Mo
             turn[mine] = np.arange(int(mine.sum()))
         chosen = places[np.lexsort((labels, turn))][:GOLDEN_ROWS_MAX]
     else:
-        by_value = places[np.argsort(outputs[Role.VALUE][places], kind="stable")]
+        by_value = places[np.argsort(_rank(outputs[Role.VALUE][places]), kind="stable")]
         spread = np.linspace(0, len(by_value) - 1, min(len(by_value), GOLDEN_ROWS_MAX))
         chosen = by_value[np.unique(spread.astype(np.int64))]
     ordered: Array = np.sort(chosen)
     return ordered
+
+
+def _rank(values: Array) -> Array:
+    """Give what rows are spread by: the value, or the mean rank over several targets."""
+    if values.ndim == 1:
+        return values
+    ranks: Array = np.argsort(np.argsort(values, axis=0, kind="stable"), axis=0).mean(axis=1)
+    return ranks
 
 
 def _is_clear(probabilities: Array, tolerance: float) -> Array:

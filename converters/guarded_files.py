@@ -257,7 +257,7 @@ def read_answers(path: Path, schema: ModelSchema, rows: int) -> dict[str, Array]
     Raises:
         RuntimeRefusedError: Other arrays than the schema's outputs of so many rows.
     """
-    width = max(1, len(schema.classes))
+    width = max(1, len(schema.classes), len(schema.targets))
     limit = 65_536 + 16 * rows * width * len(schema.outputs)
     try:
         content = _read_bounded(path, "the child's answers", limit)

@@ -55,6 +55,7 @@ def compare_files(
         tolerance,
         rows=rows,
         columns=source.schema.columns,
+        targets=source.schema.targets,
     )
 
 

@@ -1,7 +1,8 @@
 """Give a graph the input and outputs of the package contract.
 
 One float32 input ``features`` [N, width]. A classification answers ``label`` int64 [N], an index
-from 0, and ``probabilities`` float32 [N, classes]; a regression answers ``value`` float32 [N].
+from 0, and ``probabilities`` float32 [N, classes]; a regression answers ``value`` float32 [N], or
+[N, targets] where the schema names targets.
 Whatever labels the source had are mapped to their index inside the graph.
 """
 
@@ -192,9 +193,16 @@ def _flatten(model: ModelProto, label: str) -> str:
     return flat
 
 
-def finish_regressor(model: ModelProto, value: str) -> None:
-    """Name the only output of a regressor ``value`` and flatten it to [N] where it is not."""
-    if tensor_shape(model.graph, value) == (None,):
+def finish_regressor(model: ModelProto, value: str, targets: int = 0) -> None:
+    """Name the only output of a regressor ``value`` and give it the contract's shape.
+
+    Args:
+        model: Changed in place.
+        value: The output; of several targets its numbers are row-major, whatever it declares.
+        targets: Columns of the schema's value; 0 for one number a row, [N].
+    """
+    sizes = [-1, targets] if targets else [-1]
+    if not targets and tensor_shape(model.graph, value) == (None,):
         rename_tensor(model, value, VALUE)
     else:
         source = fresh_name(model, "source_value")
@@ -202,10 +210,10 @@ def finish_regressor(model: ModelProto, value: str) -> None:
         free_name(model, VALUE)
         shape = fresh_name(model, "value_shape")
         model.graph.initializer.append(
-            onnx.numpy_helper.from_array(np.array([-1], np.int64), shape)
+            onnx.numpy_helper.from_array(np.array(sizes, np.int64), shape)
         )
         model.graph.node.append(onnx.helper.make_node("Reshape", [source, shape], [VALUE]))
-    set_outputs(model, [(VALUE, TensorProto.FLOAT, ["N"])])
+    set_outputs(model, [(VALUE, TensorProto.FLOAT, ["N", *sizes[1:]])])
 
 
 def cast_to_float(model: ModelProto, name: str) -> str:

@@ -1,7 +1,9 @@
 """The one metric that decides how much a converted model may lose.
 
 A metric takes the true targets and a model's outputs by tensor name. Targets of a classifier are
-class indexes. Other metrics than the named ones: make a ``PrimaryMetric``.
+class indexes. Of a regression of several targets a named metric is the mean over the targets of the
+metric of each, so ``r2`` is the one that units do not weigh. Other metrics than the named ones:
+make a ``PrimaryMetric``.
 """
 
 import math
@@ -43,17 +45,51 @@ class PrimaryMetric:
         return source - shipped if self.is_higher_better else shipped - source
 
 
-def find_metric(name: str, task: Task) -> PrimaryMetric:
-    """Give a metric by name; an empty name gives ``accuracy`` or ``mae``.
+def find_metric(name: str, task: Task, *, targets: int = 0) -> PrimaryMetric:
+    """Give a metric by name; an empty name gives ``accuracy``, ``mae``, or ``r2`` of targets.
+
+    Args:
+        name: As in the spec.
+        task: What it is of.
+        targets: How many the schema names.
 
     Raises:
         InvalidRequestError: Not a metric of this task.
     """
     known = _CLASSIFICATION if task is Task.CLASSIFICATION else _REGRESSION
-    metric = known.get(name or next(iter(known)))
+    metric = known.get(name or ("r2" if targets else next(iter(known))))
     if metric is None:
         raise InvalidRequestError(f"no {task} metric {name!r}; known: {', '.join(known)}")
     return metric
+
+
+def score_targets(metric: PrimaryMetric, truth: Array, outputs: Outputs) -> list[float]:
+    """Give the metric of each target alone; empty where a row has one value.
+
+    >>> both = np.array([[1.0, 10.0], [2.0, 30.0]])
+    >>> score_targets(find_metric("mae", Task.REGRESSION), both, {"value": both + [0.0, 5.0]})
+    [0.0, 5.0]
+    """
+    if np.ndim(truth) != 2:
+        return []
+    values = np.asarray(outputs["value"])
+    return [
+        float(metric.score(truth[:, place], {"value": values[:, place]}))
+        for place in range(truth.shape[1])
+    ]
+
+
+def _over_targets(score: Callable[[Array, Outputs], float]) -> Callable[[Array, Outputs], float]:
+    """Make the mean over the targets of a metric of one."""
+
+    def mean(truth: Array, outputs: Outputs) -> float:
+        if np.ndim(truth) != 2:
+            return score(truth, outputs)
+        values = np.asarray(outputs["value"])
+        columns = range(truth.shape[1])
+        return float(np.mean([score(truth[:, c], {"value": values[:, c]}) for c in columns]))
+
+    return mean
 
 
 def _accuracy(targets: Array, outputs: Outputs) -> float:
@@ -127,8 +163,8 @@ _CLASSIFICATION = _by_name(
     ("brier", False, _brier),
 )
 _REGRESSION = _by_name(
-    ("mae", False, _mae),
-    ("mse", False, _mse),
-    ("rmse", False, _rmse),
-    ("r2", True, _r2),
+    ("mae", False, _over_targets(_mae)),
+    ("mse", False, _over_targets(_mse)),
+    ("rmse", False, _over_targets(_rmse)),
+    ("r2", True, _over_targets(_r2)),
 )

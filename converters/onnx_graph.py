@@ -24,6 +24,7 @@ from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
+from edge_agent.contract.outputs import TARGETS_MAX
 
 
 class OnnxGraph:
@@ -92,12 +93,8 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
             raise InvalidRequestError(
                 f"a regression graph has one float32 output, this one {_list(types)}"
             )
-        if tensor_shape(graph, names[0]) not in ((None,), (None, 1)):
-            raise InvalidRequestError(
-                f"output {names[0]!r} has shape {_shape(graph, names[0])}, a regression answers"
-                " ['N'] or ['N', 1]"
-            )
-        finish_regressor(model, names[0])
+        _check_value(graph, names[0], len(schema.targets))
+        finish_regressor(model, names[0], len(schema.targets))
         return model
     if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
         raise InvalidRequestError(
@@ -124,3 +121,19 @@ def _list(types: dict[str, int]) -> str:
         f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
         for name, kind in types.items()
     )
+def _check_value(graph: GraphProto, name: str, targets: int) -> None:
+    shape = tensor_shape(graph, name)
+    if shape in (((None, targets), (None, None)) if targets else ((None,), (None, 1))):
+        return
+    columns = shape[1] if len(shape) == 2 else None
+    if not targets and columns is not None and columns > 1:
+        raise InvalidRequestError(
+            f"output {name!r} answers {columns} numbers a row and the schema one; name"
+            f" {columns} targets (at most {TARGETS_MAX}) of its value"
+        )
+    wanted = f"['N', {targets}]" if targets else "['N'] or ['N', 1]"
+    raise InvalidRequestError(
+        f"output {name!r} has shape {_shape(graph, name)}, this regression answers {wanted}"
+    )
+
+

@@ -12,6 +12,7 @@ from converters.evidence import (
     describe_answers,
     describe_limits,
     describe_machine,
+    describe_metric_of_targets,
     describe_parity,
     encode_evidence,
     read_evidence,
@@ -102,6 +103,9 @@ def pack_rung(
                 "fp32": ladder.rungs[0].metric,
                 "shipped": rung.metric,
                 "drop": rung.metric_drop,
+                **describe_metric_of_targets(
+                    exam.schema, exam.metric, exam.targets, exam.truth, built.outputs
+                ),
             },
             "parity": describe_parity(built.parity, TOLERANCE_FP32),
             **describe_answers(exam.schema, exam.targets, built.outputs),

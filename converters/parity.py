@@ -32,6 +32,8 @@ class WorstRow:
         got: The graph's.
         error: Largest absolute difference of its probabilities, or of its value.
         inputs: What was asked, by column; empty where there was no room for it.
+        target: Of several, the one that ``expected``, ``got`` and ``error`` are of: the one that
+            differs most.
     """
 
     row: int
@@ -39,6 +41,17 @@ class WorstRow:
     got: float
     error: float
     inputs: Mapping[str, float] = field(default_factory=dict)
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetParity:
+    """How far one of several targets is from the source's; as the attributes of ``Parity``."""
+
+    target: str
+    rows_off: int
+    max_abs_error: float
+    error_quantiles: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +65,7 @@ class Parity:
         max_abs_error: Largest absolute error; infinite where only one side is finite.
         error_quantiles: Absolute error of a row, by percent of the rows that stay below it.
         worst: The rows with a flip, then those with the largest error.
+        targets: Of several, each by itself; a row is off when one of its targets is.
     """
 
     rows: int
@@ -60,6 +74,7 @@ class Parity:
     max_abs_error: float
     worst: tuple[WorstRow, ...]
     error_quantiles: Mapping[str, float] = field(default_factory=dict)
+    targets: tuple[TargetParity, ...] = ()
 
     @property
     def flip_share(self) -> float:
@@ -80,6 +95,7 @@ def compare_outputs(
     *,
     rows: Array | None = None,
     columns: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> Parity:
     """Compare two sets of outputs by tensor name.
 
@@ -90,6 +106,7 @@ def compare_outputs(
         tolerance: Beyond it a row is off, relative to ``1 + |expected|``.
         rows: What was asked, shown with the worst rows.
         columns: Names of its columns.
+        targets: Names of the values of a row, where there are several.
 
     >>> ones = {"value": np.array([1.0, 2.0])}
     >>> compare_outputs(Task.REGRESSION, ones, {"value": np.array([1.0, 2.5])}).rows_off
@@ -98,12 +115,14 @@ def compare_outputs(
     numbers = str(Role.PROBABILITIES if task is Task.CLASSIFICATION else Role.VALUE)
     expected = np.asarray(source[numbers], np.float64)
     got = np.asarray(shipped[numbers], np.float64)
-    errors = _row_wise_max(_absolute_errors(expected, got))
-    relative = _row_wise_max(_absolute_errors(expected, got) / (1 + _magnitude(expected)))
+    cells = _absolute_errors(expected, got)
+    relative_cells = cells / (1 + _magnitude(expected))
+    errors, relative = _row_wise_max(cells), _row_wise_max(relative_cells)
     if task is Task.CLASSIFICATION:
         labels = np.asarray(source[Role.LABEL]), np.asarray(shipped[Role.LABEL])
     else:
-        labels = expected, got
+        worst_of_row = np.argmax(cells, axis=1) if cells.ndim == 2 else None
+        labels = _pick_each(expected, worst_of_row), _pick_each(got, worst_of_row)
     flipped = labels[0] != labels[1] if task is Task.CLASSIFICATION else np.zeros(len(errors), bool)
     order = np.lexsort((np.arange(len(errors)), -errors, ~flipped))[:WORST_ROWS_MAX]
     shown = WORST_CELLS_MAX // max(1, len(columns)) if rows is not None else 0
@@ -120,11 +139,27 @@ def compare_outputs(
                 got=float(labels[1][row]),
                 error=float(errors[row]),
                 inputs=_name_cells(rows, columns, int(row)) if place < shown else {},
+                target=targets[int(np.argmax(cells[row]))] if targets else "",
             )
             for place, row in enumerate(order)
             if flipped[row] or errors[row] > 0
         ),
+        targets=tuple(
+            TargetParity(
+                target=name,
+                rows_off=int(np.sum(relative_cells[:, place] > tolerance)),
+                max_abs_error=float(np.max(cells[:, place], initial=0.0)),
+                error_quantiles=_find_quantiles(cells[:, place]),
+            )
+            for place, name in enumerate(targets)
+        ),
     )
+
+
+def _pick_each(values: Array, columns: Array | None) -> Array:
+    """Give one cell of each row; the value itself where a row has one."""
+    picked: Array = values if columns is None else values[np.arange(len(values)), columns]
+    return picked
 
 
 def _find_quantiles(errors: Array) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.multioutput import RegressorChain
 from sklearn.pipeline import Pipeline
 
 from converters.answers import (
@@ -26,6 +27,7 @@ from converters.answers import (
 )
 from converters.boosted import attach_trees, check_xgboost, is_lightgbm, is_xgboost
 from converters.errors import UnsupportedEstimatorError
+from converters.regressor_chain import register_chain
 from converters.tree_folding import fold_members, fold_scalers
 from converters.tree_thresholds import is_tree_model, rounds_to_float32
 from edge_agent.contract.schema import ModelSchema
@@ -46,11 +48,7 @@ _REFUSED = {
         "Use SVC inside CalibratedClassifierCV(ensemble=False).",
     ),
     "MultiOutputClassifier": (
-        "a package answers one target",
-        "Convert each of its estimators_ as a package of its own.",
-    ),
-    "MultiOutputRegressor": (
-        "a package answers one target",
+        "it answers several labels a row, a package answers one",
         "Convert each of its estimators_ as a package of its own.",
     ),
     "KNNImputer": (
@@ -174,6 +172,8 @@ def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
         if type(inner).__name__ == "VotingClassifier" and inner.voting == "soft":
             inner.flatten_transform = False
             repairs.append("VotingClassifier: flatten_transform switched off")
+        if isinstance(inner, RegressorChain):
+            register_chain()
         if is_lightgbm(inner) and hasattr(inner, "booster_"):
             _register(inner)
             repairs += attach_trees(inner)

@@ -35,9 +35,11 @@ def check_rows(schema: ModelSchema, calibration: Array, holdout: Array, targets:
     Raises:
         InvalidRequestError: Names the table, and the column where one is at fault.
     """
-    if len(np.shape(targets)) != 1 or len(targets) != len(holdout):
+    columns = (len(schema.targets),) if schema.targets else ()
+    if np.shape(targets) != (len(holdout), *columns):
         raise InvalidRequestError(
-            f"holdout has {len(holdout)} rows and targets of shape {np.shape(targets)}"
+            f"holdout has {len(holdout)} rows and targets of shape {np.shape(targets)}, needs"
+            f" {(len(holdout), *columns)}"
         )
     raw = np.asarray(holdout)
     rounded = _round(schema, raw, "holdout")

@@ -96,7 +96,7 @@ def write_graph(
         prepend_cast_to_double(model)
     set_input(model, schema.width)
     names = [output.name for output in model.graph.output]
-    _name_outputs(model, names, prepared, last, is_wide=is_wide)
+    _name_outputs(model, names, prepared, last, is_wide=is_wide, targets=len(schema.targets))
     return model
 
 
@@ -163,7 +163,13 @@ def _call_converter(
 
 
 def _name_outputs(
-    model: ModelProto, names: list[str], prepared: Prepared, last: Any, *, is_wide: bool
+    model: ModelProto,
+    names: list[str],
+    prepared: Prepared,
+    last: Any,
+    *,
+    is_wide: bool,
+    targets: int,
 ) -> None:
     if prepared.answer is Answer.LABEL_ONLY:
         finish_label_only(model, names[0], _classes(last))
@@ -175,7 +181,7 @@ def _name_outputs(
     else:
         _make_float32(model, number)
     if prepared.answer is not Answer.PROBABILITIES:
-        finish_regressor(model, number)
+        finish_regressor(model, number, targets)
         return
     finish_classifier(model, names[0], number, _classes(last))
     if prepared.cut is not None:

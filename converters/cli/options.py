@@ -35,7 +35,10 @@ SchemaFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="schema.json; without it made from rows."),
 ]
-Target = Annotated[str, typer.Option(help="Column of the true answers, with --rows.")]
+Target = Annotated[
+    str,
+    typer.Option(help="Column of the true answers, with --rows; several targets as heat,flow."),
+]
 _PICTURES = "Pictures"
 Pictures = Annotated[
     Path | None,

@@ -48,7 +48,7 @@ def read_rows_request(
         *(source, table, holdout),
         target=target,
         profile=profile,
-        metric=find_metric(metric, source.schema.task),
+        metric=find_metric(metric, source.schema.task, targets=len(source.schema.targets)),
         **settings,
     )
     say(f"{len(request.calibration)} rows to calibrate, {len(request.holdout)} held out")

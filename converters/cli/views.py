@@ -99,7 +99,20 @@ def show_parity(result: dict[str, Any]) -> None:
         [
             (
                 row["row"],
-                f"{row['expected']:g}",
+    _table(
+        ("target", "rows off", "largest error", "99 % within"),
+        [
+            (
+                one["target"],
+                one["rows_off"],
+                f"{one['max_abs_error']:.3g}",
+                f"{one['error_quantiles'].get('99', 0):.3g}",
+            )
+            for one in result.get("targets", ())
+        ],
+        right=(1, 2, 3),
+    )
+                " ".join(filter(None, (row.get("target"), f"{row['expected']:g}"))),
                 f"{row['got']:g}",
                 f"{row['error']:.3g}",
                 _shorten(row.get("picture") or _one_line(row.get("inputs") or "")),

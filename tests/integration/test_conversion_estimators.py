@@ -310,9 +310,13 @@ def test_an_estimator_that_was_not_fitted_is_refused() -> None:
             SklearnSource(thing, schema.task)
 
 
-def test_several_targets_at_once_are_refused() -> None:
+def test_targets_that_the_schema_does_not_name_are_refused() -> None:
     rows, targets = load_table("diabetes")
     model = Ridge().fit(rows, np.column_stack([targets, targets]))
     schema = schema_of(10)
-    with pytest.raises(UnsupportedEstimatorError, match="2 targets"):
-        SklearnSource(model, schema.task).answer(rows)
+    with pytest.raises(
+        UnsupportedEstimatorError, match="answers 2 targets a row, the schema has 1"
+    ):
+        SklearnSource(model, schema.task).convert(schema, load_profile("camera"), rows)
+    with pytest.raises(UnsupportedEstimatorError, match="the schema has 3"):
+        SklearnSource(model, schema.task, targets=3).answer(rows)

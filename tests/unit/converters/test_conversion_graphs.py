@@ -175,7 +175,7 @@ def test_a_foreign_graph_gets_the_contracts_tensors() -> None:
         (linear_model(shape=(1, 2)), 2, 3, r"shape \[1, 2\]"),
         (linear_model(), 3, 3, r"the schema needs \['N', 3\]"),
         (linear_model(), 2, 4, "a column for each of the 4 classes"),
-        (linear_model(), 2, 0, r"shape \['N', 3\], a regression answers"),
+        (linear_model(), 2, 0, "answers 3 numbers a row and the schema one; name 3 targets"),
     ],
 )
 def test_a_graph_of_another_shape_is_refused(

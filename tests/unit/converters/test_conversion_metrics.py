@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from converters.errors import InvalidRequestError
-from converters.metrics import find_metric
+from converters.metrics import find_metric, score_targets
 from edge_agent.contract.schema import Task
 
 Array = NDArray[Any]
@@ -76,3 +76,26 @@ def test_a_drop_is_positive_when_the_shipped_graph_is_worse(
 def test_a_metric_of_the_other_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequestError, match="known: mae, mse, rmse, r2"):
         find_metric("accuracy", Task.REGRESSION)
+
+
+@pytest.mark.parametrize(
+    ("name", "agreed"),
+    [
+        ("mae", reference.mean_absolute_error),
+        ("mse", reference.mean_squared_error),
+        ("rmse", reference.root_mean_squared_error),
+        ("r2", reference.r2_score),
+    ],
+)
+def test_a_metric_of_several_targets_is_the_mean_of_each(name: str, agreed: Any) -> None:
+    truth = np.column_stack([VALUES, VALUES[::-1] * 100])
+    predicted = truth + np.array([[0.5, 10.0], [-1, 0], [0, 20], [0.25, -30]])
+    metric = find_metric(name, Task.REGRESSION)
+    each = agreed(truth, predicted, multioutput="raw_values")
+    assert score_targets(metric, truth, {"value": predicted}) == pytest.approx(each.tolist())
+    assert metric.score(truth, {"value": predicted}) == pytest.approx(each.mean())
+    assert score_targets(metric, VALUES, PREDICTED) == []
+
+
+def test_several_targets_are_judged_by_what_units_do_not_weigh() -> None:
+    assert find_metric("", Task.REGRESSION, targets=2).name == "r2"

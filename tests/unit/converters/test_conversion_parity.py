@@ -118,3 +118,16 @@ def test_one_row_moved_beyond_the_tolerance_is_one_row_off(column: Array, place:
     parity = compare_outputs(Task.REGRESSION, {"value": column}, {"value": moved})
     assert parity.rows_off == 1
     assert parity.worst[0].row == row
+
+
+def test_each_target_is_compared_by_itself_and_the_worst_row_says_which() -> None:
+    truth = {"value": np.array([[1.0, 100.0], [2.0, 200.0], [3.0, np.nan]])}
+    shipped = {"value": np.array([[1.0, 100.0], [2.5, 200.001], [3.0, np.nan]])}
+    found = compare_outputs(Task.REGRESSION, truth, shipped, targets=("flow", "heat"))
+    assert (found.rows, found.rows_off, found.max_abs_error) == (3, 1, 0.5)
+    assert [(one.target, one.rows_off) for one in found.targets] == [("flow", 1), ("heat", 0)]
+    assert found.targets[1].max_abs_error == pytest.approx(0.001)
+    (worst,) = found.worst
+    assert (worst.row, worst.target, worst.expected, worst.got) == (1, "flow", 2.0, 2.5)
+    without_names = compare_outputs(Task.REGRESSION, truth, shipped)
+    assert (without_names.rows_off, without_names.worst[0].error) == (1, 0.5)
