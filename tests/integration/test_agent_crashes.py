@@ -5,9 +5,6 @@ dies before it or after it; half of a write may be on disk. Before any repair th
 readable and what it confirms must be whole; afterwards the update must come to its end.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +16,9 @@ from edge_agent.contract.messages import SlotState
 from edge_agent.contract.topics import Channel
 from tests.support.agent import ChunkServer, a_package
 from tests.support.agent_world import World
+from tests.support.dying_calls import Killed, Killer, killing
 
 V1, V2 = a_package("one"), a_package("two", padding=300_000)
-CALLS = ("open", "write", "fsync", "ftruncate", "replace", "unlink", "link")
-
-
-class Killed(BaseException):
-    """The process is gone; nothing of it may clean up."""
-
-
-class Killer:
-    """Counts the calls and dies at one of them."""
-
-    def __init__(self, at: int | None, *, after: bool = False) -> None:
-        self.at, self.after, self.count = at, after, 0
-
-    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def killing(*arguments: Any, **options: Any) -> Any:
-            self.count += 1
-            if self.count != self.at:
-                return call(*arguments, **options)
-            if self.after:
-                with suppress(OSError):
-                    call(*arguments, **options)
-            elif name == "write":
-                call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-            raise Killed
-
-        return killing
-
-
-@contextmanager
-def killing(killer: Killer) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, killer.wrap(name, getattr(os, name)))
-        yield
 
 
 def prepare(directory: Path) -> World:

@@ -1,9 +1,6 @@
 """The whole agent when approvers withdraw: what answers, what is said, what a power cut leaves."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,15 +13,11 @@ from edge_agent.errors import Refusal, StorageError
 from edge_agent.ports import MessageArrived
 from tests.support.agent import ChunkServer, a_package
 from tests.support.agent_world import SLOT, World
+from tests.support.dying_calls import Killed, Killer, killing
 
 V1, V2 = a_package("one"), a_package("two")
 SHA1, SHA2 = ChunkServer(V1).sha256, ChunkServer(V2).sha256
 PATH1, PATH2 = "model/1/camera.tar", "model/2/camera.tar"
-CALLS = ("open", "write", "fsync", "replace", "unlink", "link")
-
-
-class Killed(BaseException):
-    """The process is gone."""
 
 
 def installed(directory: Path, *, policy: OnWithdrawn = OnWithdrawn.STOP) -> World:
@@ -167,7 +160,7 @@ def test_a_kill_at_any_file_system_call_of_a_withdrawal_ends_in_silence(
         at += 1
         world = installed(tmp_path / str(at))
         was_killed = False
-        with killing(at, after=after):
+        with killing(Killer(at, after=after)):
             try:
                 hear(world, PATH1)
             except Killed:
@@ -230,32 +223,3 @@ def test_a_bin_that_is_none_counts_as_missing(world: World, payload: bytes) -> N
     world.run(2)
     assert set(world.verifier.files) == {"timestamp.json"}
     assert world.inference.served == {SLOT: SHA1}
-
-
-class killing:  # noqa: N801 - reads as a statement
-    """Dies at the n-th call of the file system; half of a write may be on disk."""
-
-    def __init__(self, at: int, *, after: bool) -> None:
-        self._at, self._after, self._count = at, after, 0
-        self._patch = pytest.MonkeyPatch()
-
-    def __enter__(self) -> None:
-        for name in CALLS:
-            self._patch.setattr(os, name, self._wrap(name, getattr(os, name)))
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.undo()
-
-    def _wrap(self, name: str, call: Any) -> Any:
-        def calling(*arguments: Any, **options: Any) -> Any:
-            self._count += 1
-            if self._count != self._at:
-                return call(*arguments, **options)
-            if self._after:
-                with suppress(OSError):
-                    call(*arguments, **options)
-            elif name == "write":
-                call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-            raise Killed
-
-        return calling

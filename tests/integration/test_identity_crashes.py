@@ -7,11 +7,8 @@ certificate, and the renewal must come to its end afterwards.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -25,42 +22,9 @@ from edge_agent.errors import EnrolmentError, StorageError
 from edge_agent.ports import Identity
 from fleet_server.adapters.certificate_authority import CertificateAuthority
 from tests.support.clock import FakeClock
+from tests.support.dying_calls import Killed, Killer, killing
 
-CALLS = ("open", "write", "fsync", "ftruncate", "replace", "unlink", "link")
 NAME = "cam-7"
-
-
-class Killed(BaseException):
-    """The process is gone; nothing of it may clean up."""
-
-
-class Killer:
-    """Counts the calls and dies at one of them."""
-
-    def __init__(self, at: int | None, *, after: bool = False) -> None:
-        self.at, self.after, self.count = at, after, 0
-
-    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def killing(*arguments: Any, **options: Any) -> Any:
-            self.count += 1
-            if self.count != self.at:
-                return call(*arguments, **options)
-            if self.after:
-                with suppress(OSError):
-                    call(*arguments, **options)
-            elif name == "write":
-                call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-            raise Killed
-
-        return killing
-
-
-@contextmanager
-def killing(killer: Killer) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, killer.wrap(name, getattr(os, name)))
-        yield
 
 
 @pytest.fixture(scope="module")
