@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from converters.errors import ConversionError, RuntimeRefusedError
 from converters.normalise import normalise
+from converters.opsets import bring_down
 from converters.parity import compare_outputs
 from converters.runtime import GraphRunner
 from converters.source import Conversion, Try
@@ -67,10 +68,11 @@ def convert_in_turn(
     wanted: Mapping[str, Array] | None = None
     for way in ways:
         try:
-            model = way.make()
+            brought = bring_down(way.make(), profile)
+            model, name = brought.model, _name(way.name, brought.change)
             runner = GraphRunner(normalise(model, profile), profile)
             if rows is None:
-                return Conversion(model=model, repairs=_sentences(way.name))
+                return Conversion(model=model, repairs=_sentences(name))
             got = runner.run(rows)
             wanted = truth(rows) if wanted is None else wanted
             _check_shapes(wanted, got)
@@ -78,7 +80,7 @@ def convert_in_turn(
             refusal = refusal or error
             tries.append(Try(way=way.name, note=str(error)[:500]))
             continue
-        done = measure_try(way.name, schema.task, wanted, got, is_detector=is_detector)
+        done = measure_try(name, schema.task, wanted, got, is_detector=is_detector)
         tries.append(done)
         rank = (done.flips, done.rows_off, done.max_abs_error)
         if best is None or rank < best[0]:
@@ -135,6 +137,11 @@ def _check_shapes(wanted: Mapping[str, Array], got: Mapping[str, Array]) -> None
 def with_repairs(conversion: Conversion, repairs: Sequence[str]) -> Conversion:
     """Put what was changed beforehand before what was chosen."""
     return replace(conversion, repairs=(*repairs, *conversion.repairs))
+
+
+def _name(way: str, change: str) -> str:
+    """Name a way with what was done to come to the profile's operator sets."""
+    return "; ".join(part for part in ((way if way != PLAIN else ""), change) if part) or PLAIN
 
 
 def _sentences(way: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from converters.request import BuildRequest, BuiltPackage, Effort, MeasurementPl
 from converters.rows import Rows, check_rows
 from converters.rungs import Exam
 from converters.shrink_trees import shrink_trees
-from converters.source import SourceModel
+from converters.source import SourceModel, Try
 
 __all__ = [
     "BuildRequest",
@@ -144,6 +144,14 @@ def _describe_rounding(source: SourceModel, rows: Rows, exam: Exam) -> dict[str,
     }
 
 
+def _explain_changes(background: Mapping[str, Any]) -> str:
+    """Name what was done to a graph that no longer answers as its source; empty if it does."""
+    tries, repairs = background["tries"], background["repairs"]
+    if not repairs or not tries or any(Try(**one).is_exact for one in tries):
+        return ""
+    return f"; the graph differs from its source after: {'; '.join(repairs)}"
+
+
 def _ship(
     request: BuildRequest,
     rows: Rows,
@@ -166,7 +174,8 @@ def _ship(
     choice = choose_rung(ladder.rungs, ladder.limits, too_large, request.order)
     described = describe_rungs(ladder.rungs, choice, hashes)
     if choice.name is None:
-        raise NoRungFitsError(request.profile.id, choice.sentence, described)
+        sentence = choice.sentence + _explain_changes(background)
+        raise NoRungFitsError(request.profile.id, sentence, described)
     package = pack_rung(request, rows, exam, ladder, choice, {**background, "ladder": described})
     if len(package.blob) <= ladder.limits.package_bytes_max:
         return package

@@ -5,12 +5,15 @@ no package may hold: data in other files, operators of other domains, functions,
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from converters.errors import InvalidRequestError
 from converters.evidence import read_evidence
+from converters.lowering_plan import plan_lowering
 from converters.needs import find_operators
+from converters.normalise import find_oldest_ir
 from converters.outline import LOOPS, Outline, Value, read_outline
 from converters.source_files import is_graph, is_package, load_package, read_file
 from device_profiles.compatibility import PackageNeeds, find_misfits
@@ -73,11 +76,42 @@ def describe_file(path: Path, profiles: Sequence[DeviceProfile]) -> dict[str, An
         "remarks": list(_find_remarks(outline)),
         "refused": _find_refusal(content),
     }
+    is_source = is_graph(path) and not described["refused"]
     described["profiles"] = [
-        {"profile": profile.id, "misfits": [str(m) for m in find_misfits(needs, profile)]}
-        for profile in profiles
+        _ask_profile(needs, profile, outline if is_source else None) for profile in profiles
     ]
     return described
+
+
+def _ask_profile(
+    needs: PackageNeeds, profile: DeviceProfile, source: Outline | None
+) -> dict[str, Any]:
+    """Tell what stands against a profile, and what a build does to a graph of newer operators.
+
+    Args:
+        needs: Of the file as it is.
+        profile: Who is asked.
+        source: What a package may be built of; None asks for the file as it is.
+    """
+    if source is None:
+        misfits = [str(misfit) for misfit in find_misfits(needs, profile)]
+        return {"profile": profile.id, "misfits": misfits, "lowered": ""}
+    plan = plan_lowering(list(source.operators), source.opsets, profile)
+    kept = [name for name in source.operators if name not in plan.written_out]
+    lowered = replace(
+        needs,
+        ir=min(needs.ir, find_oldest_ir(plan.opsets)),
+        opset=plan.opsets.get("", 0),
+        opset_ml=plan.opsets.get(ML_DOMAIN, 0),
+        operators=find_operators(dict.fromkeys(kept, 1), plan.opsets),
+    )
+    known = {misfit.field for misfit in plan.obstacles}
+    others = [one for one in find_misfits(lowered, profile) if one.field not in known]
+    return {
+        "profile": profile.id,
+        "misfits": [str(misfit) for misfit in (*plan.obstacles, *others)],
+        "lowered": "" if plan.obstacles else plan.sentence,
+    }
 
 
 def _find_needs(outline: Outline, versions: Mapping[str, int], size: int) -> PackageNeeds:
@@ -170,6 +204,8 @@ def _describe_members(members: Mapping[str, bytes], size: int) -> tuple[dict[str
     }
     if schema.task is Task.CLASSIFICATION:
         described["classes"] = list(schema.classes)
+    if schema.targets:
+        described["targets"] = list(schema.targets)
     if needs.rss_bytes is not None:
         described["rss_bytes"] = needs.rss_bytes
     return described, needs
@@ -193,5 +229,3 @@ def _shape(value: Value) -> list[int | str | None] | None:
     if value.shape is None:
         return None
     return [size if isinstance(size, int) else None for size in value.shape]
-    if schema.targets:
-        described["targets"] = list(schema.targets)

@@ -21,9 +21,11 @@ NOTES = SourceNotes(
     given_as="OnnxSource of the bytes of a file",
     files=(".onnx",),
     read_by="checked byte by byte first, then run in a child process with limits only",
-    keeps="the graph; its own fp32 answers are the truth",
+    keeps="the graph, in operator sets of the profile; its own fp32 answers as it was are the"
+    " truth",
     cannot="operators of other domains than ai.onnx and ai.onnx.ml, external data, functions,"
-    " training information, operator sets newer than the profile's, ZipMap, several inputs",
+    " training information, operators newer than the profile's with no older definition, ZipMap,"
+    " several inputs",
 )
 
 

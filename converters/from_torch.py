@@ -40,8 +40,8 @@ from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
-OPSET_MIN = 18
-"""Oldest that torch.onnx writes by itself; older ones it converts, where it can."""
+OPSET = 18
+"""What torch.onnx writes by itself; a profile below it has the graph lowered and compared."""
 _BATCH = 512
 _SUM_TOLERANCE = 1e-3
 
@@ -86,7 +86,7 @@ class TorchSource:
         Raises:
             UnsupportedEstimatorError: torch.onnx refuses it.
         """
-        way = Way(name=PLAIN, make=lambda: self._export(profile))
+        way = Way(name=PLAIN, make=self._export)
         return convert_in_turn([way], schema, profile, rows, self.answer)
 
     def answer(self, rows: Array) -> dict[str, Array]:
@@ -146,21 +146,14 @@ class TorchSource:
         powers = np.exp(raw - raw.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
-    def _export(self, profile: DeviceProfile) -> ModelProto:
-        if profile.opset_max < OPSET_MIN:
-            raise UnsupportedEstimatorError(
-                self.name,
-                f"torch.onnx writes operator set {OPSET_MIN}, the profile allows"
-                f" {profile.opset_max}",
-                "Choose another profile.",
-            )
+    def _export(self) -> ModelProto:
         try:
             with _quiet():
                 program = self._program or _export_program(self._module, self._shape)
                 written = torch.onnx.export(
                     program,
                     dynamo=True,
-                    opset_version=OPSET_MIN,
+                    opset_version=OPSET,
                     external_data=False,
                     verbose=False,
                 )

@@ -80,10 +80,14 @@ def find_opset(model: ModelProto, domain: str) -> int:
 
 def set_opset(model: ModelProto, domain: str, version_min: int) -> None:
     """Import an operator set at ``version_min`` or what is newer already."""
-    version = max(version_min, find_opset(model, domain))
+    replace_opset(model, domain, max(version_min, find_opset(model, domain)))
+
+
+def replace_opset(model: ModelProto, domain: str, version: int) -> None:
+    """Import an operator set at this version and no other; 0 imports it no more."""
     kept = [(entry.domain, entry.version) for entry in model.opset_import if entry.domain != domain]
     del model.opset_import[:]
-    for name, number in [*kept, (domain, version)]:
+    for name, number in [*kept, *([(domain, version)] if version else [])]:
         model.opset_import.append(onnx.helper.make_opsetid(name, number))
 
 

@@ -7,6 +7,8 @@ operators; no external data; nothing that no answer depends on; no producer, com
 metadata; names by place; serialised deterministically.
 """
 
+from collections.abc import Mapping
+
 import onnx
 from onnx import ModelProto, TensorProto
 
@@ -38,14 +40,15 @@ def normalise(model: ModelProto, profile: DeviceProfile) -> bytes:
     clean = ModelProto()
     clean.CopyFrom(model)
     _check_self_contained(clean)
-    _name_domains(clean)
+    name_domains(clean)
     if not clean.functions:
         simplify(clean)
     _merge_imports(clean)
     _strip(clean)
     if not clean.functions and not any(g.sparse_initializer for g in iterate_graphs(clean.graph)):
         name_by_place(clean)
-    clean.ir_version = min(clean.ir_version, max(IR_MIN, _oldest_ir(clean)))
+    opsets = {entry.domain: entry.version for entry in clean.opset_import}
+    clean.ir_version = min(max(IR_MIN, clean.ir_version), find_oldest_ir(opsets))
     _check_profile(clean, profile)
     try:
         onnx.checker.check_model(clean)
@@ -69,7 +72,7 @@ def _check_self_contained(model: ModelProto) -> None:
                 )
 
 
-def _name_domains(model: ModelProto) -> None:
+def name_domains(model: ModelProto) -> None:
     """Write ``ai.onnx`` as the empty domain, which is another name of it."""
     for entry in model.opset_import:
         if entry.domain == "ai.onnx":
@@ -110,13 +113,17 @@ def _strip(model: ModelProto) -> None:
             del node.metadata_props[:]
 
 
-def _oldest_ir(model: ModelProto) -> int:
-    imports = [(entry.domain, entry.version) for entry in model.opset_import]
+def find_oldest_ir(opsets: Mapping[str, int]) -> int:
+    """Give the oldest file format written for a graph that imports these operator sets.
+
+    >>> find_oldest_ir({"": 13}), find_oldest_ir({"": 21})
+    (8, 10)
+    """
     oldest = onnx.helper.find_min_ir_version_for(
-        [onnx.helper.make_opsetid(domain, version) for domain, version in imports],
+        [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         ignore_unknown=True,
     )
-    return int(oldest)
+    return max(IR_MIN, int(oldest))
 
 
 def _check_profile(model: ModelProto, profile: DeviceProfile) -> None:

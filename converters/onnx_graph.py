@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto
 
+from converters.attempts import PLAIN, Way, convert_in_turn
 from converters.errors import InvalidRequestError
-from converters.graph import parse_foreign, tensor_shape, tensor_type
+from converters.graph import find_opset, parse_foreign, tensor_shape, tensor_type
 from converters.interface import (
     add_label_from_probabilities,
     finish_classifier,
@@ -18,13 +19,15 @@ from converters.interface import (
     set_input,
 )
 from converters.normalise import normalise
+from converters.opsets import RAISED_BELOW, bring_up, is_within, plan_graph
+from converters.original import Answer, load_original
 from converters.runtime import GraphRunner
 from converters.source import Conversion, check_indexes
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import TARGETS_MAX
 from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
-from edge_agent.contract.outputs import TARGETS_MAX
 
 
 class OnnxGraph:
@@ -37,14 +40,20 @@ class OnnxGraph:
 
     Raises:
         InvalidRequestError: Not such a graph.
-        ProfileMisfitError: Newer than the profile allows.
-        RuntimeRefusedError: onnxruntime does not load it.
+        ProfileMisfitError: It is of newer operator sets, and an operator cannot be lowered.
+        RuntimeRefusedError: Nothing here runs it.
     """
 
     def __init__(self, content: bytes, schema: ModelSchema, profile: DeviceProfile) -> None:
         self._schema = schema
         self._model = adapt_graph(parse_foreign(content, what="the source"), schema)
-        self._runner = GraphRunner(normalise(self._model, profile), profile)
+        self._is_within = is_within(self._model, profile)
+        plan_graph(self._model, profile)
+        self._run: Answer = (
+            GraphRunner(normalise(self._model, profile), profile).run
+            if self._is_within
+            else load_original(self._model, profile)
+        )
 
     @property
     def name(self) -> str:
@@ -53,16 +62,30 @@ class OnnxGraph:
 
     def convert(
         self,
-        schema: ModelSchema,  # noqa: ARG002 - of the protocol; known since __init__
-        profile: DeviceProfile,  # noqa: ARG002 - the same
-        rows: Array | None = None,  # noqa: ARG002 - there is one way only
+        schema: ModelSchema,
+        profile: DeviceProfile,
+        rows: Array | None = None,
     ) -> Conversion:
-        """Give the graph with the contract's input and outputs."""
-        return Conversion(model=self._model)
+        """Give the graph with the contract's input and outputs, in operator sets of the profile.
+
+        Raises:
+            ProfileMisfitError: Newer than the profile allows, and it cannot be lowered.
+        """
+        plain = Way(name=PLAIN, make=lambda: self._model)
+        version = find_opset(self._model, "")
+        if not self._is_within:
+            return convert_in_turn([plain], schema, profile, rows, self.answer)
+        if not 0 < version < RAISED_BELOW:
+            return Conversion(model=self._model)
+        raised = Way(
+            name=f"operator set {version} raised to {RAISED_BELOW}",
+            make=lambda: bring_up(self._model, RAISED_BELOW),
+        )
+        return convert_in_turn([raised, plain], schema, profile, rows, self.answer)
 
     def answer(self, rows: Array) -> dict[str, Array]:
         """Answer rows, rounded to float32, by output name."""
-        return self._runner.run(np.asarray(rows, np.float32))
+        return self._run(np.asarray(rows, np.float32))
 
     def index_targets(self, targets: Array) -> Array:
         """Check that targets are class indexes; values of a regression stay."""
@@ -112,15 +135,6 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
     return model
 
 
-def _shape(graph: GraphProto, name: str) -> list[int | str]:
-    return ["N" if size is None else size for size in tensor_shape(graph, name)]
-
-
-def _list(types: dict[str, int]) -> str:
-    return ", ".join(
-        f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
-        for name, kind in types.items()
-    )
 def _check_value(graph: GraphProto, name: str, targets: int) -> None:
     shape = tensor_shape(graph, name)
     if shape in (((None, targets), (None, None)) if targets else ((None,), (None, 1))):
@@ -137,3 +151,12 @@ def _check_value(graph: GraphProto, name: str, targets: int) -> None:
     )
 
 
+def _shape(graph: GraphProto, name: str) -> list[int | str]:
+    return ["N" if size is None else size for size in tensor_shape(graph, name)]
+
+
+def _list(types: dict[str, int]) -> str:
+    return ", ".join(
+        f"{name} ({TensorProto.DataType.Name(kind).lower() if kind else 'not a tensor'})"
+        for name, kind in types.items()
+    )

@@ -78,10 +78,17 @@ def show_description(result: dict[str, Any]) -> None:
     _table(
         ("profile", "fits", "because"),
         [
-            (one["profile"], "no" if one["misfits"] else "yes", "; ".join(one["misfits"]))
+            (one["profile"], "no" if one["misfits"] else "yes", _say_verdict(one))
             for one in result["profiles"]
         ],
     )
+
+
+def _say_verdict(one: Mapping[str, Any]) -> str:
+    words = list(one["misfits"])
+    if one["lowered"]:
+        words.append(f"{one['lowered']}; tried and compared with this file when a package is built")
+    return "; ".join(words)
 
 
 def show_parity(result: dict[str, Any]) -> None:
@@ -92,13 +99,6 @@ def show_parity(result: dict[str, Any]) -> None:
             f" off, largest error {result['max_abs_error']:.3g}"
         ]
     )
-    if not result["worst"]:
-        return
-    _table(
-        ("row", "expected", "got", "error", "inputs"),
-        [
-            (
-                row["row"],
     _table(
         ("target", "rows off", "largest error", "99 % within"),
         [
@@ -112,6 +112,13 @@ def show_parity(result: dict[str, Any]) -> None:
         ],
         right=(1, 2, 3),
     )
+    if not result["worst"]:
+        return
+    _table(
+        ("row", "expected", "got", "error", "inputs"),
+        [
+            (
+                row["row"],
                 " ".join(filter(None, (row.get("target"), f"{row['expected']:g}"))),
                 f"{row['got']:g}",
                 f"{row['error']:.3g}",
