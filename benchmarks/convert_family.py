@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import joblib
@@ -34,7 +35,9 @@ from device_profiles.catalog import load_profile
 from edge_agent.contract.onnx_check import check_onnx
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 
-ROWS, HELD_OUT, WIDTH, CHUNK = 500, 64, 10, 50
+ROWS, HELD_OUT, WIDTH = 500, 64, 10
+CHUNK, TURN = 25, 250
+"""Members of a job, and of one way's turn."""
 TARGETS = {"": 18, "ai.onnx.ml": 3}
 PROFILE = load_profile("onprem-server")
 SCHEMA = ModelSchema(
@@ -121,12 +124,12 @@ def time_conversion(kind: str, models: int) -> Seconds:
     return found
 
 
-def run_naive(kind: str, models: int) -> float:
+def run_naive(kind: str, seeds: range) -> float:
     """Return seconds of the loop: fit, convert, check, session, parity on every held-out row."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     began = time.perf_counter()
-    for seed in range(models):
+    for seed in seeds:
         model, rows = fit(kind, seed)
         graph = convert_naively(model, rows)
         onnx.checker.check_model(graph)
@@ -140,28 +143,61 @@ def run_naive(kind: str, models: int) -> float:
     return time.perf_counter() - began
 
 
-def run_members(kind: str, seeds: range) -> int:
-    """Fit, convert, check, load and compare some members; a job of the pool."""
-    converter = MemberConverter()
+@cache
+def converter_of(kind: str, run: str) -> MemberConverter:
+    """Give this process's converter of a run, as a family's training keeps one a process."""
+    del kind, run
+    return MemberConverter()
+
+
+def run_members(kind: str, run: str, seeds: range) -> tuple[int, float]:
+    """Fit, convert, check, load and compare some members; a job of the pool.
+
+    Returns:
+        How many answer as their source does, and the processor seconds it took.
+    """
+    began = time.process_time()
+    converter = converter_of(kind, run)
     exact = 0
     for seed in seeds:
         model, rows = fit(kind, seed)
         graph = converter.convert(model, SCHEMA, PROFILE, rows)
         check_onnx(graph.model)
-        answers = GraphRunner(graph.model, PROFILE).run(rows)
+        answers = GraphRunner(graph.model, PROFILE, threads=1).run(rows)
         parity = compare_outputs(Task.REGRESSION, graph.source.answer(rows), answers)
         exact += parity.rows_off == 0
-    return exact
+    return exact, time.process_time() - began
 
 
-def run_family(kind: str, models: int, jobs: int) -> float:
-    """Return seconds of the same work done as a family, its processes started before."""
-    parts = [range(start, min(start + CHUNK, models)) for start in range(0, models, CHUNK)]
+@dataclass(slots=True)
+class FamilyTimes:
+    """Seconds of both ways, one entry a turn: they take turns, as the machine is shared.
+
+    The processor seconds tell what of a ratio is two processes, and what is less work.
+    """
+
+    naive: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+    naive_cpu: float = 0.0
+    ours_cpu: float = 0.0
+
+
+def time_family(kind: str, models: int, jobs: int) -> FamilyTimes:
+    """Time a family both ways in turns, its processes started before."""
+    found = FamilyTimes()
     with joblib.Parallel(n_jobs=jobs) as pool:
-        pool(joblib.delayed(run_members)(kind, range(3)) for _ in range(jobs))
-        began = time.perf_counter()
-        exact = sum(pool(joblib.delayed(run_members)(kind, part) for part in parts))
-        seconds = time.perf_counter() - began
-    if exact != models:
-        raise SystemExit(f"{models - exact} of {models} members differ from their source")
-    return seconds
+        pool(joblib.delayed(run_members)(kind, "start", range(3)) for _ in range(jobs))
+        for start in range(0, models, TURN):
+            turn = range(start, min(start + TURN, models))
+            before = time.process_time()
+            found.naive.append(run_naive(kind, turn))
+            found.naive_cpu += time.process_time() - before
+            parts = [range(at, min(at + CHUNK, turn.stop)) for at in range(start, turn.stop, CHUNK)]
+            began = time.perf_counter()
+            done = pool(joblib.delayed(run_members)(kind, "timed", part) for part in parts)
+            found.ours.append(time.perf_counter() - began)
+            found.ours_cpu += sum(seconds for _, seconds in done)
+            exact = sum(count for count, _ in done)
+            if exact != len(turn):
+                raise SystemExit(f"{len(turn) - exact} of {len(turn)} members are off")
+    return found

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from sklearn.pipeline import Pipeline
 
+from converters.families.attribute_bytes import write_choices, write_floats, write_ints
 from converters.families.tree_attributes import read_tree_attributes
 from converters.graph import ML_DOMAIN
 
 Array = NDArray[Any]
 MEMBERS_MIN = 2
 """Fewer do not tell a number that varies from one that does not."""
-_MODES = {True: b"LEAF", False: b"BRANCH_LEQ"}
 _WRITTEN = ("nodes_", "target_", "class", "base_values")
 _CLASS_NAMES = "classlabels_int64s"
 _NUMERIC = (
@@ -156,7 +156,8 @@ _FORMS: Mapping[str, Callable[[Array], Array]] = {
 
 
 def _describe(step: Any) -> list[Any]:
-    params = {name: repr(value) for name, value in step.get_params(deep=False).items()}
+    kind: Any = type(step)
+    params = {name: repr(getattr(step, name)) for name in _name_params(kind)}
     is_ensemble = _is_ensemble(step)
     shapes = {
         name: [list(value.shape), str(value.dtype)]
@@ -166,6 +167,12 @@ def _describe(step: Any) -> list[Any]:
     classes = [str(value) for value in getattr(step, "classes_", ())]
     width = int(getattr(step, "n_features_in_", 0))
     return [type(step).__module__, type(step).__name__, params, shapes, classes, width]
+
+
+@cache
+def _name_params(kind: Any) -> tuple[str, ...]:
+    """Name the parameters of a class; scikit-learn reads its signature at every call."""
+    return tuple(kind._get_param_names())  # noqa: SLF001 - what ``get_params`` itself reads
 
 
 def _is_numeric(prepared: Any) -> bool:
@@ -249,8 +256,7 @@ def _write(model: ModelProto, place: _Place, values: Array) -> None:
     if place.attribute:
         node = model.graph.node[place.position]
         found = next(a for a in node.attribute if a.name == place.attribute)
-        del found.floats[:]
-        found.floats.extend(values.tolist())
+        write_floats(found, values)
         return
     tensor = model.graph.initializer[place.position]
     if tensor.HasField("raw_data"):
@@ -282,14 +288,8 @@ def _write_trees(node: NodeProto, attributes: Mapping[str, Array]) -> bool:
 
 def _fill(attribute: AttributeProto, values: Array) -> None:
     if attribute.name == "nodes_modes":
-        attribute.type = AttributeProto.STRINGS
-        del attribute.strings[:]
-        attribute.strings.extend([_MODES[leaf] for leaf in values.tolist()])
+        write_choices(attribute, values, b"LEAF", b"BRANCH_LEQ")
     elif values.dtype == np.float32:
-        attribute.type = AttributeProto.FLOATS
-        del attribute.floats[:]
-        attribute.floats.extend(values.tolist())
+        write_floats(attribute, values)
     else:
-        attribute.type = AttributeProto.INTS
-        del attribute.ints[:]
-        attribute.ints.extend(values.tolist())
+        write_ints(attribute, values)

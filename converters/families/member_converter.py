@@ -58,7 +58,7 @@ class MemberConverter:
     """Converts one family for one profile in one process."""
 
     def __init__(self) -> None:
-        self._leads: deque[tuple[Any, bytes]] = deque(maxlen=MEMBERS_MIN)
+        self._leads: deque[tuple[Any, Any, bytes]] = deque(maxlen=MEMBERS_MIN)
         self._conversion: Conversion | None = None
         self._template: GraphTemplate | None = None
         self._is_repaired = True
@@ -127,12 +127,18 @@ class MemberConverter:
         conversion: Conversion,
         model: bytes,
     ) -> None:
-        """Look for a template among the last members converted in full."""
-        prepared = prepare(estimator, schema, dtype)
-        self._is_repaired = bool(prepared.repairs)
-        self._leads.append((prepared.estimator if self._is_repaired else estimator, model))
+        """Look for a template among the last members converted in full.
+
+        Repairing costs more than filling in, so members are read as they are where that gives the
+        same bytes, and repaired first where it does not.
+        """
         self._conversion = conversion
-        self._template = find_template(list(self._leads))
+        prepared = prepare(estimator, schema, dtype)
+        self._leads.append((estimator, prepared.estimator, model))
+        self._template = find_template([(raw, full) for raw, _, full in self._leads])
+        self._is_repaired = self._template is None
+        if self._is_repaired and prepared.repairs:
+            self._template = find_template([(own, full) for _, own, full in self._leads])
 
 
 class FilledSource:

@@ -153,14 +153,14 @@ def _read_grown(
 
 
 def _read_histogram(estimator: Any) -> Iterator[_Tree]:
-    """Read the trees of a histogram boosting whose thresholds are exact in float32 already."""
+    """Read the trees of a histogram boosting."""
     for stage in estimator._predictors:  # noqa: SLF001 - what the exporter itself reads
         for base, predictor in enumerate(stage):
             nodes = predictor.nodes
             yield _Tree(
                 is_leaf=nodes["is_leaf"].astype(bool),
                 features=nodes["feature_idx"],
-                thresholds=nodes["num_threshold"].astype(np.float32),
+                thresholds=_largest_float32_below(nodes["num_threshold"]),
                 left=nodes["left"],
                 right=nodes["right"],
                 is_missing_left=nodes["missing_go_to_left"].astype(bool),
@@ -185,5 +185,6 @@ def _base_values(estimator: Any) -> Array | None:
 
 def _largest_float32_below(thresholds: Array) -> Array:
     """Give the largest float32 that is not above each float64 threshold."""
-    rounded = thresholds.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = thresholds.astype(np.float32)
     return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)

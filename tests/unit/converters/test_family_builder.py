@@ -1,5 +1,6 @@
 """Members of a family are filled in, and whoever that does not suit is converted anew."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ FAR = 1e6
 """A column this far from zero has no room in float32 for what the model subtracts."""
 
 
-def ask(seed: int, *, at: float = 0.0, **limits: float) -> BuildRequest:
+def ask(
+    seed: int, *, at: float = 0.0, rows_off_max: float | None = None, error_max: float | None = None
+) -> BuildRequest:
     random = np.random.default_rng(seed)
     rows = (random.normal(size=(120, 1)) + at).astype(np.float32).astype(np.float64)
     targets = (rows[:, 0] - at) * (1 + seed) + 0.01 * random.normal(size=120)
@@ -37,7 +40,7 @@ def ask(seed: int, *, at: float = 0.0, **limits: float) -> BuildRequest:
         holdout=rows[80:],
         holdout_targets=targets[80:],
         effort=Effort.BRIEF,
-        limits=ProfileLimits(**limits),
+        limits=ProfileLimits(rows_off_max=rows_off_max, error_max=error_max),
     )
 
 
@@ -50,8 +53,7 @@ def builder() -> FamilyBuilder:
 
 
 def evidence(built: BuiltMember) -> dict[str, Any]:
-    found: dict[str, Any] = built.package.evidence
-    assert unpack_members(built.package.blob)[EVIDENCE]
+    found: dict[str, Any] = json.loads(unpack_members(built.package.blob)[EVIDENCE])
     return found
 
 
