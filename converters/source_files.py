@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import InvalidRequestError, MissingLibraryError
+from converters.skops_library import import_skops
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import unpack_members
 
@@ -68,14 +69,14 @@ def load_estimator(path: Path) -> Any:
             f" export the module: torch.export.save(program, {path.stem + '.pt2'!r})"
         )
     try:
-        import skops.io
+        skops_io = import_skops()
     except ImportError as error:
         raise MissingLibraryError("skops", path.name) from error
     content = read_file(path)
     try:
         check_archive(content)
-        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - ALLOWED_TYPES)
-        model = None if unknown else skops.io.loads(content, trusted=sorted(ALLOWED_TYPES))
+        unknown = sorted(set(skops_io.get_untrusted_types(data=content)) - ALLOWED_TYPES)
+        model = None if unknown else skops_io.loads(content, trusted=sorted(ALLOWED_TYPES))
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise InvalidRequestError(
             f"{path.name} is not a readable skops file: {type(error).__name__}: {error}"

@@ -7,8 +7,7 @@ anything else is refused before any of it is made.
 
 from typing import Any
 
-import skops.io
-
+from converters.skops_library import import_skops
 from converters.source_files import check_archive
 from fleet_server.errors import RefusedError
 
@@ -40,7 +39,7 @@ class SkopsEstimatorWriter:
             RefusedError: They could not be read back under the list.
         """
         try:
-            data: bytes = skops.io.dumps(estimator)
+            data: bytes = import_skops().dumps(estimator)
         except (AttributeError, TypeError) as error:
             raise RefusedError(f"the source model cannot be kept: {error}") from error
         _check(data)
@@ -56,7 +55,7 @@ def read_estimator(data: bytes) -> Any:
     try:
         check_archive(data)
         _check(data)
-        return skops.io.loads(data, trusted=sorted(ALLOWED_TYPES))
+        return import_skops().loads(data, trusted=sorted(ALLOWED_TYPES))
     except RefusedError:
         raise
     except Exception as error:  # a damaged archive raises a dozen kinds
@@ -66,7 +65,7 @@ def read_estimator(data: bytes) -> Any:
 
 
 def _check(data: bytes) -> None:
-    unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - ALLOWED_TYPES)
+    unknown = sorted(set(import_skops().get_untrusted_types(data=data)) - ALLOWED_TYPES)
     if unknown:
         raise RefusedError(
             f"the source model holds {unknown[0]}, which is not on the list of allowed types;"

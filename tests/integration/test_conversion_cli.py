@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import skops.io
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -17,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner, Result
 
 from converters.cli import app
+from converters.skops_library import import_skops
 from edge_agent.contract.package import MODEL, SCHEMA, pack_members, unpack_members
 from tests.support.convert import fit_quietly, load_table
 
@@ -46,7 +46,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows, targets = load_table(table)
         names = [f"c{n}" for n in range(rows.shape[1])]
         write_csv(home / f"{name}.csv", rows, targets, names)
-        skops.io.dump(model.fit(rows, targets), home / f"{name}.skops")
+        import_skops().dump(model.fit(rows, targets), home / f"{name}.skops")
     done = edge_convert(*run_words(home, "wine"))
     assert done.exit_code == 0, done.output
     return home
@@ -208,7 +208,7 @@ def test_a_package_and_its_graph_answer_as_their_source(desk: Path, name: str) -
 def test_a_difference_is_exit_one_with_the_worst_rows(desk: Path) -> None:
     rows, targets = load_table("wine")
     other = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3)).fit(rows, targets)
-    skops.io.dump(other, desk / "other.skops")
+    import_skops().dump(other, desk / "other.skops")
     found = edge_convert(
         "parity", desk / "other.skops", desk / "wine.tar", "--rows", desk / "wine.csv"
     )
@@ -302,7 +302,7 @@ def test_a_function_in_a_skops_file_is_refused_by_name(desk: Path) -> None:
     rows, targets = load_table("wine")
     model = make_pipeline(FunctionTransformer(subprocess.getoutput), LogisticRegression())
     fit_quietly(model.steps[1][1], rows, targets)
-    skops.io.dump(model, desk / "hostile.skops")
+    import_skops().dump(model, desk / "hostile.skops")
     done = edge_convert("run", desk / "hostile.skops", *run_words(desk, "wine")[2:])
     assert done.exit_code == 1
     assert "subprocess.getoutput, which is not among the types that are read" in done.stderr
@@ -322,7 +322,7 @@ def test_help_loads_no_heavy_library() -> None:
 def test_the_worst_rows_are_shown_with_their_inputs(desk: Path) -> None:
     rows, targets = load_table("wine")
     other = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3)).fit(rows, targets)
-    skops.io.dump(other, desk / "flat.skops")
+    import_skops().dump(other, desk / "flat.skops")
     edge_convert(*run_words(desk, "wine"))
     found = edge_convert(
         "parity", desk / "flat.skops", desk / "wine.tar", "--rows", desk / "wine.csv", "--json"

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from converters.errors import ConversionError
 from converters.output_file import write_whole
+from converters.skops_library import import_skops
 from tests.support.convert import fit_quietly, load_table
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +29,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.writer(file)
         writer.writerow([*(f"c{n}" for n in range(rows.shape[1])), "answer"])
         writer.writerows([*row, target] for row, target in zip(rows, targets, strict=True))
-    skops.io.dump(fit_quietly(LogisticRegression(), rows, targets), home / "small.skops")
+    import_skops().dump(fit_quietly(LogisticRegression(), rows, targets), home / "small.skops")
     wide = fit_quietly(MLPClassifier((400, 200), max_iter=3), rows, targets)
-    skops.io.dump(wide, home / "wide.skops")
+    import_skops().dump(wide, home / "wide.skops")
     return home
 
 

@@ -12,12 +12,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
-from skops.io import dumps
 from typer.testing import CliRunner
 
 from converters.build import BuildRequest, build_package
 from converters.cli import app
 from converters.errors import ConversionError, InvalidRequestError
+from converters.skops_library import import_skops
 from converters.table_feed import TableFeed, TableModel
 from device_profiles.catalog import load_profile
 from edge_agent.contract.package import unpack_members
@@ -177,7 +177,7 @@ def test_edge_convert_reads_texts_of_a_csv_and_writes_the_schema(tmp_path: Path)
     table = TableFeed(TableModel(estimator=object()), schema)(rows)
     targets = np.where(_targets(rows) > 0, "warm", "cold")
     model = fit_quietly(_classifier(), table, targets)
-    (tmp_path / "model.skops").write_bytes(dumps(model))
+    (tmp_path / "model.skops").write_bytes(import_skops().dumps(model))
     lines = [["heat", "hue", "door", "state"], *np.column_stack([table, targets]).tolist()]
     text = "\n".join(",".join(map(str, line)) for line in lines).replace("nan", "")
     (tmp_path / "rows.csv").write_text(text + "\n")

@@ -10,6 +10,7 @@ from sklearn.datasets import load_diabetes, load_wine
 
 from converters.build import build_package
 from converters.request import BuildRequest, MeasurementPlan
+from converters.skops_library import import_skops
 from device_profiles.catalog import load_profile
 from device_profiles.profile import Precision
 from edge_agent.contract.schema import Task
@@ -124,7 +125,5 @@ def test_a_source_model_with_a_type_of_its_own_is_refused() -> None:
     odd = Odd().fit(np.eye(2), [0, 1])
     with pytest.raises(RefusedError, match="not on the list of allowed types"):
         SkopsEstimatorWriter().write(odd)
-    import skops.io
-
     with pytest.raises(RefusedError, match="not on the list of allowed types"):
-        read_estimator(skops.io.dumps(odd))
+        read_estimator(import_skops().dumps(odd))

@@ -468,10 +468,11 @@ def _tables() -> list[bytes]:
 
 
 def _skops() -> list[bytes]:
-    import skops.io
     from sklearn.linear_model import Ridge
 
-    content: bytes = skops.io.dumps(Ridge().fit(np.eye(3), np.arange(3)))
+    from converters.skops_library import import_skops
+
+    content: bytes = import_skops().dumps(Ridge().fit(np.eye(3), np.arange(3)))
     return [content]
 
 
