@@ -27,7 +27,8 @@ def write_lines(answers: Iterable[Mapping[str, Any]], out: TextIO) -> int:
 def write_csv(answers: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Write a table with a header; return how many rows bear an ``error``.
 
-    Lists become columns ``name_0`` and up. The header is that of the first answer without a fault.
+    Lists become columns ``name_0`` and up, several targets ``value_TARGET``. The header is that of
+    the first answer without a fault.
 
     Raises:
         InputError: The file cannot be written.
@@ -83,5 +84,7 @@ def _flatten(answer: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in answer.items():
         if isinstance(value, list):
             yield from ((f"{name}_{n}", cell) for n, cell in enumerate(value))
+        elif isinstance(value, dict):
+            yield from ((f"{name}_{inner}", cell) for inner, cell in value.items())
         else:
             yield name, value

@@ -51,12 +51,14 @@ class Answer:
     Attributes:
         prediction_id: Names the answer; of one row also the row.
         outputs: By name: ``label`` int64 [rows] and ``probabilities`` float32 [rows, classes], or
-            ``value`` float32 [rows].
+            ``value`` float32 [rows], [rows, targets] where a row has several.
         class_names: Of each row, the name of the predicted class; empty for a regression.
         model_name: What answered.
         model_version: As text.
         slot: Where it runs.
         target: The package.
+        targets: Names of the columns of ``value``, where the question was by field name; else
+            ``Client.describe`` tells them.
     """
 
     prediction_id: str
@@ -66,6 +68,7 @@ class Answer:
     model_version: str
     slot: str
     target: str
+    targets: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -77,6 +80,15 @@ class Answer:
         if len(self) == 1:
             return (self.prediction_id,)
         return tuple(f"{self.prediction_id}.{n}" for n in range(len(self)))
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Give what was answered to one row, by output name; several targets by theirs."""
+        told = {name: values[number].tolist() for name, values in self.outputs.items()}
+        if self.targets:
+            told["value"] = dict(zip(self.targets, told["value"], strict=True))
+        if self.class_names:
+            told["class"] = self.class_names[number]
+        return told
 
 
 def as_rows(given: Any) -> NDArray[Any]:
@@ -154,9 +166,14 @@ def decode_named(answer: RawAnswer) -> Answer:
         head = json.loads(answer.body)
         rows = head["predictions"]
         outputs: dict[str, NDArray[Any]]
+        names: tuple[str, ...] = ()
+        targets: tuple[str, ...] = ()
         if "value" in rows[0]:
-            outputs = {"value": np.array([row["value"] for row in rows], np.float32)}
-            names: tuple[str, ...] = ()
+            values = [row["value"] for row in rows]
+            if isinstance(values[0], dict):
+                targets = tuple(values[0])
+                values = [[value[name] for name in targets] for value in values]
+            outputs = {"value": np.array(values, np.float32)}
         else:
             shares = [list(row["probabilities"].values()) for row in rows]
             outputs = {
@@ -164,7 +181,8 @@ def decode_named(answer: RawAnswer) -> Answer:
                 "probabilities": np.array(shares, np.float32),
             }
             names = tuple(row["class"] or "" for row in rows)
-        return Answer(outputs=outputs, class_names=names, **_identity(head, head))
+        told = _identity(head, head)
+        return Answer(outputs=outputs, class_names=names, targets=targets, **told)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ServingError(f"the answer is not an edge agent's: {error!r}") from error
 
@@ -191,7 +209,7 @@ def raise_error(answer: RawAnswer) -> None:
     raise _ERROR_OF_STATUS.get(answer.status, ServingError)(words)
 
 
-def _identity(head: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, str]:
+def _identity(head: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prediction_id": rest["prediction_id"],
         "model_name": head["model_name"],

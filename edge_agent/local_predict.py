@@ -7,6 +7,7 @@ names.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ def predict_file(
         pixel_range: Numbers for black and full brightness; None takes the schema's.
 
     Yields:
-        ``row`` from 1, ``file`` for a picture, each output by name, ``class`` and
-        ``prediction_id``; of a picture of a folder that cannot be read ``error`` instead.
+        ``row`` from 1, ``file`` for a picture, each output by name (several targets each by
+        theirs), ``class`` and ``prediction_id``; of a picture of a folder that cannot be read
+        ``error`` instead.
 
     Raises:
         ServingError: No agent runs, or it refuses a row.
@@ -59,9 +61,10 @@ def predict_file(
             raise InputError(f"{name} takes pictures ({', '.join(sorted(SUFFIXES))}), not {path}")
         width = sum(feature.width for feature in features)
         read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
-        first = 1
+        first, targets = 1, tuple(client.describe(name).get("targets", ()))
         for rows in read(source, features, _batch_rows(width)):
-            yield from _list_answers(client.predict(rows, name), first)
+            answer = replace(client.predict(rows, name), targets=targets)
+            yield from _list_answers(answer, first)
             first += len(rows)
 
 
@@ -162,8 +165,4 @@ def _batch_rows(width: int) -> int:
 
 def _list_answers(answer: Answer, first: int) -> Iterator[dict[str, Any]]:
     for n, prediction_id in enumerate(answer.prediction_ids):
-        given: dict[str, Any] = {"row": first + n}
-        given |= {name: values[n].tolist() for name, values in answer.outputs.items()}
-        if answer.class_names:
-            given["class"] = answer.class_names[n]
-        yield given | {"prediction_id": prediction_id}
+        yield {"row": first + n} | answer.row(n) | {"prediction_id": prediction_id}

@@ -55,6 +55,11 @@ class DurableLabels:
     def add(self, prediction_id: str, label: str | float) -> None:
         """Keep a label; see ``ports.LabelSink``."""
         answer, stream, number, place = self._find(prediction_id)
+        if answer.package.targets:
+            raise InputError(
+                f"{prediction_id} answered {len(answer.package.targets)} targets, and feedback is"
+                " one label or value: what became true of several targets is not taken"
+            )
         row = LabelRow(
             sequence=0,
             artifact=answer.package.artifact,

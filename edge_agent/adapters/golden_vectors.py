@@ -8,7 +8,7 @@ threshold answers something else.
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -23,7 +23,7 @@ from edge_agent.contract.package import (
     GOLDEN_ROWS_MAX,
     GOLDEN_TOLERANCE_PREFIX,
 )
-from edge_agent.contract.schema import ModelSchema, Role
+from edge_agent.contract.schema import ModelSchema, Output, Role
 from edge_agent.errors import PackageError
 
 GOLDEN_BYTES_MAX = 268_435_456
@@ -81,7 +81,7 @@ class GoldenVectors:
         expected: dict[str, NDArray[Any]] = {}
         tolerances: dict[str, float] = {}
         for output in schema.outputs:
-            expected[output.name] = _take_expected(arrays, output.name, len(features))
+            expected[output.name] = _take_expected(arrays, output, len(features))
             if output.role is not Role.LABEL:
                 tolerances[output.name] = _take_tolerance(arrays, output.name)
         return cls(features=features, expected=expected, tolerances=tolerances)
@@ -99,7 +99,7 @@ class GoldenVectors:
             wrong = (
                 self._find_wrong_label(schema, got, want)
                 if output.role is Role.LABEL
-                else _find_wrong_number(got, want, self.tolerances[output.name])
+                else _find_wrong_number(got, want, self.tolerances[output.name], output.targets)
             )
             if wrong is not None:
                 return f"{output.name}: {wrong}"
@@ -124,15 +124,18 @@ class GoldenVectors:
         )
 
 
-def _find_wrong_number(got: NDArray[Any], want: NDArray[Any], tolerance: float) -> str | None:
+def _find_wrong_number(
+    got: NDArray[Any], want: NDArray[Any], tolerance: float, targets: Sequence[str]
+) -> str | None:
     wanted = want.astype(np.float64)
     error = np.abs(got.astype(np.float64) - wanted) / (1 + np.abs(wanted))
     error = np.where(np.isnan(error), np.inf, error)
     if not error.size or error.max() <= tolerance:
         return None
     at = np.unravel_index(int(error.argmax()), error.shape)
+    of_target = f" of target {targets[int(at[1])]!r}" if targets else ""
     return (
-        f"golden row {at[0]} gave {got[at]:.6g} instead of {want[at]:.6g},"
+        f"golden row {at[0]} gave{of_target} {got[at]:.6g} instead of {want[at]:.6g},"
         f" relative error {error[at]:.2g} above {tolerance:.2g}"
     )
 
@@ -155,7 +158,8 @@ def _check_pictures(pictures: NDArray[Any] | None, image: ImageInput) -> None:
 
 def _bytes_max(schema: ModelSchema) -> int:
     """Bound what the arrays take: rows as wide as the schema, at most float64."""
-    columns = schema.width + len(schema.outputs) * max(1, len(schema.classes))
+    answers = max(1, len(schema.classes), len(schema.targets))
+    columns = schema.width + len(schema.outputs) * answers
     if schema.image is not None:
         columns += PICTURE_PIXELS_MAX * IMAGE_CHANNELS
     return min(GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX * 8 * columns + GOLDEN_ARRAYS_MAX * _HEADER_BYTES)
@@ -200,10 +204,16 @@ def _check_array_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
         )
 
 
-def _take_expected(arrays: Mapping[str, NDArray[Any]], name: str, rows: int) -> NDArray[Any]:
+def _take_expected(arrays: Mapping[str, NDArray[Any]], output: Output, rows: int) -> NDArray[Any]:
+    name = output.name
     array = arrays.get(GOLDEN_OUTPUT_PREFIX + name)
     if array is None or array.ndim < 1 or len(array) != rows or array.dtype.kind not in "if":
         raise _wrong(f"expected output {name!r} is missing or not {rows} rows of numbers")
+    if output.targets and array.shape != (rows, len(output.targets)):
+        raise _wrong(
+            f"expected output {name!r} has shape {array.shape}, the schema has"
+            f" {len(output.targets)} targets"
+        )
     if not np.isfinite(array).all():
         raise _wrong(f"expected output {name!r} is not finite")
     return array

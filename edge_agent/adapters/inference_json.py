@@ -98,6 +98,8 @@ class ModelCodec:
         self._widths = dict.fromkeys(self._names, 1)
         if Role.PROBABILITIES in self._widths:
             self._widths[Role.PROBABILITIES] = len(schema.classes)
+        if schema.targets:
+            self._widths[Role.VALUE] = len(schema.targets)
         self._numbers_a_row = sum(self._widths.values())
         self._datatypes = {o.name: _DATATYPE_OF_ROLE[o.role] for o in schema.outputs}
         self._datatypes[CLASS_OUTPUT] = "BYTES"
@@ -257,12 +259,15 @@ def check_answer_size(rows: int, numbers_a_row: int) -> None:
 def describe_model(schema: ModelSchema) -> dict[str, Any]:
     """Give the tensors of the model metadata."""
     shapes = {Role.PROBABILITIES: [-1, len(schema.classes)]}
-    outputs = [
+    if schema.targets:
+        shapes[Role.VALUE] = [-1, len(schema.targets)]
+    outputs: list[dict[str, Any]] = [
         {
             "name": output.name,
             "datatype": _DATATYPE_OF_ROLE[output.role],
             "shape": shapes.get(output.role, [-1]),
         }
+        | ({"parameters": {"targets": list(output.targets)}} if output.targets else {})
         for output in schema.outputs
     ]
     if schema.task is Task.CLASSIFICATION:

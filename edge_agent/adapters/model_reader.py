@@ -139,6 +139,7 @@ def describe_named(served: ServedModel) -> dict[str, Any]:
         "task": served.schema.task,
         **_describe_input(served.schema),
         "classes": served.schema.classes,
+        "targets": served.schema.targets,
         "batching": {"is_on": served.batch_gain >= GAIN_MIN, "gain": round(served.batch_gain, 2)},
     }
 

@@ -326,8 +326,7 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
         "version": answer.model_version,
         "slot": answer.slot,
     }
-    told |= {name: values[0].tolist() for name, values in answer.outputs.items()}
-    return told | ({"class": answer.class_names[0]} if answer.class_names else {})
+    return told | answer.row(0)
 
 
 class _ClosingSocket(ssl.SSLSocket):

@@ -168,7 +168,9 @@ def encode_predictions(prediction: Prediction) -> bytes:
             )
         ]
     else:
-        values = outputs[Role.VALUE].tolist()
+        values, targets = outputs[Role.VALUE].tolist(), served.schema.targets
+        if targets:
+            values = [dict(zip(targets, row, strict=True)) for row in values]
         answers = [
             {"prediction_id": name, "value": value} for name, value in zip(ids, values, strict=True)
         ]

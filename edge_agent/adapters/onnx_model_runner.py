@@ -30,7 +30,12 @@ from edge_agent.contract.errors import ContractError
 from edge_agent.contract.image import FIGURES, FIGURES_OUTPUT, IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import PackageError
-from edge_agent.statistics.reference import ClassOutputReference, Reference, reference_hash
+from edge_agent.statistics.reference import (
+    ClassOutputReference,
+    Reference,
+    TargetsOutputReference,
+    reference_hash,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -179,7 +184,7 @@ class LoadedModel:
 
         Returns:
             One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
-            [rows, classes], or ``value`` float32 [rows].
+            [rows, classes], or ``value`` float32 [rows], [rows, targets] where it has several.
 
         Raises:
             Exception: Whatever the runtime raises.
@@ -236,6 +241,16 @@ def _check_agreement(schema: ModelSchema, reference: Reference) -> None:
         and reference.output.classes != schema.classes
     ):
         raise PackageError(Code.PACKAGE_FORMAT, "reference.json: classes differ from schema.json")
+    targets = (
+        tuple(target.name for target in reference.output.targets)
+        if isinstance(reference.output, TargetsOutputReference)
+        else ()
+    )
+    if targets != schema.targets:
+        raise PackageError(
+            Code.PACKAGE_FORMAT,
+            f"reference.json: targets {targets[:8]} differ from schema.json's {schema.targets[:8]}",
+        )
     if reference.features and reference.features[-1].column >= schema.width:
         raise PackageError(
             Code.PACKAGE_FORMAT,
@@ -287,7 +302,9 @@ def _check_picture_signature(schema: ModelSchema, session: "onnxruntime.Inferenc
 
 def _check_shapes(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> None:
     for output in schema.outputs:
-        wanted = (1, len(schema.classes)) if output.role is Role.PROBABILITIES else (1,)
+        columns = len(output.targets) or len(schema.classes)
+        is_table = output.role is Role.PROBABILITIES or output.targets
+        wanted = (1, columns) if is_table else (1,)
         if outputs[output.name].shape != wanted:
             raise PackageError(
                 Code.SELFTEST_LOAD,

@@ -17,10 +17,11 @@ PACKAGES_KEPT = 64
 
 
 class AnsweringPackage(NamedTuple):
-    """First 8 bytes of a package's sha256, and its classes; a regression has none."""
+    """First 8 bytes of a package's sha256, its classes (a regression has none) and targets."""
 
     artifact: bytes
     classes: tuple[str, ...]
+    targets: tuple[str, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -28,7 +29,7 @@ class Answer(NamedTuple):
 
     Attributes:
         package: Which answered.
-        predicted: Index of the class, or the value.
+        predicted: Index of the class, or the value; NaN where there are several targets.
         at_ms: When, epoch milliseconds.
         rows: Rows of the same answer that are remembered.
         is_sampled: Whether the row was taken for retraining, so that its label is wanted too.

@@ -327,8 +327,19 @@ class RowSampler:
             places=places[at],
             at_ms=np.full(len(at), at_ms, np.int64),
             reasons=reasons[at],
-            predicted=next(iter(outputs.values())).reshape(-1)[at],
+            predicted=flatten_answer(next(iter(outputs.values())))[at],
             confidence=confidence,
             values=rows[at] if self._is_all else rows[at][:, self._columns],
         )
         return at[: self._pool.add(self._plan, chosen)]
+
+
+def flatten_answer(values: NDArray[Any]) -> NDArray[Any]:
+    """Give the one number of each row: label or value; NaN where a row has several targets.
+
+    >>> flatten_answer(np.array([1.5, 2.0])), flatten_answer(np.zeros((2, 3)))
+    (array([1.5, 2. ]), array([nan, nan], dtype=float32))
+    """
+    if values.ndim > 1 and values.shape[1] > 1:
+        return np.full(len(values), np.nan, np.float32)
+    return values.reshape(-1)

@@ -119,7 +119,11 @@ class Child:
             Path(given["path"]).read_bytes(), given["sha256"], options
         )
         self._given = [output.role for output in beside.outputs]
-        self._comparison = Comparison(beside.classes, candidate.classes, DIFFERENCE_EDGES)
+        self._comparison = Comparison(
+            beside.classes or beside.targets,
+            candidate.classes or candidate.targets,
+            DIFFERENCE_EDGES,
+        )
         os.nice(COMPARING_NICE)
         self._counted_s = time.process_time()
         return {}
@@ -174,6 +178,8 @@ def find_difference(beside: ModelSchema, candidate: ModelSchema) -> str:
         return f"one is for {beside.task}, the other for {candidate.task}"
     if _input_digest(beside) != _input_digest(candidate):
         return "the two models take different inputs"
+    if set(beside.targets) != set(candidate.targets):
+        return "the two models answer different targets"
     if beside.image is not None:
         return "models of pictures are not compared"
     return ""

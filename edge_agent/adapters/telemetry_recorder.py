@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.recent_answers import AnsweringPackage, RecentAnswers
-from edge_agent.adapters.row_sampler import RowSampler
+from edge_agent.adapters.row_sampler import RowSampler, flatten_answer
 from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
 from edge_agent.ports import Clock
 from edge_agent.statistics.binning import WindowCounter
-from edge_agent.statistics.layout import answer_mix
+from edge_agent.statistics.layout import answer_mixes
 from edge_agent.statistics.output_shift import total_variation
 from edge_agent.statistics.varint import encode_counters
 
@@ -94,7 +94,11 @@ class TelemetryRecorder:
         self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
         self._recent = recent
         self._package = (
-            recent.add_package(AnsweringPackage(self._artifact, tuple(model.schema.classes)))
+            recent.add_package(
+                AnsweringPackage(
+                    self._artifact, tuple(model.schema.classes), tuple(model.schema.targets)
+                )
+            )
             if recent is not None
             else 0
         )
@@ -173,6 +177,7 @@ class TelemetryRecorder:
         with self._lock:
             self._drain()
             answers, non_finite = self._answered()
+            shift, target = self._measure_shift(answers)
             return ProbationStats(
                 requests=self._requests,
                 rows=self._rows,
@@ -180,8 +185,9 @@ class TelemetryRecorder:
                 latency_ms_p95=float(np.percentile(self._latencies, 95))
                 if self._latencies
                 else None,
-                output_shift=self._measure_shift(answers),
+                output_shift=shift,
                 non_finite_rows=non_finite,
+                shifted_target=target,
             )
 
     def reset_stats(self) -> None:
@@ -238,6 +244,8 @@ class TelemetryRecorder:
         }
         if Role.PROBABILITIES in outputs:
             outputs[Role.PROBABILITIES] = outputs[Role.PROBABILITIES].reshape(len(rows), -1)
+        elif self._model.schema.targets:
+            outputs[Role.VALUE] = outputs[Role.VALUE].reshape(len(rows), -1)
         self._count(rows, outputs, latencies)
         if self._recent is None and self._sampler is None:
             return
@@ -260,7 +268,7 @@ class TelemetryRecorder:
         if self._sampler is not None:
             sampled = self._sampler.look(rows, outputs, numbers, within, at_ms)
         if self._recent is not None:
-            predicted = outputs[self._names[0]].reshape(-1)
+            predicted = flatten_answer(outputs[self._names[0]])
             self._recent.remember(self._package, numbers, within, predicted, at_ms, sampled)
 
     def _count(
@@ -316,12 +324,16 @@ class TelemetryRecorder:
         counts, non_finite = self._counter.output_counts()
         return self._answers + counts, self._non_finite + non_finite
 
-    def _measure_shift(self, answers: NDArray[np.int64]) -> float | None:
+    def _measure_shift(self, answers: NDArray[np.int64]) -> tuple[float | None, str]:
+        """Return the shift of the answers, of several targets that of the most shifted one."""
         if not answers.any():
-            return None
+            return None, ""
         reference = self._model.reference
-        expected = np.array(reference.output.counts, np.int64)
-        return total_variation(answer_mix(reference, answers), answer_mix(reference, expected))
+        expected = answer_mixes(reference, np.array(reference.output.counts, np.int64))
+        now = answer_mixes(reference, answers)
+        shifts = {name: total_variation(mix, expected[name]) for name, mix in now.items()}
+        worst = max(shifts, key=lambda name: shifts[name])
+        return shifts[worst], worst
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)

@@ -2,7 +2,8 @@
 
 Labels are compared by the names of their classes, probabilities by the class they belong to, so
 two models may list their classes in another order, or know other ones; a class that one of them
-does not know has probability 0 there.
+does not know has probability 0 there. Several targets are compared by name as well, and the row by
+the one that differs most.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ class Comparison:
         """Line up the classes.
 
         Args:
-            classes: Of what answers, in its order; empty for a regression.
+            classes: Of what answers, in its order; its targets where a row has several values,
+                empty for one.
             candidate_classes: Of the other.
             edges: Of the differences, ascending.
         """

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from edge_agent.statistics.column_bins import BLOCK_ROWS, ColumnBins
 from edge_agent.statistics.layout import CounterLayout
-from edge_agent.statistics.reference import BINS_MAX, ClassOutputReference, Reference
+from edge_agent.statistics.reference import (
+    BINS_MAX,
+    ClassOutputReference,
+    Reference,
+    TargetsOutputReference,
+)
 
 BUFFER_ROWS = BLOCK_ROWS
 BUFFER_BYTES_MAX = 4_194_304
@@ -48,10 +53,19 @@ class WindowCounter:
         output = reference.output
         self._classes = len(output.classes) if isinstance(output, ClassOutputReference) else 0
         self._answers_output = PROBABILITIES_OUTPUT if self._classes else VALUE_OUTPUT
-        self._answer_edges = np.array(
-            output.confidence_edges if isinstance(output, ClassOutputReference) else output.edges,
-            np.float32,
-        )
+        self._answer_edges = np.zeros(0, np.float32)
+        self._targets: list[tuple[NDArray[np.float32], slice]] = []
+        """Edges of each of several targets, and where it is counted among the answers."""
+        if isinstance(output, TargetsOutputReference):
+            edges = [np.array(target.edges, np.float32) for target in output.targets]
+            self._targets = list(zip(edges, output.slices, strict=True))
+        else:
+            self._answer_edges = np.array(
+                output.confidence_edges
+                if isinstance(output, ClassOutputReference)
+                else output.edges,
+                np.float32,
+            )
 
     @property
     def layout(self) -> CounterLayout:
@@ -74,7 +88,7 @@ class WindowCounter:
         Args:
             features: float32 [rows, width], the packed input tensor.
             outputs: The graph's outputs by tensor name: ``label`` and ``probabilities``, or
-                ``value``.
+                ``value``, a column a target where there are several.
             latency_ms: How long the request took.
         """
         # tobytes is the cheapest copy numpy has for one small row.
@@ -162,6 +176,9 @@ class WindowCounter:
         is_valid: NDArray[np.bool_] | None = None
         if not np.isfinite(answers).all():
             is_valid = np.isfinite(answers).all(axis=1)
+        if self._targets:
+            self._count_targets(count, answers, is_valid)
+            return
         # Class by class: row by row would be a loop over two or three numbers each.
         largest = np.ascontiguousarray(answers.T).max(axis=0)
         at: NDArray[np.int64] = self._answer_edges.searchsorted(largest, side="right")
@@ -176,3 +193,15 @@ class WindowCounter:
             self._totals[self._layout.non_finite] += count - len(at)
         counts = self._totals[self._layout.output]
         counts += np.bincount(at, minlength=len(counts))
+
+    def _count_targets(
+        self, count: int, answers: NDArray[np.float32], is_valid: NDArray[np.bool_] | None
+    ) -> None:
+        """Count each target by itself; a row with one that is no number is in none of them."""
+        if is_valid is not None:
+            answers = answers[is_valid]
+            self._totals[self._layout.non_finite] += count - len(answers)
+        counts = self._totals[self._layout.output]
+        for (edges, place), column in zip(self._targets, answers.T, strict=True):
+            own = counts[place]
+            own += np.bincount(edges.searchsorted(column, side="right"), minlength=len(own))

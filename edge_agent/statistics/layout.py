@@ -5,12 +5,17 @@ errors, rejected rows, non-finite outputs, one spare. Device and server derive t
 from the same ``reference.json``; nothing of it travels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.statistics.reference import ClassOutputReference, Reference
+from edge_agent.statistics.reference import (
+    ClassOutputReference,
+    Reference,
+    TargetsOutputReference,
+)
 
 _TAIL = 4
 
@@ -69,3 +74,14 @@ def answer_mix(reference: Reference, output_counts: NDArray[np.int64]) -> NDArra
         mix: NDArray[np.int64] = output_counts.reshape(len(reference.output.classes), -1).sum(1)
         return mix
     return output_counts
+
+
+def answer_mixes(
+    reference: Reference, output_counts: NDArray[np.int64]
+) -> Mapping[str, NDArray[np.int64]]:
+    """Give the mix of each of several targets by its name; else the only one, without a name."""
+    output = reference.output
+    if isinstance(output, TargetsOutputReference):
+        named = zip(output.targets, output.slices, strict=True)
+        return {target.name: output_counts[place] for target, place in named}
+    return {"": answer_mix(reference, output_counts)}

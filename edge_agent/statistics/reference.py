@@ -22,8 +22,19 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
-from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema, Role, Task
+from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema
 from edge_agent.statistics.category_bins import group_categories
+from edge_agent.statistics.output_reference import (
+    CLASSES_MAX,
+    ClassOutputReference,
+    OutputReference,
+    TargetsOutputReference,
+    ValueOutputReference,
+    count_output,
+    output_from_json,
+    output_to_json,
+)
+from edge_agent.statistics.quantile_edges import BIN_SHARE_MIN, BINS_MAX, quantile_edges
 from edge_agent.statistics.reference_fields import (
     check_counts,
     check_edges,
@@ -33,17 +44,35 @@ from edge_agent.statistics.reference_fields import (
     read_text,
 )
 
+__all__ = [
+    "BINS_MAX",
+    "BIN_SHARE_MIN",
+    "CLASSES_MAX",
+    "COLUMNS_MAX",
+    "LATENCY_EDGES_MS",
+    "REFERENCE_BYTES_MAX",
+    "REFERENCE_FORMAT",
+    "REFERENCE_FORMAT_TARGETS",
+    "REFERENCE_FORMAT_TYPED",
+    "ClassOutputReference",
+    "FeatureReference",
+    "OutputReference",
+    "Reference",
+    "TargetsOutputReference",
+    "ValueOutputReference",
+    "build_reference",
+    "quantile_edges",
+    "reference_hash",
+]
+
 REFERENCE_FORMAT = 1
 REFERENCE_FORMAT_TYPED = 2
 """Of references with categories, which older code would bin wrongly."""
+REFERENCE_FORMAT_TARGETS = 3
+"""Of references of several targets."""
 REFERENCE_BYTES_MAX = 4_194_304
-BINS_MAX = 10
 COLUMNS_MAX = 1_024
 """Columns watched; of a wider input an evenly spaced part is watched."""
-CLASSES_MAX = 256
-BIN_SHARE_MIN = 0.02
-"""Bins with fewer of the training rows are joined to a neighbour: rare bins test badly."""
-CONFIDENCE_EDGES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 LATENCY_EDGES_MS = (
     0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0,
 )  # fmt: skip
@@ -93,58 +122,13 @@ class FeatureReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassOutputReference:
-    """Answers of a classification: predicted class x confidence, row-major.
-
-    Attributes:
-        classes: Names by label index.
-        confidence_edges: 9 ascending numbers in (0, 1).
-        counts: ``len(classes) * 10`` numbers.
-    """
-
-    classes: tuple[str, ...]
-    confidence_edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        check_edges("confidence", self.confidence_edges)
-        if len(self.confidence_edges) != BINS_MAX - 1:
-            raise MalformedError(f"reference: needs {BINS_MAX - 1} confidence edges")
-        if not 1 <= len(self.classes) <= CLASSES_MAX:
-            raise MalformedError(
-                f"reference: {len(self.classes)} classes, must be 1 to {CLASSES_MAX}"
-            )
-        check_counts("answers", self.counts, len(self.classes) * BINS_MAX)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueOutputReference:
-    """Answers of a regression.
-
-    Attributes:
-        edges: At most 9 ascending float32 values.
-        counts: ``len(edges) + 1`` numbers.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        check_edges("answers", self.edges)
-        check_counts("answers", self.counts, len(self.edges) + 1)
-
-
-OutputReference = ClassOutputReference | ValueOutputReference
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """Everything the bins of one package's windows need.
 
     Attributes:
         rows: Training rows behind the features' counts.
         features: Watched columns in the order of the packed tensor.
-        output: Answers; its own row count is the sum of its counts.
+        output: Answers; its own row count is the sum of its counts, of each of several targets.
         latency_edges_ms: 15 ascending numbers.
     """
 
@@ -172,14 +156,20 @@ class Reference:
         """Whether a feature is a category."""
         return any(f.codes for f in self.features)
 
+    @property
+    def _format(self) -> int:
+        if isinstance(self.output, TargetsOutputReference):
+            return REFERENCE_FORMAT_TARGETS
+        return REFERENCE_FORMAT_TYPED if self.is_typed else REFERENCE_FORMAT
+
     def encode(self) -> bytes:
         """Encode as JSON; the same reference always gives the same bytes."""
         return dump_object(
             {
-                "format": REFERENCE_FORMAT_TYPED if self.is_typed else REFERENCE_FORMAT,
+                "format": self._format,
                 "rows": self.rows,
                 "features": [_feature_to_json(f) for f in self.features],
-                "output": _output_to_json(self.output),
+                "output": output_to_json(self.output),
                 "latency_edges_ms": list(self.latency_edges_ms),
             }
         )
@@ -191,12 +181,12 @@ class Reference:
         fields = Fields(
             parse_object(payload, what=what, limit_bytes=REFERENCE_BYTES_MAX), what=what
         )
-        if fields.integer("format") not in (REFERENCE_FORMAT, REFERENCE_FORMAT_TYPED):
+        if not REFERENCE_FORMAT <= fields.integer("format") <= REFERENCE_FORMAT_TARGETS:
             raise MalformedError(f"{what}: of a later format; upgrade the agent")
         return cls(
             rows=fields.integer("rows"),
             features=fields.items("features", _feature_from_json, items_max=COLUMNS_MAX),
-            output=_output_from_json(fields.mapping("output")),
+            output=output_from_json(fields.mapping("output")),
             latency_edges_ms=fields.items("latency_edges_ms", read_number, items_max=64),
         )
 
@@ -243,38 +233,8 @@ def build_reference(
             for column, (feature, name) in enumerate(declared)
             if column in watched
         ),
-        output=_count_output(schema, outputs),
+        output=count_output(schema, outputs),
     )
-
-
-def quantile_edges(values: NDArray[np.float32]) -> tuple[float, ...]:
-    """Choose at most 9 edges, each one of the finite ``values``.
-
-    >>> quantile_edges(np.arange(100, dtype=np.float32))
-    (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
-    >>> quantile_edges(np.array([0.0] * 85 + [1.0] * 5 + [2.0] * 10, dtype=np.float32))
-    (1.0, 2.0)
-    >>> quantile_edges(np.full(50, 7, dtype=np.float32))
-    ()
-    """
-    ordered = np.sort(values)
-    m = len(ordered)
-    if m == 0:
-        return ()
-    picked = ordered[[m * k // BINS_MAX for k in range(1, BINS_MAX)]]
-    candidates, repeats = np.unique(picked, return_counts=True)
-    for atom in candidates[repeats > 1]:
-        above = np.searchsorted(ordered, atom, side="right")
-        if above < m:
-            candidates = np.append(candidates, ordered[above])
-    edges: list[float] = []
-    need, start = max(1.0, BIN_SHARE_MIN * m), 0
-    for edge in np.unique(candidates):
-        below = int(np.searchsorted(ordered, edge, side="left"))
-        if below - start >= need and m - below >= need:
-            edges.append(float(edge))
-            start = below
-    return tuple(edges)
 
 
 def _count_feature(name: str, column: int, values: NDArray[np.float32]) -> FeatureReference:
@@ -310,65 +270,6 @@ def _count_category(feature: Feature, column: int, values: NDArray[np.float32]) 
         counts=(*counts, len(values) - len(finite), len(finite) - len(listed)),
         codes=codes,
         labels=tuple(labels),
-    )
-
-
-def _count_output(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> OutputReference:
-    if schema.task is Task.REGRESSION:
-        values = np.asarray(_by_role(schema, outputs, Role.VALUE), np.float32).reshape(-1)
-        values = values[np.isfinite(values)]
-        edges = quantile_edges(values)
-        bins = np.searchsorted(np.array(edges, np.float32), values, side="right")
-        return ValueOutputReference(
-            edges=edges, counts=tuple(np.bincount(bins, minlength=len(edges) + 1).tolist())
-        )
-    classes = len(schema.classes)
-    if not 1 <= classes <= CLASSES_MAX:
-        raise ValueError(f"drift reference: {classes} classes, must be 1 to {CLASSES_MAX}")
-    labels = np.asarray(_by_role(schema, outputs, Role.LABEL)).reshape(-1).astype(np.int64)
-    sure = np.asarray(_by_role(schema, outputs, Role.PROBABILITIES), np.float32).max(axis=1)
-    valid = np.isfinite(sure) & (labels >= 0) & (labels < classes)
-    confidence = np.searchsorted(np.array(CONFIDENCE_EDGES, np.float32), sure[valid], side="right")
-    cells = np.bincount(labels[valid] * BINS_MAX + confidence, minlength=classes * BINS_MAX)
-    return ClassOutputReference(
-        classes=schema.classes,
-        confidence_edges=tuple(float(np.float32(edge)) for edge in CONFIDENCE_EDGES),
-        counts=tuple(cells.tolist()),
-    )
-
-
-def _by_role(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]], role: Role) -> NDArray[Any]:
-    for output in schema.outputs:
-        if output.role is role and output.name in outputs:
-            return outputs[output.name]
-    raise ValueError(f"drift reference: no output with role {role} among {sorted(outputs)}")
-
-
-def _output_to_json(output: OutputReference) -> dict[str, Any]:
-    if isinstance(output, ClassOutputReference):
-        return {
-            "kind": "classes",
-            "classes": list(output.classes),
-            "confidence_edges": list(output.confidence_edges),
-            "counts": list(output.counts),
-        }
-    return {"kind": "value", "edges": list(output.edges), "counts": list(output.counts)}
-
-
-def _output_from_json(value: Any) -> OutputReference:
-    fields = Fields(value, what="reference.json output")
-    kind = fields.text("kind", chars_max=16)
-    counts = fields.items("counts", read_count, items_max=CLASSES_MAX * BINS_MAX)
-    if kind == "value":
-        return ValueOutputReference(
-            edges=fields.items("edges", read_number, items_max=BINS_MAX - 1), counts=counts
-        )
-    if kind != "classes":
-        raise MalformedError(f"reference.json output: kind {kind!r} is not classes or value")
-    return ClassOutputReference(
-        classes=fields.items("classes", read_text, items_max=CLASSES_MAX),
-        confidence_edges=fields.items("confidence_edges", read_number, items_max=BINS_MAX - 1),
-        counts=counts,
     )
 
 

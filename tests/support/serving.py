@@ -66,16 +66,27 @@ def build_classifier(
     return _build(schema, model or classifier_graph(weights), rows, edit)
 
 
-def build_regressor(*, width: int = 3, seed: int = 0) -> BuiltPackage:
+def build_regressor(
+    *, width: int = 3, seed: int = 0, targets: tuple[str, ...] = (), edit: Edit | None = None
+) -> BuiltPackage:
     rng = np.random.default_rng(seed)
     schema = ModelSchema(
         model="load",
         task=Task.REGRESSION,
         features=tuple(Feature(name=f"f{n}") for n in range(width)),
-        outputs=(Output(name="value", role=Role.VALUE),),
+        outputs=(Output(name="value", role=Role.VALUE, targets=targets),),
     )
     rows = rng.normal(size=(500, width)).astype(np.float32)
-    weights = rng.normal(size=(width, 1)).astype(np.float32)
+    weights = rng.normal(size=(width, len(targets) or 1)).astype(np.float32)
+    if targets:
+        shape: list[str | int | None] = ["rows", len(targets)]
+        graph = graph_bytes(
+            [helper.make_node("MatMul", ["features", "w"], ["value"])],
+            width=width,
+            constants={"w": weights},
+            outputs=[helper.make_tensor_value_info("value", TensorProto.FLOAT, shape)],
+        )
+        return _build(schema, graph, rows, edit)
     graph = graph_bytes(
         [
             helper.make_node("MatMul", ["features", "w"], ["column"]),
@@ -85,7 +96,7 @@ def build_regressor(*, width: int = 3, seed: int = 0) -> BuiltPackage:
         constants={"w": weights, "axis": np.array([1], np.int64)},
         outputs=[helper.make_tensor_value_info("value", TensorProto.FLOAT, ["rows"])],
     )
-    return _build(schema, graph, rows, None)
+    return _build(schema, graph, rows, edit)
 
 
 def classifier_graph(

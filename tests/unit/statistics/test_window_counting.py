@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edge_agent.contract.errors import ContractError, MalformedError, TooLargeError
+from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 from edge_agent.statistics.binning import WindowCounter
 from edge_agent.statistics.layout import CounterLayout, answer_mix
 from edge_agent.statistics.output_shift import expected_shift, total_variation
@@ -13,6 +14,7 @@ from edge_agent.statistics.reference import (
     REFERENCE_BYTES_MAX,
     ClassOutputReference,
     Reference,
+    TargetsOutputReference,
     ValueOutputReference,
     build_reference,
     quantile_edges,
@@ -196,7 +198,7 @@ def test_answers_may_come_from_other_rows_than_the_features() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 3},
+        {"format": 9},
         {"rows": 11},
         {"rows": -1},
         {"features": [{}]},
@@ -205,6 +207,16 @@ def test_answers_may_come_from_other_rows_than_the_features() -> None:
         {"output": {"kind": "value", "edges": [2, 1], "counts": [1, 1, 1]}},
         {"output": {"kind": "value", "edges": [1], "counts": [1]}},
         {"output": {"kind": "classes", "classes": [], "confidence_edges": [], "counts": []}},
+        {"output": {"kind": "targets", "targets": [{"name": "a", "edges": [], "counts": [9]}]}},
+        {
+            "output": {
+                "kind": "targets",
+                "targets": [
+                    {"name": "a", "edges": [], "counts": [9]},
+                    {"name": "b", "edges": [], "counts": [8]},
+                ],
+            }
+        },
         {"latency_edges_ms": [1, 2]},
         {"latency_edges_ms": [True] * 15},
     ],
@@ -330,3 +342,21 @@ def test_the_class_output_reference_keeps_ten_confidence_bins() -> None:
     output = class_reference(normal_rows(1, 50)).output
     assert isinstance(output, ClassOutputReference)
     assert len(output.counts) == 3 * 10
+
+
+def test_several_targets_survive_the_file_in_a_format_that_older_agents_refuse() -> None:
+    schema = ModelSchema(
+        model="body",
+        task=Task.REGRESSION,
+        features=(Feature(name="x"),),
+        outputs=(Output(name="value", role=Role.VALUE, targets=("low", "flat")),),
+    )
+    values = np.array([[1, 7], [2, 7], [3, 7], [np.nan, 7]], np.float32)
+    reference = build_reference(schema, np.zeros((4, 1), np.float32), {"value": values})
+    assert isinstance(reference.output, TargetsOutputReference)
+    assert [(one.name, sum(one.counts)) for one in reference.output.targets] == [
+        ("low", 3),
+        ("flat", 3),
+    ]
+    assert Reference.decode(reference.encode()) == reference
+    assert json.loads(reference.encode())["format"] == 3
