@@ -47,6 +47,7 @@ CODE_WORDS: Mapping[Code, str] = {
     Code.SHADOW_CRASH: "the process that ran the candidate beside the answers died",
     Code.SHADOW_HANG: "the candidate did not end a request it was given beside the answers",
     Code.SHADOW_MEMORY: "the candidate took more memory than the profile allows",
+    Code.SHADOW_UNDECIDED: "the server never decided on what was compared beside the answers",
     Code.PROBATION_ERRORS: "too many requests failed while the model was on probation",
     Code.PROBATION_LATENCY: "the model was too slow on real requests",
     Code.PROBATION_OUTPUT: "the answers on real requests made no sense",

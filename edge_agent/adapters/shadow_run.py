@@ -52,6 +52,8 @@ HANG_S = 300.0
 LOOK_S = 0.5
 RSS_SAMPLES = 3
 END_S = 1.0
+CLOSE_S = 1.5
+"""A request that is under way may end for so long; then its child is killed."""
 _GOLDEN_RATIO = 0.6180339887498949
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class ShadowRun:
         self._state, self._note, self._began_at = ShadowState.LOADING, "", 0.0
         self._is_resting = True
         self._closing = threading.Event()
+        self._child: WorkerChild | None = None
         self._looks: list[int] = []
         self._looked_at = 0.0
         self._said_cpu_s = 0.0
@@ -165,10 +168,14 @@ class ShadowRun:
         self._queue.put(_Item(rows, arrays, latency_ms if is_whole else None))
 
     def close(self) -> None:
-        """End the child and the thread."""
+        """End the child and the thread, the child by force when it keeps the thread waiting."""
         self._closing.set()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_S)
+        child = self._child
+        if self._thread.is_alive() and child is not None:
+            child.kill()
+            self._thread.join(CLOSE_S)
 
     @staticmethod
     def _room(arrays: Sequence[NDArray[Any]], rows: int) -> int:
@@ -186,6 +193,7 @@ class ShadowRun:
         except OSError as error:
             self._end(_FaultError(Code.DISK_ERROR, f"no process for the shadow: {error}"))
             return
+        self._child = child
         try:
             self._stay_with(child)
         except _FaultError as fault:
@@ -193,6 +201,8 @@ class ShadowRun:
             self._end(fault)
         except ChannelClosedError:
             said = child.end(END_S)
+            if self._closing.is_set():
+                return
             # The kernel kills with this signal when memory runs out, and this process first.
             is_memory = child.status == -signal.SIGKILL
             code = Code.SHADOW_MEMORY if is_memory else Code.SHADOW_CRASH

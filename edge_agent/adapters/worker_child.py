@@ -1,6 +1,6 @@
 """One process that serves, as its parent sees it: a channel, its log lines, its memory, its end.
 
-Called by one thread; the kernel ends the child with the thread that started it.
+Called by one thread, but for ``kill``; the kernel ends the child with the thread that started it.
 Invariants: the child leads a session of its own; ``end`` leaves no zombie; a line of its log is
 bounded and goes into the agent's log.
 """
@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -122,6 +123,12 @@ class WorkerChild:
         self.channel.close()
         words = f": {self._last_line}" if self._last_line and self._process.returncode > 0 else ""
         return f"{said}{words}"
+
+    def kill(self) -> None:
+        """End it by force, from any thread; whoever waits for it there sees it gone."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _relay_log(self) -> None:
         data = None

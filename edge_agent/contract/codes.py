@@ -59,6 +59,7 @@ class Code(StrEnum):
     SHADOW_CRASH = "shadow-crash"
     SHADOW_HANG = "shadow-hang"
     SHADOW_MEMORY = "shadow-memory"
+    SHADOW_UNDECIDED = "shadow-undecided"
     PROBATION_ERRORS = "probation-errors"
     PROBATION_LATENCY = "probation-latency"
     PROBATION_OUTPUT = "probation-output"
@@ -70,7 +71,14 @@ class Code(StrEnum):
 
 
 _RETRYABLE = frozenset(
-    {Code.FETCH_TIMEOUT, Code.FETCH_BUDGET, Code.DISK_FULL, Code.DISK_ERROR, Code.TUF_MISSING}
+    {
+        Code.FETCH_TIMEOUT,
+        Code.FETCH_BUDGET,
+        Code.DISK_FULL,
+        Code.DISK_ERROR,
+        Code.TUF_MISSING,
+        Code.SHADOW_UNDECIDED,
+    }
 )
 _BROKEN_HERE = frozenset(
     {

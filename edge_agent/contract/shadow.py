@@ -30,9 +30,11 @@ class ShadowPolicy:
     Attributes:
         duration_s: Shortest time of comparing, 0 to 7 days.
         rows_min: Rows to compare; 0 means time alone decides.
-        timeout_s: Without ``rows_min`` rows by then the probation begins all the same.
+        timeout_s: Without ``rows_min`` rows by then the probation begins all the same; of a held
+            candidate: it is given up.
         share: Of the real requests, 0 to 1.
         cpu_share: Of one core that comparing may use on average, 0.001 to 1.
+        is_held: The server alone lets the candidate answer: neither rows nor time do.
     """
 
     duration_s: float = 600.0
@@ -40,10 +42,16 @@ class ShadowPolicy:
     timeout_s: float = 3_600.0
     share: float = 0.1
     cpu_share: float = 0.05
+    is_held: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Give the JSON form."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Give the JSON form.
+
+        >>> ShadowPolicy.from_json(ShadowPolicy(is_held=True).to_json()).is_held
+        True
+        """
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "is_held"}
+        return {**numbers, "held": True} if self.is_held else numbers
 
     @classmethod
     def from_json(cls, value: Any) -> "ShadowPolicy":
@@ -55,6 +63,7 @@ class ShadowPolicy:
             timeout_s=given.number("timeout_s", default.timeout_s, low=0, high=2_592_000),
             share=given.number("share", default.share, low=0, high=1),
             cpu_share=given.number("cpu_share", default.cpu_share, low=0.001, high=1),
+            is_held=given.flag("held", default=False),
         )
 
 

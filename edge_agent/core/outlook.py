@@ -71,6 +71,8 @@ def _describe_shadow(slot: Slot, wanted: str, back: str, now: float | None) -> s
     if policy is None or now is None:
         return f"{what}, {then}"
     age_s = int(now - slot.since_at) if slot.since_at is not None else 0
+    if policy.is_held:
+        return f"{what} ({age_s} s and {slot.rows} rows so far) until the server has decided"
     need = f"{policy.duration_s:g} s and {policy.rows_min} rows needed, {policy.timeout_s:g} s at"
     return f"{what} ({age_s} s and {slot.rows} rows so far, {need} most), {then}"
 

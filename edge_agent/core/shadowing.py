@@ -4,6 +4,7 @@ The candidate lies in the free bank, self-tested; the confirmed package goes on 
 while. What ends the phase well, its limits included, leads to the probation; a candidate that
 crashes, hangs or takes too much memory has failed without having answered anybody. How far two
 models may differ is not judged here: the server's gate does that with the counts of many devices.
+A candidate it holds stays in this phase until it is let go by an assignment without a shadow.
 """
 
 from dataclasses import replace
@@ -80,7 +81,7 @@ def shadow_seen(slot: Slot, event: ShadowSeen) -> Outcome:
     if report.state is ShadowState.SKIPPED:
         return end_shadow(slot, report.note, event.now)
     policy = release_of(slot).shadow
-    if policy is None or since_at is None:
+    if policy is None or policy.is_held or since_at is None:
         return slot, []
     age_s = event.now - since_at
     if age_s < policy.duration_s or report.rows < policy.rows_min:
@@ -89,10 +90,16 @@ def shadow_seen(slot: Slot, event: ShadowSeen) -> Outcome:
 
 
 def shadow_late(slot: Slot, event: Ticked) -> Outcome:
-    """Let the candidate answer although there were too few rows to compare."""
+    """Let the candidate answer although there were too few rows to compare.
+
+    A held one is given up: nobody has decided, and what is confirmed goes on answering.
+    """
     policy = release_of(slot).shadow
     if policy is None:
         return end_shadow(slot, "", event.now)
+    if policy.is_held:
+        said = f"held for {policy.timeout_s:.0f} s, and the server has not decided"
+        return drop_shadow(slot, Code.SHADOW_UNDECIDED, said)
     rows = f"only {slot.rows} of {policy.rows_min} rows compared"
     return end_shadow(slot, f"{rows} in {policy.timeout_s:.0f} s", event.now)
 

@@ -75,6 +75,7 @@ def read_reports(look: Round) -> None:
             standpoint,
             sha256=package.sha256,
             is_held=member.desired is not None and member.desired.rollout == view.rollout.id,
+            is_shadowed=member.desired is not None and member.desired.is_shadowed,
         )
         known = member.progress
         if reading != Reading(known.outcome, known.code, known.detail):

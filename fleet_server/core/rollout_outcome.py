@@ -168,6 +168,7 @@ def judge_outcome(
     *,
     sha256: str,
     is_held: bool = True,
+    is_shadowed: bool = False,
 ) -> Reading:
     """Tell how it went on one device.
 
@@ -178,6 +179,7 @@ def judge_outcome(
         standpoint: From where it is judged.
         sha256: Of the package this device was offered.
         is_held: The slot's desired target is still this rollout's.
+        is_shadowed: It is asked to compare, and not let go yet.
     """
     remembered = Reading(known.outcome, known.code, known.detail)
     offered_at = known.offered_at
@@ -197,6 +199,9 @@ def judge_outcome(
         read = read_failure(refusal.code, refusal.detail)
     else:
         read = remembered
+    if is_shadowed and read.outcome is Outcome.SHADOW and standpoint.policy.disagreement:
+        # Held for as long as the gate on the shadow, or a person, needs.
+        offered_at = standpoint.now
     return _judge_silence(known, read, standpoint, offered_at)
 
 

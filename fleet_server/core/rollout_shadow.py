@@ -1,9 +1,14 @@
 """Devices of a rollout in shadow: counted for the gate, held until it has passed, let go. Pure.
 
-While a stage's candidate is undecided its devices are asked to compare until their time-out. Once
-it has passed, those that have compared as long and as much as the plan asks for are assigned the
-same package without a shadow, which ends the comparing on the device.
+While a stage's candidate is undecided its devices are held: they compare until told otherwise, and
+the candidate answers nobody. One whose time-out is over is through as far as the gate is concerned,
+with what it has compared; a stage that stays undecided so is a person's. Once it has passed, those
+that have compared as long and as much as the plan asks for, or whose time-out is over, are assigned
+the same package without a shadow, which ends the comparing on the device.
 """
+
+from dataclasses import replace
+from datetime import timedelta
 
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.rollout_gate import StageJudgement, Verdict
@@ -19,6 +24,9 @@ from fleet_server.core.shadow_gate import (
 )
 from fleet_server.core.shadow_limits import has_compared, hold_in_shadow
 
+HEARD_AGAIN_S = 120.0
+"""A server that was down first hears what devices compared meanwhile; they report every minute."""
+
 
 def count_shadow(look: Round, stage: int) -> ShadowCounts:
     """Count what one stage has compared; needs limits on it."""
@@ -27,14 +35,17 @@ def count_shadow(look: Round, stage: int) -> ShadowCounts:
         return ShadowCounts()
     seen = [found.report for found in look.view.shadows.values() if found.stage == stage]
     places = look.tally.count_shadow(stage)
-    ready = sum(
-        member.stage == stage and _has_compared(look, member, policy.shadow)
-        for member in look.members.values()
-    )
+    ready = short = 0
+    for member in look.members.values():
+        if member.stage == stage:
+            is_enough = _has_compared(look, member, policy.shadow)
+            is_short = not is_enough and _is_late(look, member, policy.shadow)
+            ready, short = ready + (is_enough or is_short), short + is_short
     return ShadowCounts(
         compared=count_compared(policy.disagreement.count(report) for report in seen),
         through=places.after + ready,
         to_come=places.before + places.within - ready,
+        short=short,
     )
 
 
@@ -80,18 +91,22 @@ def list_held(look: Round) -> list[Member]:
 
 
 def release_held(look: Round, room: int) -> int:
-    """Let candidates answer that have compared enough in stages that passed; return how many."""
+    """Let candidates answer that are through in stages that passed; return how many."""
     policy, released = look.rollout.policy.shadow, 0
     for member in list_held(look):
         has_passed = look.rollout.stages[member.stage].shadow is not None
         if released == room or policy is None or member.desired is None:
             break
-        if has_passed and _has_compared(look, member, policy):
+        is_through = _has_compared(look, member, policy) or _is_late(look, member, policy)
+        if has_passed and is_through:
             look.releases.append(
                 Offer(
                     device=member.device, target=member.desired.target, retry=member.desired.retry
                 )
             )
+            # From here on silence counts as after any offer.
+            progress = replace(member.progress, offered_at=look.view.now)
+            look.set_member(replace(member, progress=progress))
             released += 1
     return released
 
@@ -100,3 +115,14 @@ def _has_compared(look: Round, member: Member, policy: ShadowPolicy) -> bool:
     seen = look.view.shadows.get(member.device.number)
     is_within = member.progress.outcome is Outcome.SHADOW
     return is_within and seen is not None and has_compared(seen.report, policy)
+
+
+def _is_late(look: Round, member: Member, policy: ShadowPolicy) -> bool:
+    """Tell whether a device has been in shadow for as long as the plan allows."""
+    if member.progress.outcome is not Outcome.SHADOW:
+        return False
+    due_at = member.progress.changed_at + timedelta(seconds=policy.timeout_s)
+    since = look.view.listening_since
+    if since is not None:
+        due_at = max(due_at, since + timedelta(seconds=HEARD_AGAIN_S))
+    return look.view.now >= due_at

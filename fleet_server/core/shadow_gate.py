@@ -4,7 +4,8 @@ A sequential test of *goal* against *never above* over devices (``shadow_limits`
 looked at after every report. It halts a stage while its devices still are in shadow, where the
 candidate has answered nobody. A stage that can still grow is waited for; one that cannot and is
 undecided halts at or above *never above*, passes within the goal, and is else inconclusive. A
-stage in which nothing could be compared is inconclusive, too: it was asked for and did not happen.
+stage in which nothing could be compared is inconclusive, too: it was asked for and did not happen;
+so is one within the goal of which a device did not compare as much as was asked for in its time.
 After it has passed, the same evidence watches on at a part of alpha.
 """
 
@@ -36,14 +37,16 @@ class ShadowCounts:
         compared: Devices with rows, by their counts, ascending.
         through: Devices whose comparing is over or has done what was asked for.
         to_come: Devices that are still to be offered, on their way, or comparing.
+        short: Of those through, held although their time-out is over with less than was asked for.
     """
 
     compared: tuple[Compared, ...] = ()
     through: int = 0
     to_come: int = 0
+    short: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.through, self.to_come) < 0 or any(
+        if min(self.through, self.to_come, self.short) < 0 or any(
             not (0 <= same.differing <= same.rows and same.rows > 0 and same.devices > 0)
             for same in self.compared
         ):
@@ -67,7 +70,8 @@ class ShadowCounts:
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
         compared = [list(same) for same in self.compared]
-        return {"compared": compared, "through": self.through, "to_come": self.to_come}
+        places = {"through": self.through, "to_come": self.to_come, "short": self.short}
+        return {"compared": compared, **places}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ShadowCounts":
@@ -76,6 +80,7 @@ class ShadowCounts:
             compared=tuple(Compared(*same) for same in value["compared"]),
             through=value["through"],
             to_come=value["to_come"],
+            short=value.get("short", 0),
         )
 
 
@@ -170,7 +175,7 @@ def judge_shadow(
         said = f"{figure} Nobody here compares."
         return ShadowJudgement(verdict=Verdict.ADVANCE, sentence=said, settled=None)
     what = "the evidence decides neither" if counts.compared else "nothing to judge"
-    said = f"{figure} {rule}: all are through, {what}."
+    said = f"{figure} {rule}: all are through{_say_short(counts)}, {what}."
     if on_inconclusive is OnInconclusive.HALT:
         said += " The policy halts an undecided stage."
         return ShadowJudgement(verdict=Verdict.HALT, sentence=said, settled=None)
@@ -276,9 +281,21 @@ def _find_basis(
         return Basis.EVIDENCE
     if counts.to_come or not counts.through:
         return None
-    if counts.rows and counts.differing <= test.goal * counts.rows:
+    if counts.rows and not counts.short and counts.differing <= test.goal * counts.rows:
         return Basis.ALL_FINISHED
     return Basis.POLICY if on_inconclusive is OnInconclusive.ADVANCE else None
+
+
+def _say_short(counts: ShadowCounts) -> str:
+    """Say who is held with too little compared.
+
+    >>> _say_short(ShadowCounts(through=3, short=2))
+    ' (2 devices are held: their time is over, with less than was asked for)'
+    """
+    if not counts.short:
+        return ""
+    are = "device is held: its" if counts.short == 1 else "devices are held: their"
+    return f" ({counts.short:,} {are} time is over, with less than was asked for)"
 
 
 def _say_rule(test: DisagreementTest) -> str:

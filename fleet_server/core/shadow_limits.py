@@ -22,6 +22,12 @@ GOAL_SHARE = 0.2
 """The goal, as a part of never above, where only that is given."""
 HELD_S_MAX = 604_800.0
 """Longest time of comparing that an assignment may ask for."""
+HELD_ROWS = 1_000_000_000
+"""So many are never compared: agents that do not know ``held`` wait for them."""
+HELD_TIMEOUT_S = 2_592_000.0
+"""After 30 days without a decision a device gives the candidate up."""
+ROWS_COUNTED_MAX = 1_000
+"""Of one device: what more it says moves neither the test nor the sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +97,25 @@ class DisagreementTest:
         return bad - self._log_likelihood(self.goal, rows, differing)
 
     def count(self, report: ShadowReport) -> tuple[int, int]:
-        """Count a device's rows and those that differ; a row without an answer differs."""
+        """Count a device's rows and those that differ; a row without an answer differs.
+
+        Beyond ROWS_COUNTED_MAX its share is what counts: a device may say any number.
+
+        >>> DisagreementTest().count(ShadowReport(sha256="ab", rows=2**53, differs=2**51))
+        (1000, 250)
+        """
         rows = report.rows + report.errors
         if self.difference_min:
             first = DIFFERENCE_EDGES.index(self.difference_min) + 1
             differing = sum(report.difference[first:]) + report.non_finite
         else:
             differing = max(report.differs, report.non_finite)
-        return rows, min(rows, differing + report.errors)
+        differing = min(rows, differing + report.errors)
+        if rows > ROWS_COUNTED_MAX:
+            # Half a row up, in whole numbers: these may be beyond what a float holds.
+            differing = (2 * differing * ROWS_COUNTED_MAX + rows) // (2 * rows)
+            rows = ROWS_COUNTED_MAX
+        return rows, differing
 
     def _log_likelihood(self, rate: float, rows: int, differing: int) -> float:
         """Give the beta-binomial log likelihood but for what is the same at every rate."""
@@ -120,13 +137,18 @@ class DisagreementTest:
 
 
 def hold_in_shadow(policy: ShadowPolicy) -> ShadowPolicy:
-    """Keep a device comparing until the gate lets it go, at most until its time-out.
+    """Keep a device comparing until the gate lets it go; its own time-out does not.
 
-    >>> hold_in_shadow(ShadowPolicy(duration_s=600, timeout_s=3_600)).duration_s
-    3600
+    >>> hold_in_shadow(ShadowPolicy(duration_s=600, timeout_s=3_600)).is_held
+    True
     """
-    held_s = min(HELD_S_MAX, max(policy.duration_s, policy.timeout_s))
-    return replace(policy, duration_s=held_s)
+    return replace(
+        policy,
+        duration_s=HELD_S_MAX,
+        rows_min=HELD_ROWS,
+        timeout_s=HELD_TIMEOUT_S,
+        is_held=True,
+    )
 
 
 def has_compared(report: ShadowReport, policy: ShadowPolicy) -> bool:

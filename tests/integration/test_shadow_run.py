@@ -316,6 +316,25 @@ def test_a_request_without_an_end_ends_the_shadow(
     assert "did not end a request" in found.detail
 
 
+def test_a_child_that_does_not_read_does_not_hold_up_the_end(bench: Bench, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    program = (
+        "import sys, time; from edge_agent.adapters import shadow_child as s\n"
+        f"def sleep(self, message): open({str(asked)!r}, 'x'); time.sleep(60)\n"
+        "s.Child._compare = sleep\nsys.exit(s.main())"
+    )
+    run = bench.start(TWO, command=(sys.executable, "-c", program))
+    wait_until(lambda: run.sight().report.state is ShadowState.COMPARING)
+    (child,) = shadow_children(os.getpid())
+    run.tap().offer(ROWS[:1], [_ONCE[0], np.zeros((1, 900_000), np.float32)], 0.3)
+    wait_until(asked.exists)
+    began_s = time.monotonic()
+    run.close()
+    assert time.monotonic() - began_s < 20
+    assert is_gone(child)
+    assert run.sight().code is None
+
+
 def test_memory_beyond_the_profile_ends_the_shadow(bench: Bench) -> None:
     run = bench.start(TWO, limits=replace(LIMITS, rss_bytes_max=2**20))
     found = ended(run)

@@ -22,7 +22,7 @@ START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OLD_SHA, NEW_SHA = "1" * 64, "2" * 64
 OLD, NEW = "m/1/camera.tar", "m/2/camera.tar"
 COMPARED_MAX = 2_000
-"""Rows after which a device leaves the shadow by itself."""
+"""Rows after which a device that is not held leaves the shadow by itself."""
 PACKAGES = {"camera": Package(profile="camera", target=NEW, sha256=NEW_SHA)}
 
 
@@ -34,7 +34,9 @@ class FakeDevice:
         fails_with: Code it fails with in its self-test; empty when it succeeds.
         is_dead_after_offer: Never says anything again once it was assigned something.
         has_old: Runs the old version before.
-        differs: Of 100 rows that it compares a tick when asked to; None: it cannot compare.
+        differs: Of the rows that it compares a tick when asked to; None: it cannot compare.
+        rows_a_tick: Those rows.
+        is_held: Compares until it is told otherwise, as devices do of which the gate asks it.
     """
 
     number: int
@@ -43,6 +45,8 @@ class FakeDevice:
     is_dead_after_offer: bool = False
     has_old: bool = True
     differs: int | None = None
+    rows_a_tick: int = 100
+    is_held: bool = False
     shadow: ShadowReport | None = None
     slot: SlotFacts = field(default_factory=SlotFacts)
     assigned: Desired | None = None
@@ -102,14 +106,15 @@ class FakeDevice:
             self._say(phase, now, running=running, is_confirmed=phase == "confirmed")
 
     def _compare(self) -> bool:
-        """Compare 100 rows more; tell whether to go on with that."""
+        """Compare some rows more; tell whether to go on with that."""
         before = self.shadow or ShadowReport(sha256=NEW_SHA, state=ShadowState.COMPARING)
-        if self.assigned is None or not self.assigned.is_shadowed or before.rows >= COMPARED_MAX:
+        is_enough = not self.is_held and before.rows >= COMPARED_MAX
+        if self.assigned is None or not self.assigned.is_shadowed or is_enough:
             self.shadow = replace(before, state=ShadowState.OVER)
             return False
         self.shadow = replace(
             before,
-            rows=before.rows + 100,
+            rows=before.rows + self.rows_a_tick,
             seconds=before.seconds + 10,
             differs=before.differs + (self.differs or 0),
         )
@@ -154,6 +159,8 @@ class RolloutWorld:
         self.champion = 1
         self.offered_total: list[int] = []
         self.plans: list[RoundPlan] = []
+        for each in devices:
+            each.is_held = policy is not None and policy.disagreement is not None
         plan = plan_stages(
             [self.candidate(device) for device in devices],
             parse_stages(stages),

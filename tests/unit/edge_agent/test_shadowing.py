@@ -84,6 +84,30 @@ def test_too_few_rows_end_with_the_limit_of_the_phase() -> None:
     assert story.slot.shadow.note == "only 7 of 100 rows compared in 600 s"
 
 
+def test_a_held_candidate_is_let_go_by_the_server_alone() -> None:
+    held = replace(POLICY, is_held=True)
+    assert ShadowPolicy.from_json(held.to_json()) == held
+    assert "held" not in POLICY.to_json()
+    story = Story().confirm(ONE).assign(replace(TWO, shadow=held)).fetch().verify().self_test()
+    assert story.shadow(10_000, after_s=400).slot.phase is Phase.SHADOWING
+    said = describe_next(story.slot, now=story.now)
+    assert said.endswith("(0 s and 10000 rows so far) until the server has decided")
+    story.assign(replace(TWO, shadow=None))
+    assert (story.slot.phase, story.kinds) == (Phase.PROBATION, [StopShadow, Activate])
+
+
+def test_a_held_candidate_nobody_decides_on_is_given_up() -> None:
+    held = replace(TWO, shadow=replace(POLICY, is_held=True))
+    story = Story().confirm(ONE).assign(held).fetch().verify().self_test().shadow(10_000)
+    assert story.wait(599).slot.phase is Phase.SHADOWING
+    story.wait(1)
+    assert (story.slot.phase, story.slot.code) == (Phase.FAILED, Code.SHADOW_UNDECIDED)
+    assert story.kinds == [StopShadow, Collect]
+    assert (story.running, story.confirmed) == (ONE.sha256, ONE.sha256)
+    assert story.slot.detail == "held for 600 s, and the server has not decided"
+    assert class_of(Code.SHADOW_UNDECIDED) is FailureClass.RETRYABLE
+
+
 def test_time_counts_from_the_first_comparison_not_from_the_loading() -> None:
     story = in_shadow().shadow(state=ShadowState.LOADING)
     story.shadow(200, after_s=100)

@@ -237,6 +237,87 @@ def test_who_has_compared_enough_is_held_while_another_is_to_come() -> None:
     assert has_compared(shadow, SHADOW)
 
 
+@pytest.mark.parametrize("rows_a_tick", [0, 1])
+def test_too_little_compared_in_time_is_a_persons_and_nobody_is_let_go(rows_a_tick: int) -> None:
+    policy = replace(
+        POLICY,
+        deadline_s=60,
+        shadow=replace(SHADOW, timeout_s=300),
+        disagreement=replace(TEST, likeness=0.3),
+    )
+    world = RolloutWorld(fleet(3, differs=0, rows_a_tick=rows_a_tick), policy=policy)
+    world.start()
+    world.run(32)
+    assert world.rollout.state is RolloutState.RUNNING
+    world.run(100)
+    assert (world.rollout.state, world.rollout.is_undecided) == (RolloutState.PAUSED, True)
+    assert "3 devices are held: their time is over, with less than" in world.rollout.sentence
+    assert world.outcomes() == {Outcome.SHADOW: 3}
+    assert serving_new(world) == []
+    decisions = [d for plan in world.plans for d in plan.decisions]
+    assert decisions[-1].verdict == Verdict.INCONCLUSIVE
+    again = replay_decision(decisions[-1].verdict, decisions[-1].inputs)
+    assert again is not None
+    assert again.is_same
+    settled = ShadowSettled(at=world.now, basis=Basis.OPERATOR, devices=3, rows=0, differing=0)
+    stages = (replace(world.rollout.stages[0], shadow=settled),)
+    world.rollout = replace(world.rollout, stages=stages)
+    world.steer(RolloutEvent.RESUME)
+    world.run(40)
+    assert world.rollout.state is RolloutState.COMPLETED
+    assert world.outcomes() == {Outcome.CONFIRMED: 3}
+
+
+def test_a_halted_candidate_that_stays_answers_nobody_however_long_it_stays() -> None:
+    shadow = replace(SHADOW, timeout_s=100)
+    policy = replace(POLICY, on_halt=OnHalt.STAY, deadline_s=60, shadow=shadow)
+    world = RolloutWorld(fleet(3, differs=30), policy=policy)
+    world.start()
+    for _ in range(60):
+        world.tick()
+        assert serving_new(world) == []
+    assert world.rollout.state is RolloutState.HALTED
+    assert world.outcomes() == {Outcome.SHADOW: 3}
+
+
+def test_a_device_that_dies_once_it_was_let_go_is_silent_after_its_deadline() -> None:
+    policy = replace(POLICY, deadline_s=60, shadow=replace(SHADOW, timeout_s=100))
+    world = RolloutWorld(fleet(2, differs=0, rows_a_tick=20), policy=policy)
+    world.start()
+    while not any(plan.releases for plan in world.plans):
+        world.tick()
+    world.devices[1].is_dead_after_offer = True
+    world.run(5)
+    assert Outcome.SILENT_AFTER not in world.outcomes()
+    world.run(12)
+    assert world.outcomes() == {Outcome.SILENT_AFTER: 1, Outcome.CONFIRMED: 1}
+
+
+def test_who_has_nothing_to_compare_is_let_go_by_the_others_evidence_after_its_time() -> None:
+    devices = fleet(6, differs=0)
+    devices[-1].rows_a_tick = 0
+    policy = replace(POLICY, in_flight_max=6, shadow=replace(SHADOW, timeout_s=300))
+    world = RolloutWorld(devices, policy=policy)
+    world.start()
+    world.run(30)
+    assert world.outcomes() == {Outcome.CONFIRMED: 5, Outcome.SHADOW: 1}
+    world.run(10)
+    assert world.rollout.state is RolloutState.COMPLETED
+    assert world.outcomes() == {Outcome.CONFIRMED: 6}
+
+
+def test_a_device_that_lies_about_its_counts_weighs_no_more_than_one_that_compared_long() -> None:
+    lie = TEST.count(ShadowReport(sha256="2", rows=2**53, differs=0))
+    honest = [TEST.count(ShadowReport(sha256="2", rows=200, differs=40)) for _ in range(5)]
+    assert judge(counts(lie, *honest, to_come=1)).verdict is Verdict.HALT
+    assert weigh_stage(counts((10**9, 0), *honest), TEST) < -TEST.halt_at
+    found = counts(lie, *honest)
+    assert (found.rows, found.differing) == (2_000, 200)
+    for differs in (0, 1, 500, 1_000):
+        long = TEST.count(ShadowReport(sha256="2", rows=1_000, differs=differs))
+        assert TEST.count(ShadowReport(sha256="2", rows=10**6, differs=differs * 1_000)) == long
+
+
 def test_a_good_candidate_passes_the_shadow_and_the_probation() -> None:
     world = RolloutWorld(fleet(20, differs=0), stages="5,rest", policy=POLICY)
     world.start()
