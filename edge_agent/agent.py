@@ -48,7 +48,6 @@ from edge_agent.ports import (
     Lane,
     Link,
     MessageArrived,
-    PackageRestorer,
     SelfTester,
     ServingFound,
     StateStore,
@@ -56,6 +55,7 @@ from edge_agent.ports import (
 )
 from edge_agent.renewal import IdentityRenewer, Renewal, RenewalFailed, Renewed, RequestMade
 from edge_agent.reporter import Reporter
+from edge_agent.restorer_port import PackageRestorer
 from edge_agent.shadow_port import NoShadows, ShadowService
 from edge_agent.trust_inbox import GRACE_S, Judged, TrustInbox
 

@@ -12,7 +12,8 @@ from edge_agent.core.offer_plan import MISSING_BYTES_MIN, Asking, missing_bytes,
 from edge_agent.core.release import Release
 from edge_agent.core.transfer_plan import Transfer, encoded_budget_of
 from edge_agent.errors import RestoreError, StorageError
-from edge_agent.ports import PackageRestorer, PartialBlob
+from edge_agent.ports import PartialBlob
+from edge_agent.restorer_port import PackageRestorer
 
 PROBLEM_CHARS_MAX = 200
 

@@ -43,8 +43,8 @@ from edge_agent.ports import (
     Jobs,
     Lane,
     Link,
-    PackageRestorer,
 )
+from edge_agent.restorer_port import PackageRestorer
 
 _LOG = logging.getLogger(__name__)
 
