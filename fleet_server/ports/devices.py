@@ -276,6 +276,10 @@ class ApprovalStore(Protocol):
         """Return a version with its packages by profile."""
         ...
 
+    def find_state(self, model: str, version: int) -> str | None:
+        """Return what was decided about a version last; None when there is no such version."""
+        ...
+
     def list_versions(self, model: str) -> list[int]:
         """Return the numbers of a model's versions; empty for an unknown model."""
         ...

@@ -1,4 +1,4 @@
-"""Approve or reject a registered version: the approver's signature over its packages.
+"""Approve or reject versions, one or those of a family: the approver's signature over packages.
 
 The signature is the approval; the rows written afterwards only record it. So the signature comes
 first, and approving again what is signed already completes the record of an interrupted call.
@@ -10,6 +10,7 @@ packages, and refuse one that holds anything else.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edge_agent.contract.package import OnWithdrawn
 from fleet_server.errors import FleetError, NotFoundError, RefusedError
@@ -17,37 +18,21 @@ from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import Ledgers, PackageStore
 from fleet_server.ports.keys import PendingStore, Proposal, Signatory, TargetsReview
 from fleet_server.ports.trust import SignedPackages, SignedTarget
-from fleet_server.services.inspect_packages import find_version, inspect_packages
+from fleet_server.services.inspect_packages import find_versions, inspect_packages
+from fleet_server.services.release import (
+    ACTS,
+    APPROVED,
+    REJECTED,
+    Approval,
+    Release,
+    check_reason,
+    hash_listing,
+)
 
-APPROVED, REJECTED = "approved", "rejected"
-ACTS = {APPROVED: f"model.{APPROVED}", REJECTED: f"model.{REJECTED}"}
-REASON_CHARS_MAX = 1_000
+__all__ = ["ACTS", "APPROVED", "REJECTED", "Approval", "ApprovalDesk"]
 
 Show = Callable[[TargetsReview], None]
 """Shows a person what is about to be signed; raises to stop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
-    """What was signed or withdrawn.
-
-    Attributes:
-        model: Model name.
-        version: Version number.
-        decision: ``approved`` or ``rejected``.
-        targets: The packages concerned.
-        metadata_version: Version of ``targets`` that says so.
-        keyid: Of the approver; empty when nothing had to be signed.
-        waiting: Whose signature is still missing; empty when the decision is in force.
-    """
-
-    model: str
-    version: int
-    decision: str
-    targets: tuple[SignedTarget, ...]
-    metadata_version: int
-    keyid: str
-    waiting: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +65,7 @@ class ApprovalDesk:
         slot: str | None = None,
         on_withdrawn: OnWithdrawn = OnWithdrawn.STOP,
     ) -> list[SignedTarget]:
-        """Hash the packages of a version and give what would be signed.
+        """Hash the packages of one version and give what would be signed.
 
         Args:
             model: Model name.
@@ -92,9 +77,21 @@ class ApprovalDesk:
             NotFoundError: No such version; names those there are.
             RefusedError: It has no packages, or a package is not what was registered.
         """
-        record = find_version(self.ledgers, model, version)
-        name = model if slot is None else slot
-        return inspect_packages(self.objects, record, slot=name, on_withdrawn=on_withdrawn)
+        return self._inspect(Release.of_version(model, version), slot, on_withdrawn)
+
+    def _inspect(
+        self, release: Release, slot: str | None, on_withdrawn: OnWithdrawn
+    ) -> list[SignedTarget]:
+        return [
+            target
+            for record in find_versions(self.ledgers, release.members)
+            for target in inspect_packages(
+                self.objects,
+                record,
+                slot=record.model if slot is None else slot,
+                on_withdrawn=on_withdrawn,
+            )
+        ]
 
     def approve(
         self,
@@ -106,11 +103,28 @@ class ApprovalDesk:
         on_withdrawn: OnWithdrawn = OnWithdrawn.STOP,
         show: Show | None = None,
     ) -> Approval:
-        """Sign every package of a version.
+        """Sign every package of one version; see ``approve_release``."""
+        return self.approve_release(
+            Release.of_version(model, version),
+            reason,
+            slot=slot,
+            on_withdrawn=on_withdrawn,
+            show=show,
+        )
+
+    def approve_release(
+        self,
+        release: Release,
+        reason: str = "",
+        *,
+        slot: str | None = None,
+        on_withdrawn: OnWithdrawn = OnWithdrawn.STOP,
+        show: Show | None = None,
+    ) -> Approval:
+        """Sign every package of a release, all with one opening of the key.
 
         Args:
-            model: Model name.
-            version: Version number.
+            release: A version, or members of a family.
             reason: Kept with the approval.
             slot: As in ``prepare``.
             on_withdrawn: As in ``prepare``.
@@ -121,56 +135,67 @@ class ApprovalDesk:
             RefusedError: As ``prepare``, something else waits for a signature, or what is stored
                 is not what the approvers signed.
         """
-        _check_reason(reason)
-        if (done := self._finish_pending(APPROVED, model, version)) is not None:
+        check_reason(reason)
+        if (done := self._finish_pending(APPROVED, release)) is not None:
             return done
-        targets = self.prepare(model, version, slot=slot, on_withdrawn=on_withdrawn)
+        targets = self._inspect(release, slot, on_withdrawn)
         signed = self.packages.approved()
         missing = [target for target in targets if signed.get(target.path) != target]
         if not missing:
             # Believed only once this person's machine has verified who signed what is stored.
             self.approver.edit(self.packages.current_targets(), add=(), withdraw=())
-            return self._record(model, version, APPROVED, reason, targets, 0)
-        detail = {"slot": slot, "on_withdrawn": str(on_withdrawn)}
+            return self._record(release, APPROVED, reason, targets, 0)
+        detail = {"slot": slot, "on_withdrawn": str(on_withdrawn), **release.detail()}
         proposal = self._sign_new(
-            self._proposal(APPROVED, f"{model}/{version}", reason, detail), missing, (), show
+            self._proposal(APPROVED, release, reason, detail), missing, (), show
         )
-        return self._conclude(proposal, model, version, targets)
+        return self._conclude(proposal, release, targets)
 
     def reject(
         self, model: str, version: int, reason: str, *, show: Show | None = None
     ) -> Approval:
-        """Note that a version must not run; what was signed before is withdrawn.
+        """Note that one version must not run; see ``reject_release``."""
+        return self.reject_release(Release.of_version(model, version), reason, show=show)
+
+    def reject_release(
+        self, release: Release, reason: str, *, show: Show | None = None
+    ) -> Approval:
+        """Note that versions must not run; what was signed before is withdrawn.
 
         Raises:
             NotFoundError: No such version, or no key where one is needed.
             RefusedError: No reason was given, or something else waits for a signature.
         """
-        _check_reason(reason)
+        check_reason(reason)
         if not reason.strip():
             raise RefusedError("a rejection needs a reason: --reason 'what is wrong'")
-        if (done := self._finish_pending(REJECTED, model, version)) is not None:
+        if (done := self._finish_pending(REJECTED, release)) is not None:
             return done
-        withdrawn = self._signed_now(model, version)
+        withdrawn = self._signed_now(release)
         if not withdrawn:
-            return self._record(model, version, REJECTED, reason, withdrawn, 0)
+            return self._record(release, REJECTED, reason, withdrawn, 0)
         proposal = self._sign_new(
-            self._proposal(REJECTED, f"{model}/{version}", reason, {}),
+            self._proposal(REJECTED, release, reason, release.detail()),
             (),
             [target.path for target in withdrawn],
             show,
         )
-        return self._conclude(proposal, model, version, withdrawn)
+        return self._conclude(proposal, release, withdrawn)
 
     def cosign(
         self, decision: str, model: str, version: int, *, show: Show | None = None
+    ) -> Approval:
+        """Add this person's signature to a version that waits; see ``cosign_release``."""
+        return self.cosign_release(decision, Release.of_version(model, version), show=show)
+
+    def cosign_release(
+        self, decision: str, release: Release, *, show: Show | None = None
     ) -> Approval:
         """Add this person's signature to what waits; this machine builds it once more first.
 
         Args:
             decision: ``approved`` or ``rejected``.
-            model: Model name.
-            version: Version number.
+            release: What is expected to wait; which members a family's has, the proposal lists.
             show: Gets what is about to be signed; raises to stop.
 
         Raises:
@@ -180,10 +205,10 @@ class ApprovalDesk:
         """
         proposal = self.pending.load()
         if proposal is None:
-            raise NotFoundError(f"nothing waits for a signature; approve {model} {version} first")
-        _check_is(proposal, decision, model, version)
+            raise NotFoundError(f"nothing waits for a signature; approve {release.words} first")
+        release = release.proposed_by(proposal, decision)
         before = self.pending.standing(proposal)
-        targets, add, withdraw = self._rebuild(proposal, decision, model, version)
+        targets, add, withdraw = self._rebuild(proposal, decision, release)
         if before.missing:
             current = self.packages.current_targets()
             self.approver.check_rebuilt(current, proposal.files, add=add, withdraw=withdraw)
@@ -196,12 +221,16 @@ class ApprovalDesk:
                     " of somebody else"
                 )
             self.pending.save(proposal)
-        return self._conclude(proposal, model, version, targets)
+        return self._conclude(proposal, release, targets)
 
-    def _signed_now(self, model: str, version: int) -> list[SignedTarget]:
-        record = find_version(self.ledgers, model, version)
+    def _signed_now(self, release: Release) -> list[SignedTarget]:
         signed = self.packages.approved()
-        return [signed[a.target] for a in record.artifacts if a.target in signed]
+        return [
+            signed[artifact.target]
+            for record in find_versions(self.ledgers, release.members)
+            for artifact in record.artifacts
+            if artifact.target in signed
+        ]
 
     def _sign_new(
         self,
@@ -218,11 +247,11 @@ class ApprovalDesk:
         return replace(proposal, files=self.approver.sign(files))
 
     def _proposal(
-        self, decision: str, subject: str, reason: str, detail: Mapping[str, str | None]
+        self, decision: str, release: Release, reason: str, detail: Mapping[str, Any]
     ) -> Proposal:
         return Proposal(
             act=ACTS[decision],
-            subject=subject,
+            subject=release.subject,
             reason=reason,
             proposed_at=self.clock.now(),
             proposed_by=self.actor,
@@ -230,27 +259,23 @@ class ApprovalDesk:
         )
 
     def _rebuild(
-        self, proposal: Proposal, decision: str, model: str, version: int
+        self, proposal: Proposal, decision: str, release: Release
     ) -> tuple[list[SignedTarget], list[SignedTarget], list[str]]:
         """Give the packages concerned, and what is added and withdrawn, from what is here."""
         if decision == REJECTED:
-            withdrawn = self._signed_now(model, version)
+            withdrawn = self._signed_now(release)
             return withdrawn, [], [target.path for target in withdrawn]
         slot = proposal.detail.get("slot")
         try:
             on_withdrawn = OnWithdrawn(proposal.detail.get("on_withdrawn", OnWithdrawn.STOP))
         except ValueError as error:
             raise RefusedError(f"the proposal is malformed: {error}") from error
-        targets = self.prepare(
-            model,
-            version,
-            slot=None if slot is None else str(slot),
-            on_withdrawn=on_withdrawn,
-        )
+        name = None if slot is None else str(slot)
+        targets = self._inspect(release, name, on_withdrawn)
         signed = self.packages.approved()
         return targets, [t for t in targets if signed.get(t.path) != t], []
 
-    def _finish_pending(self, decision: str, model: str, version: int) -> Approval | None:
+    def _finish_pending(self, decision: str, release: Release) -> Approval | None:
         """Complete this very decision when enough have signed it; refuse when something waits."""
         proposal = self.pending.load()
         if proposal is None:
@@ -262,12 +287,12 @@ class ApprovalDesk:
                 f" {proposal.proposed_at:%Y-%m-%d %H:%M}: {standing.missing or 'run it again'};"
                 " sign it with --cosign, or drop it: `edgefleet keys forget-pending`"
             )
-        _check_is(proposal, decision, model, version)
-        targets, _, _ = self._rebuild(proposal, decision, model, version)
-        return self._conclude(proposal, model, version, targets)
+        release = release.proposed_by(proposal, decision)
+        targets, _, _ = self._rebuild(proposal, decision, release)
+        return self._conclude(proposal, release, targets)
 
     def _conclude(
-        self, proposal: Proposal, model: str, version: int, targets: list[SignedTarget]
+        self, proposal: Proposal, release: Release, targets: list[SignedTarget]
     ) -> Approval:
         """Put a decision in force when enough have signed it, else let it wait."""
         decision = APPROVED if proposal.act == ACTS[APPROVED] else REJECTED
@@ -276,8 +301,8 @@ class ApprovalDesk:
             self.pending.save(proposal)
             self._audit_proposal(proposal, standing.signed)
             return Approval(
-                model=model,
-                version=version,
+                model=release.model,
+                version=release.version,
                 decision=decision,
                 targets=tuple(targets),
                 metadata_version=0,
@@ -287,7 +312,7 @@ class ApprovalDesk:
         metadata_version = self.pending.put_in_force(proposal)
         self.approver.see(self.packages.current_targets())
         approval = self._record(
-            model, version, decision, proposal.reason, targets, metadata_version, standing.signed
+            release, decision, proposal.reason, targets, metadata_version, standing.signed
         )
         self.pending.clear()
         return approval
@@ -305,8 +330,7 @@ class ApprovalDesk:
 
     def _record(
         self,
-        model: str,
-        version: int,
+        release: Release,
         decision: str,
         reason: str,
         targets: list[SignedTarget],
@@ -315,10 +339,14 @@ class ApprovalDesk:
     ) -> Approval:
         now_at, keyid = self.clock.now(), self.approver.keyid if metadata_version else ""
         with self.ledgers() as ledger:
-            record = ledger.approvals.find_version(model, version)
-            if record is None:
-                raise FleetError(f"{model} {version} went away while it was being decided")
-            if metadata_version or record.state != decision:
+            changed = []
+            for model, version in release.members:
+                state = ledger.approvals.find_state(model, version)
+                if state is None:
+                    raise FleetError(f"{model} {version} went away while it was being decided")
+                if metadata_version or state != decision:
+                    changed.append((model, version))
+            for model, version in changed:
                 ledger.approvals.record(
                     model=model,
                     version=version,
@@ -328,40 +356,27 @@ class ApprovalDesk:
                     metadata_version=metadata_version,
                     at=now_at,
                 )
+            if changed:
                 ledger.assignments.mark_stale([target.path for target in targets])
                 ledger.audit.append(
                     at=now_at,
                     actor=self.actor,
-                    act=f"model.{decision}",
-                    subject=f"{model}/{version}",
+                    act=ACTS[decision],
+                    subject=release.subject,
                     reason=reason,
                     detail={
                         "metadata_version": metadata_version,
                         "keyid": keyid,
                         "signed_by": list(signed_by),
                         "targets": {target.path: target.sha256 for target in targets},
+                        **({} if release.version else {"listing": hash_listing(targets)}),
                     },
                 )
         return Approval(
-            model=model,
-            version=version,
+            model=release.model,
+            version=release.version,
             decision=decision,
             targets=tuple(targets),
             metadata_version=metadata_version,
             keyid=keyid,
-        )
-
-
-def _check_is(proposal: Proposal, decision: str, model: str, version: int) -> None:
-    if (proposal.act, proposal.subject) != (ACTS[decision], f"{model}/{version}"):
-        raise RefusedError(
-            f"what waits is {proposal.act} {proposal.subject}, proposed by"
-            f" {proposal.proposed_by}; name that one, or drop it: `edgefleet keys forget-pending`"
-        )
-
-
-def _check_reason(reason: str) -> None:
-    if len(reason) > REASON_CHARS_MAX:
-        raise RefusedError(
-            f"the reason has {len(reason)} characters, the limit is {REASON_CHARS_MAX}"
         )

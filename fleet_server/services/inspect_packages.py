@@ -1,6 +1,7 @@
 """Look into the packages of a version, as who signs them must: hashed and opened here."""
 
 import hashlib
+from collections.abc import Sequence
 
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import SCHEMA, OnWithdrawn, TargetCustom, unpack_members
@@ -10,17 +11,23 @@ from fleet_server.ports.devices import ArtifactRecord, Ledgers, PackageStore, Ve
 from fleet_server.ports.trust import SignedTarget
 
 
-def find_version(ledgers: Ledgers, model: str, version: int) -> VersionRecord:
-    """Find a version; raises NotFoundError, which names those there are."""
+def find_versions(ledgers: Ledgers, wanted: Sequence[tuple[str, int]]) -> list[VersionRecord]:
+    """Find versions; raises NotFoundError, which names those a model has."""
+    found = []
     with ledgers() as ledger:
-        record = ledger.approvals.find_version(model, version)
-        known = ledger.approvals.list_versions(model) if record is None else []
-    if record is not None:
-        return record
+        for model, version in wanted:
+            record = ledger.approvals.find_version(model, version)
+            if record is None:
+                raise _absent(model, version, ledger.approvals.list_versions(model))
+            found.append(record)
+    return found
+
+
+def _absent(model: str, version: int, known: list[int]) -> NotFoundError:
     if not known:
-        raise NotFoundError(f"no model {model!r}; edgefleet model ls names those there are")
+        return NotFoundError(f"no model {model!r}; edgefleet model ls names those there are")
     listed = ", ".join(str(number) for number in known[-10:])
-    raise NotFoundError(f"{model} has no version {version}; there are {listed}")
+    return NotFoundError(f"{model} has no version {version}; there are {listed}")
 
 
 def inspect_packages(

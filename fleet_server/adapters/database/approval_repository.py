@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from fleet_server.adapters.database.tables import ApprovalRow, ArtifactRow, VersionRow
@@ -16,8 +17,8 @@ class ApprovalRepository:
 
     def find_version(self, model: str, version: int) -> VersionRecord | None:
         """Return a version with its packages by profile."""
-        row = self._session.get(VersionRow, (model, version))
-        if row is None:
+        state = self.find_state(model, version)
+        if state is None:
             return None
         query = (
             select(ArtifactRow)
@@ -27,7 +28,7 @@ class ApprovalRepository:
         return VersionRecord(
             model=model,
             number=version,
-            state=row.state,
+            state=state,
             artifacts=[
                 ArtifactRecord(
                     target=artifact.target,
@@ -41,6 +42,13 @@ class ApprovalRepository:
                 for artifact in self._session.exec(query)
             ],
         )
+
+    def find_state(self, model: str, version: int) -> str | None:
+        """Return what was decided about a version last."""
+        query = select(VersionRow.state).where(
+            col(VersionRow.model) == model, col(VersionRow.number) == version
+        )
+        return self._session.exec(query).first()
 
     def list_versions(self, model: str) -> list[int]:
         """Return the numbers of a model's versions; empty for an unknown model."""
@@ -70,4 +78,5 @@ class ApprovalRepository:
                 at=at,
             )
         )
-        self._session.get_one(VersionRow, (model, version)).state = decision
+        chosen = (col(VersionRow.model) == model, col(VersionRow.number) == version)
+        self._session.execute(update(VersionRow).where(*chosen).values(state=decision))
