@@ -9,7 +9,13 @@ import numpy as np
 from edge_agent.statistics.reference import ClassOutputReference
 from fleet_server.core.drift_attribution import Mask, Scene
 from fleet_server.core.drift_compare import ANSWERS, SubjectResults, find_notable
-from fleet_server.core.drift_counts import FamilyCounts, Sums, split_answers
+from fleet_server.core.drift_counts import (
+    CELL_WIDTH,
+    FamilyCounts,
+    Sums,
+    name_answers,
+    split_answers,
+)
 from fleet_server.core.drift_finding import (
     LOG_HORIZONS,
     Evidence,
@@ -58,9 +64,10 @@ class DriftCell:
 
 
 def feature_names(family: FamilyCounts) -> tuple[str, ...]:
-    """Name the features in order, the answers last."""
+    """Name the features in order, the answers last, or each target of them."""
     names = tuple(feature.name for feature in family.features)
-    return (*names, ANSWERS if ANSWERS not in names else f"{ANSWERS} (output)")
+    answers = [f"{ANSWERS} {name}".rstrip() for name in name_answers(family.outputs)]
+    return (*names, *(f"{name} (output)" if name in names else name for name in answers))
 
 
 def make_cells(
@@ -170,13 +177,21 @@ def take_evidence(scene: Scene, sums: Sums, at: tuple[int, int, int], name: str)
         )
     number = int(sums.output_of[s])
     output = scene.family.outputs[number]
-    cell, mix = split_answers(output, sums.answers[s, h])
-    before, mix_before = split_answers(output, scene.baseline_answers[number])
+    own = name_answers((output,))
+    wanted = name_answers(scene.family.outputs)[f - len(scene.family.features)]
+    cells, mix = split_answers(output, sums.answers[s, h])
+    cells_before, mix_before = split_answers(output, scene.baseline_answers[number])
+    if wanted not in own:  # its packages answer other targets: nothing was counted
+        nothing = (0,) * CELL_WIDTH
+        return Evidence(
+            feature=name, windows=windows, counts=nothing, baseline=nothing, is_answers=True
+        )
+    place = own.index(wanted)
     return Evidence(
         feature=name,
         windows=windows,
-        counts=tuple(cell.tolist()),
-        baseline=tuple(before.tolist()),
+        counts=tuple(cells[place].tolist()),
+        baseline=tuple(cells_before[place].tolist()),
         mix=() if mix is None else tuple(mix.tolist()),
         baseline_mix=() if mix_before is None else tuple(mix_before.tolist()),
         classes=output.classes if isinstance(output, ClassOutputReference) else (),

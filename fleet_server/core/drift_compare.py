@@ -1,8 +1,9 @@
 """Compare subjects (devices, groups, the fleet) with a baseline, over horizons and features.
 
 The answers are judged as one more feature, ``answers``: for a classification the mix of classes
-and the confidence together, for a regression the value. A result is kept for every horizon;
-choosing among them costs a factor, which ``drift_verdict.py`` pays.
+and the confidence together, for a regression the value; several targets are a feature each. A
+result is kept for every horizon; choosing among them costs a factor, which ``drift_verdict.py``
+pays.
 """
 
 import math
@@ -14,7 +15,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 from edge_agent.statistics.reference import BINS_MAX, OutputReference
-from fleet_server.core.drift_counts import CELL_WIDTH, Counts, Sums, split_answers
+from fleet_server.core.drift_counts import (
+    CELL_WIDTH,
+    Counts,
+    Sums,
+    name_answers,
+    split_answers,
+)
 from fleet_server.core.drift_tails import Floats
 from fleet_server.core.drift_test import (
     NO_VARIATION,
@@ -30,7 +37,7 @@ ANSWERS = "answers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectResults:
-    """Arrays [S, 4, features + 1]; the last feature is the answers.
+    """Arrays [S, 4, features + answers]; behind the features come the answers, or each target.
 
     Attributes:
         cells: Every number of the test, reshaped.
@@ -94,7 +101,7 @@ def compare_subjects(
         field.name: np.concatenate(
             (
                 getattr(results, field.name).reshape(shape),
-                getattr(answers, field.name)[:, :, None],
+                getattr(answers, field.name),
             ),
             axis=2,
         )
@@ -105,7 +112,7 @@ def compare_subjects(
     return SubjectResults(
         cells=CellResults(**joined),
         log_p_mix=np.where(is_judged, log_p_mix, 0.0),
-        rows=np.concatenate((sums.cells.sum(3), answer_rows[:, :, None]), axis=2),
+        rows=np.concatenate((sums.cells.sum(3), answer_rows), axis=2),
         windows=sums.windows,
         since_ms=sums.since_ms,
     )
@@ -119,9 +126,10 @@ def _compare_answers(
     *,
     is_reference: bool,
 ) -> tuple[CellResults, Floats, Counts]:
-    shape = sums.answers.shape[:2]
+    names = name_answers(outputs)
+    shape = (*sums.answers.shape[:2], len(names))
     parts = {field.name: np.zeros(shape) for field in fields(CellResults)}
-    log_p_mix, rows = np.zeros(shape), np.zeros(shape, np.int64)
+    log_p_mix, rows = np.zeros(shape[:2]), np.zeros(shape, np.int64)
     for number, output in enumerate(outputs):
         chosen = np.flatnonzero(sums.output_of == number)
         if not len(chosen):
@@ -129,17 +137,21 @@ def _compare_answers(
         own = sums.answers[chosen]
         against = np.broadcast_to(baseline[number] if is_reference else baseline[chosen], own.shape)
         (new, mix), (old, old_mix) = split_answers(output, own), split_answers(output, against)
+        columns = [names.index(name) for name in name_answers((output,))]
         merged = sums.windows[chosen].reshape(-1)
         results = compare_cells(
             new.reshape(-1, CELL_WIDTH),
             old.reshape(-1, CELL_WIDTH),
-            windows=merged,
+            windows=np.repeat(merged, len(columns)),
             variation=variation,
             outside_extra=0,
         )
         for field in fields(CellResults):
-            parts[field.name][chosen] = getattr(results, field.name).reshape(-1, shape[1])
-        rows[chosen] = new.sum(-1)
+            found = getattr(results, field.name).reshape(-1, shape[1], len(columns))
+            for place, column in enumerate(columns):
+                parts[field.name][chosen, :, column] = found[:, :, place]
+        for place, column in enumerate(columns):
+            rows[chosen, :, column] = new[:, :, place].sum(-1)
         if mix is None or old_mix is None:
             continue
         log_p, psi = compare_mixes(
@@ -149,9 +161,11 @@ def _compare_answers(
             variation=variation,
         )
         log_p_mix[chosen] = log_p.reshape(-1, shape[1])
-        parts["psi"][chosen] = np.maximum(parts["psi"][chosen], psi.reshape(-1, shape[1]))
-        both = np.minimum(parts["log_p"][chosen], log_p_mix[chosen]) + math.log(2)
-        parts["log_p"][chosen] = np.minimum(both, 0.0)
+        (only,) = columns
+        effects = np.maximum(parts["psi"][chosen, :, only], psi.reshape(-1, shape[1]))
+        parts["psi"][chosen, :, only] = effects
+        both = np.minimum(parts["log_p"][chosen, :, only], log_p_mix[chosen]) + math.log(2)
+        parts["log_p"][chosen, :, only] = np.minimum(both, 0.0)
     return CellResults(**parts), log_p_mix, rows
 
 

@@ -18,6 +18,7 @@ from edge_agent.statistics.reference import (
     FeatureReference,
     OutputReference,
     Reference,
+    TargetsOutputReference,
 )
 
 HORIZONS = (1, 4, 16, 64)
@@ -238,14 +239,28 @@ def split_answers(output: OutputReference, answers: Counts) -> tuple[Counts, Cou
     """Split answer counters [..., width] into ordered bins and the mix of classes.
 
     Returns:
-        The confidence (or value) as cells [..., 12], and the rows a class [..., classes], None for
-        a regression.
+        The confidence (or value, or each target) as cells [..., answers, 12], and the rows a class
+        [..., classes], None for a regression.
     """
     own = answers[..., : len(output.counts)]
-    cells = np.zeros((*own.shape[:-1], CELL_WIDTH), np.int64)
+    cells = np.zeros((*own.shape[:-1], len(name_answers((output,))), CELL_WIDTH), np.int64)
     if isinstance(output, ClassOutputReference):
         table = own.reshape(*own.shape[:-1], len(output.classes), BINS_MAX)
-        cells[..., :BINS_MAX] = table.sum(-2)
+        cells[..., 0, :BINS_MAX] = table.sum(-2)
         return cells, table.sum(-1)
-    cells[..., : own.shape[-1]] = own
+    places = output.slices if isinstance(output, TargetsOutputReference) else (slice(None),)
+    for number, place in enumerate(places):
+        bins = own[..., place]
+        cells[..., number, : bins.shape[-1]] = bins
     return cells, None
+
+
+def name_answers(outputs: Sequence[OutputReference]) -> tuple[str, ...]:
+    """Name what is judged by itself: every target of any, and the only answer, empty, of others."""
+    names: dict[str, None] = {}
+    for output in outputs:
+        if isinstance(output, TargetsOutputReference):
+            names |= dict.fromkeys(target.name for target in output.targets)
+        else:
+            names[""] = None
+    return tuple(names)
