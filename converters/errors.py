@@ -77,6 +77,16 @@ class NoRungFitsError(ConversionError):
         self.rungs = tuple(rungs)
 
 
+def say_reason(error: Exception) -> str:
+    r"""Give the first line that says something of an error of a library, without its class.
+
+    >>> say_reason(ValueError("  too few\nlines")), say_reason(KeyError())
+    ('too few', 'it gives no reason')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "it gives no reason"
+
+
 class MissingLibraryError(ConversionError):
     """A library that only this kind of input needs is not installed."""
 

@@ -7,6 +7,7 @@ file from outside.
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ from edge_agent.statistics.reference import Reference
 
 Array = NDArray[Any]
 CHILD = (sys.executable, "-m", "converters.guarded_child")
+_CLASS = re.compile(r"^[\w.]*(?:Error|Exception|Warning): ")
 LATE_S = 15.0
 """The child ends itself when its time is up; this much later it is ended."""
 
@@ -180,7 +182,9 @@ def _last(errors: IO[bytes]) -> str:
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - 2_048))
     lines = errors.read(2_048).decode(errors="replace").strip().splitlines()
-    return ascii(lines[-1][:300])[1:-1] if lines else "no word of why"
+    if not lines:
+        return "no word of why"
+    return ascii(_CLASS.sub("", lines[-1])[:300])[1:-1]
 
 
 def read_package(home: Path, wanted: ModelSchema) -> BuiltPackage:

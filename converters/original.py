@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 
-from converters.errors import RuntimeRefusedError
+from converters.errors import RuntimeRefusedError, say_reason
 from converters.graph import count_operators
 from converters.needs import find_operators
 from converters.opsets import restate
@@ -70,9 +70,8 @@ def _refuse(model: ModelProto, error: Exception) -> RuntimeRefusedError:
     versions = find_operators(count_operators(model), opsets)
     newest = sorted(versions.items(), key=lambda item: -item[1])[:3]
     named = ", ".join(f"{name} {version}" for name, version in newest)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return RuntimeRefusedError(
         f"nothing here runs the graph as it is ({named}), so a lowered one cannot be compared:"
         f" onnxruntime {runtime_version()} does not load it and onnx's reference implementation"
-        f" says: {lines[0][:200]}"
+        f" says: {say_reason(error)}"
     )

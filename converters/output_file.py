@@ -12,6 +12,24 @@ from pathlib import Path
 from converters.errors import ConversionError
 
 
+def check_place(path: Path) -> None:
+    """Tell before the work whether a file can be written: folders missing above it are made later.
+
+    Raises:
+        ConversionError: It is a folder, or lies where nothing can be written.
+    """
+    above = next(one for one in path.absolute().parents if one.exists())
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not above.is_dir():
+        reason = f"{above} is no folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        reason = f"no right to write to {above}"
+    else:
+        return
+    raise ConversionError(f"{path} cannot be written: {reason}; name another place")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file.
 

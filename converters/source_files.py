@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InvalidRequestError, MissingLibraryError
+from converters.errors import InvalidRequestError, MissingLibraryError, say_reason
 from converters.skops_library import import_skops
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import unpack_members
@@ -79,7 +79,7 @@ def load_estimator(path: Path) -> Any:
         model = None if unknown else skops_io.loads(content, trusted=sorted(ALLOWED_TYPES))
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise InvalidRequestError(
-            f"{path.name} is not a readable skops file: {type(error).__name__}: {error}"
+            f"{path.name} is not a readable skops file: {say_reason(error)}"
         ) from error
     if unknown:
         raise InvalidRequestError(

@@ -1,109 +1,82 @@
 """The commands of ``edge-convert``. Heavy libraries are imported inside, so that help is quick."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from converters.cli.build_options import BuildOptions, open_work, takes_build_options
 from converters.cli.options import (
-    PIXELS_MAX_DEFAULT,
-    SCALE_DEFAULT,
     AsJson,
-    ClassesFile,
-    Colours,
-    Deviation,
-    ForDevice,
-    HoldoutFile,
-    Layout,
-    Mean,
-    Metric,
     ModelFile,
     Pictures,
-    PictureSize,
-    PixelsMax,
+    Plot,
     Profile,
     ProfilesDir,
-    Resize,
     RowsFile,
-    Scale,
-    SchemaFile,
-    Target,
     find_profile,
+    positive,
     refusals,
+    share,
     working,
+    zero_or_more,
 )
 from converters.cli.output import print_result, say
-from converters.cli.requests import (
-    check_inputs,
-    compare,
-    estimate_on_device,
-    read_inputs,
-    read_picture_wishes,
-    read_wishes,
-)
+from converters.cli.requests import Inputs, compare, estimate_on_device
 from converters.cli.views import show_bench, show_description, show_parity, show_run
+from converters.cli.work_folder import work_folder
 
-_Effort = Annotated[str, typer.Option(help="quick, or full: every rung of the ladder.")]
-_Plot = Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the ladder as an SVG file.")]
-_Smaller = Annotated[str, typer.Option(help="May a smaller model ship: no, pruned, or distilled.")]
-_Prefer = Annotated[
-    str,
-    typer.Option(help="What decides first among builds: accuracy, latency, size, memory."),
-]
+if TYPE_CHECKING:
+    from converters.request import BuiltPackage
+    from device_profiles.profile import DeviceProfile
+
+_EFFORT = "quick, or full: every rung of the ladder."
 
 
+@takes_build_options
 def run(
     model: ModelFile,
     *,
-    rows: RowsFile = None,
-    target: Target = "",
-    profile: Profile,
+    options: BuildOptions,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Package to write.")],
-    holdout: HoldoutFile = None,
-    schema: SchemaFile = None,
     name: Annotated[str, typer.Option(help="Model name; without it the file's.")] = "",
-    profiles_dir: ProfilesDir = None,
-    for_device: ForDevice = "",
-    metric: Metric = "",
-    latency_ms_p95_max: Annotated[float | None, typer.Option(help="Of one row, here.")] = None,
-    package_bytes_max: Annotated[int | None, typer.Option(help="Of the package.")] = None,
+    latency_ms_p95_max: Annotated[
+        float | None, typer.Option(callback=positive, help="Of one row, here.")
+    ] = None,
+    package_bytes_max: Annotated[int | None, typer.Option(min=1, help="Of the package.")] = None,
     metric_drop_max: Annotated[
-        float | None, typer.Option(help="How much the metric may lose; 1 % of it if not given.")
+        float | None,
+        typer.Option(
+            callback=zero_or_more, help="How much the metric may lose; 1 % of it if not given."
+        ),
     ] = None,
     label_flips_max: Annotated[
-        float | None, typer.Option(help="Share of rows with another label; 0.02 if not given.")
+        float | None,
+        typer.Option(callback=share, help="Share of rows with another label; 0.02 if not given."),
     ] = None,
     rows_off_max: Annotated[
         float | None,
-        typer.Option(help="Share of rows on which fp32 answers otherwise; 0.01 if not given."),
+        typer.Option(
+            callback=share,
+            help="Share of rows on which fp32 answers otherwise; 0.01 if not given.",
+        ),
     ] = None,
     error_max: Annotated[
-        float | None, typer.Option(help="Largest difference of an answer; any if not given.")
+        float | None,
+        typer.Option(
+            callback=zero_or_more, help="Largest difference of an answer; any if not given."
+        ),
     ] = None,
-    effort: _Effort = "quick",
-    smaller: _Smaller = "no",
-    prefer: _Prefer = "",
-    plot: _Plot = None,
-    pictures: Pictures = None,
-    picture_size: PictureSize = "",
-    layout: Layout = "",
-    colours: Colours = "",
-    mean: Mean = "",
-    deviation: Deviation = "",
-    scale: Scale = SCALE_DEFAULT,
-    resize: Resize = "bilinear_smooth",
-    pixels_max: PixelsMax = PIXELS_MAX_DEFAULT,
-    classes: ClassesFile = None,
+    effort: Annotated[str, typer.Option(help=_EFFORT)] = "quick",
     as_json: AsJson = False,
 ) -> None:
     """Convert a model, quantize it where that helps, check it and write the package."""
-    check_inputs(rows, target, pictures)
-    with refusals():
-        from converters.build import ProfileLimits
-        from converters.ladder_drawing import draw_ladder
-        from converters.output_file import write_whole
+    options.check()
+    with refusals(), work_folder():
+        from converters.output_file import check_place, write_whole
+        from converters.request import ProfileLimits
 
-        device, changes = find_profile(profile, profiles_dir, for_device)
+        check_place(out)
         limits = ProfileLimits(
             latency_ms_p95_max=latency_ms_p95_max,
             package_bytes_max=package_bytes_max,
@@ -112,128 +85,83 @@ def run(
             rows_off_max=rows_off_max,
             error_max=error_max,
         )
-        wishes = read_picture_wishes(
-            size=picture_size,
-            layout=layout,
-            colours=colours,
-            resize=resize,
-            mean=mean,
-            deviation=deviation,
-            scale=scale,
-            pixels_max=pixels_max,
-            classes=classes,
-        )
-        inputs = read_inputs(
-            *(model, rows, target, pictures, wishes, device),
-            holdout=holdout,
-            schema=schema,
-            name=name,
-            metric=metric,
-            limits=limits,
-            **read_wishes(effort, smaller, prefer),
-            evidence_context={"narrowed_for_device": changes} if changes else {},
-        )
-        with working(f"building {model.name} for {device.id}"):
-            package = inputs.build()
-        if plot is not None:
-            draw_ladder(plot, package.evidence)
+        work = open_work(model, options, effort, name=name, limits=limits)
+        with working(f"building {model.name} for {work.device.id}"):
+            package = work.inputs.build()
         write_whole(out, package.blob)
     say(f"wrote {out} ({len(package.blob):,} bytes, sha256 {package.sha256})")
-    result = {
+    result = _describe_package(out, package, work.inputs, work.device)
+    if options.for_device:
+        result["estimate_on_device"] = estimate_on_device(package, work.device)
+    print_result(result, as_json, show_run)
+    if options.plot is not None:
+        with refusals():
+            from converters.ladder_drawing import draw_ladder
+
+            draw_ladder(options.plot, package.evidence)
+
+
+def _describe_package(
+    out: Path, package: "BuiltPackage", inputs: Inputs, device: "DeviceProfile"
+) -> dict[str, Any]:
+    evidence = package.evidence
+    described = {
         "package": str(out),
         "sha256": package.sha256,
         "bytes": len(package.blob),
         "profile": device.id,
         "precision": str(package.precision),
-        "rung": package.evidence["rung"],
+        "rung": evidence["rung"],
         "latency_ms_p95": package.latency_ms_p95,
         "label_flips": package.label_flips,
         "max_abs_error": package.max_abs_error,
         "decision": package.decision,
-        "repairs": package.evidence["repairs"],
-        "metric": package.evidence["metric"],
-        "ladder": package.evidence["ladder"],
-        "notes": [*inputs.notes, *package.evidence["notes"]],
+        "repairs": evidence["repairs"],
+        "metric": evidence["metric"],
+        "ladder": evidence["ladder"],
+        "notes": [*inputs.notes, *evidence["notes"]],
     }
-    if "image" in package.evidence:
-        result["image"] = package.evidence["image"]
-    if for_device:
-        result["estimate_on_device"] = estimate_on_device(package, device)
-    print_result(result, as_json, show_run)
+    return described | ({"image": evidence["image"]} if "image" in evidence else {})
 
 
+@takes_build_options
 def bench(
     model: ModelFile,
     *,
-    rows: RowsFile = None,
-    target: Target = "",
-    profile: Profile,
-    holdout: HoldoutFile = None,
-    schema: SchemaFile = None,
-    profiles_dir: ProfilesDir = None,
-    for_device: ForDevice = "",
-    metric: Metric = "",
-    effort: _Effort = "full",
-    smaller: _Smaller = "no",
-    prefer: _Prefer = "",
-    plot: _Plot = None,
-    pictures: Pictures = None,
-    picture_size: PictureSize = "",
-    layout: Layout = "",
-    colours: Colours = "",
-    mean: Mean = "",
-    deviation: Deviation = "",
-    scale: Scale = SCALE_DEFAULT,
-    resize: Resize = "bilinear_smooth",
-    pixels_max: PixelsMax = PIXELS_MAX_DEFAULT,
-    classes: ClassesFile = None,
+    options: BuildOptions,
+    effort: Annotated[str, typer.Option(help=_EFFORT)] = "full",
     as_json: AsJson = False,
 ) -> None:
-    """Measure every build of one model against the others; write nothing."""
-    check_inputs(rows, target, pictures)
-    with refusals():
+    """Measure every build of one model against the others; write nothing but the drawing."""
+    options.check()
+    with refusals(), work_folder():
         from converters.build import build_package
         from converters.errors import NoRungFitsError
-        from converters.ladder_drawing import draw_ladder
 
-        device, _ = find_profile(profile, profiles_dir, for_device)
-        wishes = read_picture_wishes(
-            size=picture_size,
-            layout=layout,
-            colours=colours,
-            resize=resize,
-            mean=mean,
-            deviation=deviation,
-            scale=scale,
-            pixels_max=pixels_max,
-            classes=classes,
-        )
-        inputs = read_inputs(
-            *(model, rows, target, pictures, wishes, device),
-            holdout=holdout,
-            schema=schema,
-            metric=metric,
-            **read_wishes(effort, smaller, prefer),
-        )
-        with working(f"measuring the builds of {model.name} for {device.id}"):
+        work = open_work(model, options, effort)
+        request = work.inputs.request
+        result: dict[str, Any] = {"model": model.name, "profile": work.device.id}
+        with working(f"measuring the builds of {model.name} for {work.device.id}"):
             try:
-                package = build_package(inputs.request)
+                package = build_package(request)
             except NoRungFitsError as error:
-                ladder, decision, context = list(error.rungs), error.sentence, None
+                shipped = ""
+                result |= {"ladder": list(error.rungs), "ships": None}
+                result |= {"none_fits": error.sentence, "measured_with": None}
             else:
-                ladder, decision = package.evidence["ladder"], package.decision
-                context = package.evidence["measured_with"]
-                if plot is not None:
-                    draw_ladder(plot, package.evidence)
-    result = {
-        "model": model.name,
-        "profile": device.id,
-        "ladder": ladder,
-        "ships": decision if context is not None else None,
-        "none_fits": None if context is not None else decision,
-        "measured_with": context,
-    }
+                shipped = package.evidence["rung"]
+                result |= {"ladder": package.evidence["ladder"], "ships": package.decision}
+                measured_with = package.evidence["measured_with"]
+                result |= {"none_fits": None, "measured_with": measured_with}
     print_result(result, as_json, show_bench)
+    if options.plot is not None:
+        with refusals():
+            from converters.ladder_drawing import draw_rungs
+
+            draw_rungs(
+                *(options.plot, request.schema.model, work.device.id, result["ladder"]),
+                shipped=shipped,
+            )
 
 
 def inspect(
@@ -244,7 +172,7 @@ def inspect(
         str, typer.Option(help="Ask this profile only, and exit 1 when it does not fit.")
     ] = "",
     profiles_dir: ProfilesDir = None,
-    plot: _Plot = None,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain a package or any ONNX file, and say which device profiles could run it."""
@@ -282,14 +210,17 @@ def parity(
     profile: Profile = "onprem-server",
     profiles_dir: ProfilesDir = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Beyond it a row is off, relative to 1 + |answer|.")
+        float,
+        typer.Option(
+            callback=zero_or_more, help="Beyond it a row is off, relative to 1 + |answer|."
+        ),
     ] = 1e-4,
-    label_flips_max: Annotated[float, typer.Option(min=0, max=1, help="Share of rows.")] = 0.0,
-    rows_off_max: Annotated[float, typer.Option(min=0, max=1, help="Share of rows.")] = 0.0,
+    label_flips_max: Annotated[float, typer.Option(callback=share, help="Share of rows.")] = 0.0,
+    rows_off_max: Annotated[float, typer.Option(callback=share, help="Share of rows.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Compare the answers of two models on real rows or pictures; exit 1 when they differ."""
-    with refusals():
+    with refusals(), work_folder():
         device, _ = find_profile(profile, profiles_dir)
         with working(f"comparing {source.name} and {shipped.name}"):
             found, described = compare(

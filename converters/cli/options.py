@@ -1,5 +1,6 @@
 """What commands of ``edge-convert`` share: options, refusals, progress, the device asked."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,31 @@ if TYPE_CHECKING:
 
 CAPABILITIES_BYTES_MAX = 1_048_576
 STDIN = "-"
+
+
+def zero_or_more(value: float | None) -> float | None:
+    """Check a number that may be 0 or larger, not nan and not infinite; raises BadParameter."""
+    return _check_number(value, 0, math.inf)
+
+
+def share(value: float | None) -> float | None:
+    """Check a share, 0 to 1; raises BadParameter."""
+    return _check_number(value, 0, 1)
+
+
+def positive(value: float | None) -> float | None:
+    """Check a number above 0, not infinite; raises BadParameter."""
+    if value == 0:
+        raise typer.BadParameter("0 is not above 0")
+    return _check_number(value, 0, math.inf)
+
+
+def _check_number(value: float | None, low: float, high: float) -> float | None:
+    if value is None or (math.isfinite(value) and low <= value <= high):
+        return value
+    wanted = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
+    raise typer.BadParameter(f"{value:g} is no number of {wanted}")
+
 
 ModelFile = Annotated[
     Path,
@@ -90,6 +116,7 @@ Deviation = Annotated[
 Scale = Annotated[
     float,
     typer.Option(
+        callback=positive,
         rich_help_panel=_PICTURES,
         show_default="1/255",
         help="What 0 to 255 is multiplied with first; 1 leaves it.",
@@ -128,6 +155,7 @@ ForDevice = Annotated[
         " `edgefleet device show ID --json` printed there.",
     ),
 ]
+Plot = Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the ladder as an SVG file.")]
 Metric = Annotated[str, typer.Option(help="Decides --metric-drop-max; without it accuracy or mae.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -141,7 +169,11 @@ def refusals() -> Iterator[None]:
 
     try:
         yield
-    except (ConversionError, ProfileError, ContractError, OSError) as error:
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"edge-convert: {where}{error.strerror or error}")
+        raise typer.Exit(1) from error
+    except (ConversionError, ProfileError, ContractError) as error:
         say(f"edge-convert: {error}")
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
@@ -203,8 +235,14 @@ def _read_device(where: str) -> "DeviceCapabilities":
     if where == STDIN:
         content, what = sys.stdin.buffer.read(CAPABILITIES_BYTES_MAX + 1), "standard input"
     else:
-        with Path(where).open("rb") as file:
-            content, what = file.read(CAPABILITIES_BYTES_MAX + 1), Path(where).name
+        try:
+            with Path(where).open("rb") as file:
+                content, what = file.read(CAPABILITIES_BYTES_MAX + 1), Path(where).name
+        except OSError as error:
+            raise InvalidRequestError(
+                f"--for-device {where} cannot be read ({error.strerror}); write it on the device:"
+                f" edge-agent doctor --json > {Path(where).name}"
+            ) from error
     if len(content) > CAPABILITIES_BYTES_MAX:
         raise InvalidRequestError(
             f"{what} has more than {CAPABILITIES_BYTES_MAX} bytes: not what a device says"

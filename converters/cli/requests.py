@@ -1,5 +1,6 @@
 """From the options of ``edge-convert`` to a build: rows or pictures, wishes, estimates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,11 +230,14 @@ def _read_size(text: str) -> tuple[int, int] | None:
 
 def _read_numbers(option: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(",")) if text.strip() else ()
-    except ValueError as error:
+        numbers = tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
         raise typer.BadParameter(
             f"{text[:80]!r} is not a number a channel, as 0.485,0.456,0.406", param_hint=option
-        ) from error
+        )
+    return numbers
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

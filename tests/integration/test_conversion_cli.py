@@ -245,7 +245,6 @@ def test_a_graph_from_elsewhere_is_packed(desk: Path) -> None:
         (["--profile", "cmaera"], "did you mean 'camera'"),
         (["--target", "cultivar"], "no column 'cultivar'"),
         (["--error-max", "1e-12"], "no build fits profile camera: the fp32 graph is not the model"),
-        (["--label-flips-max", "2"], "label_flips_max is a share from 0 to 1"),
     ],
 )
 def test_a_refusal_is_one_sentence_and_writes_nothing(

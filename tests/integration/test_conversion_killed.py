@@ -1,6 +1,7 @@
 """Killed half-way, or a full disk: what has the name of a package is a whole package."""
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from converters.cli.work_folder import remove_stale
 from converters.errors import ConversionError
 from converters.output_file import write_whole
 from converters.skops_library import import_skops
@@ -47,8 +49,14 @@ def words(desk: Path, model: str, out: Path, *more: str) -> list[str]:
 def test_a_build_that_is_killed_leaves_the_package_before_it(desk: Path) -> None:
     out = desk / "out" / "wine.tar"
     write_whole(out, b"the package before")
+    temporary = desk / "temporary"
+    temporary.mkdir()
     with subprocess.Popen(
-        words(desk, "wide.skops", out), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        words(desk, "wide.skops", out),
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stderr is not None
         assert "held out" in child.stderr.readline()
@@ -56,6 +64,9 @@ def test_a_build_that_is_killed_leaves_the_package_before_it(desk: Path) -> None
         assert child.wait() == -signal.SIGKILL
     assert out.read_bytes() == b"the package before"
     assert [path.name for path in out.parent.iterdir()] == ["wine.tar"]
+    (left,) = temporary.iterdir()
+    assert remove_stale(temporary) == [left]
+    assert not left.exists()
 
 
 WRITER = """
