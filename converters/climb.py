@@ -15,7 +15,14 @@ from converters.measure import measure_latencies
 from converters.memory import PROBE, Footprint
 from converters.request import BuildRequest, Effort
 from converters.rows import Rows
-from converters.rungs import BuiltRung, Exam, Workshop, build_base, build_precisions
+from converters.rungs import (
+    BuiltRung,
+    Exam,
+    Workshop,
+    build_base,
+    build_compact,
+    build_precisions,
+)
 from converters.smaller import build_smaller
 from converters.source import SourceModel
 
@@ -56,6 +63,7 @@ def climb(
     build_base(work, fp32)
     is_brief = request.effort is Effort.BRIEF
     if not is_brief:
+        fp32 = build_compact(work, fp32)
         build_precisions(work, fp32)
         build_smaller(work, fp32, source)
     latencies = measure_latencies(

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from converters.calibration import Calibration
+from converters.channel_cuts import compact_channels
 from converters.criteria import SAVING_BYTES_MIN
 from converters.errors import ConversionError
 from converters.graph import parse_model
@@ -27,6 +28,7 @@ from converters.request import BuildRequest, Effort
 from converters.rows import Rows
 from converters.runtime import GraphRunner
 from converters.sensitivity import measure_nodes, plan_exclusions
+from converters.shown_rows import ShownRows
 from device_profiles.profile import Precision
 from edge_agent.contract.schema import ModelSchema
 
@@ -118,12 +120,13 @@ class Workshop:
         """
         runner = GraphRunner(model, self.request.profile)
         outputs = runner.run(self.rows.holdout)
+        shown = ShownRows(self.exam.schema, self.rows.holdout)
         parity = compare_outputs(
             self.exam.schema.task,
             self.exam.truth,
             outputs,
-            rows=self.rows.holdout,
-            columns=self.exam.schema.columns,
+            rows=shown,
+            columns=shown.columns,
             targets=self.exam.schema.targets,
         )
         return BuiltRung(model=model, runner=runner, outputs=outputs, parity=parity)
@@ -175,12 +178,32 @@ def build_base(work: Workshop, fp32: bytes) -> None:
         )
 
 
+def build_compact(work: Workshop, fp32: bytes) -> bytes:
+    """Put fp32 without needless channels on the ladder, if it has any.
+
+    Returns:
+        What the other rungs are made of: that, or fp32 where it differs by more than rounding.
+    """
+    made = compact_channels(fp32, work.calibration.rows, work.request.profile)
+    if made.model is None:
+        return fp32
+    dropped = {"unread": made.unread, "silent": made.silent, "copies": made.copies}
+    rung = work.add(
+        "fp32_compact",
+        Precision.FP32,
+        made.model,
+        settings={"dropped_channels": dropped},
+        is_same_function=True,
+    )
+    return made.model if rung.is_built and not find_losses(rung, work.limits) else fp32
+
+
 def build_precisions(work: Workshop, fp32: bytes) -> None:
     """Put the other precisions of the profile on the ladder."""
     profile = work.request.profile
     makers: dict[str, tuple[Precision, Callable[[], Quantized]]] = {
         "fp16_weights": (Precision.FP16, lambda: store_half(fp32, profile)),
-        "fp16": (Precision.FP16, lambda: compute_half(fp32, profile)),
+        "fp16": (Precision.FP16, lambda: _compute_half(work, fp32)),
     }
     for name, (precision, make) in makers.items():
         if precision in profile.precisions:
@@ -203,6 +226,12 @@ def build_precisions(work: Workshop, fp32: bytes) -> None:
             _build_dynamic(work, fp32)
         else:
             _build_static(work, fp32)
+
+
+def _compute_half(work: Workshop, fp32: bytes) -> Quantized:
+    if work.exam.schema.texts:
+        return Quantized(model=None, note="fp16 has no room for the code points of a text")
+    return compute_half(fp32, work.request.profile)
 
 
 def _find_int8_obstacle(work: Workshop, fp32: bytes, precision: Precision) -> str:

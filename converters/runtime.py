@@ -96,6 +96,17 @@ def watch_tensors(
     Raises:
         RuntimeRefusedError: The graph does not run, or a tensor is of another type.
     """
+    return open_watcher(model, names, profile)(rows)
+
+
+def open_watcher(
+    model: ModelProto, names: Sequence[str], profile: DeviceProfile
+) -> Callable[[Array], list[Array]]:
+    """Load a graph once to watch inner tensors of several parts of the rows; see ``watch_tensors``.
+
+    Raises:
+        RuntimeRefusedError: It does not load, or a tensor is of another type.
+    """
     watched = ModelProto()
     watched.CopyFrom(model)
     own = {value.name for value in watched.graph.output}
@@ -103,9 +114,14 @@ def watch_tensors(
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
     )
-    outputs = GraphRunner(watched.SerializeToString(), profile).run(rows)
-    outputs[INPUT_NAME] = np.ascontiguousarray(rows, np.float32)
-    return [outputs[name] for name in names]
+    runner = GraphRunner(watched.SerializeToString(), profile)
+
+    def watch(rows: Array) -> list[Array]:
+        outputs = runner.run(rows)
+        outputs[INPUT_NAME] = np.ascontiguousarray(rows, np.float32)
+        return [outputs[name] for name in names]
+
+    return watch
 
 
 def runtime_version() -> str:

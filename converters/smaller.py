@@ -4,7 +4,7 @@ Each way is tried at ever smaller shares until the answers break a limit; the sm
 them becomes a rung. It has no duty to be the same function: what it may lose is what the spec says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from converters.normalise import normalise
 from converters.quantize import find_obstacle, quantize
 from converters.request import Smaller
 from converters.rungs import Workshop
+from converters.smaller_convolutions import list_convolution_cuts, narrow_convolutions
 from converters.smaller_networks import list_network_cuts, narrow_network
 from converters.smaller_trees import list_tree_cuts
 from converters.source import SourceModel
@@ -25,6 +26,7 @@ from device_profiles.profile import Precision
 SHARES_QUICK = (0.5, 0.25)
 SHARES_FULL = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 STUDENT_ROWS_MAX = 20_000
+STAY_SAID_MAX = 10
 
 
 def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
@@ -35,10 +37,20 @@ def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
     cuts: dict[str, Callable[[float], bytes]] = dict(list_tree_cuts(fp32, rows, profile))
     is_of_trees = bool(cuts)
     finite = rows[np.isfinite(rows).all(axis=1)]
+    able, stay = list_convolution_cuts(fp32) if len(finite) else ([], [])
+    for name in able:
+        cuts[name] = lambda share: narrow_convolutions(fp32, share, finite, profile)
+    said = {"left_alone": stay[:STAY_SAID_MAX]} if stay else {}
     for name in list_network_cuts(fp32) if len(finite) else []:
         cuts[name] = lambda share: narrow_network(fp32, share, finite, profile)
-    for name, cut in cuts.items():
-        _search(work, name, cut)
+    found = {
+        name: _search(work, name, cut, said if name in able else {}) for name, cut in cuts.items()
+    }
+    slim = found.get("narrower_convolutions")
+    if slim is not None and found.get("narrower_layers") is not None:
+        _search(
+            work, "narrower_network", lambda share: narrow_network(slim, share, finite, profile)
+        )
     if not cuts:
         operators = ", ".join(
             name.rpartition(":")[2]
@@ -48,14 +60,24 @@ def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
             "smaller",
             Precision.FP32,
             None,
-            note=f"nothing to cut among {operators}: no trees and no hidden dense layer",
+            note=f"nothing to cut among {operators}: no trees, no hidden dense layer and no"
+            f" convolution that may be narrower{_join(stay)}",
         )
     if work.request.smaller is Smaller.DISTILLED:
         _teach(work, source, is_of_trees=is_of_trees)
 
 
-def _search(work: Workshop, name: str, cut: Callable[[float], bytes]) -> None:
-    """Try shares from large to small; the smallest within the limits is the rung."""
+def _join(reasons: list[str]) -> str:
+    return f" ({'; '.join(reasons[:STAY_SAID_MAX])})" if reasons else ""
+
+
+def _search(
+    work: Workshop,
+    name: str,
+    cut: Callable[[float], bytes],
+    said: Mapping[str, Any] | None = None,
+) -> bytes | None:
+    """Try shares from large to small; the smallest within the limits is the rung, and given."""
     tried: list[dict[str, Any]] = []
     best: tuple[float, bytes] | None = None
     note = ""
@@ -84,12 +106,14 @@ def _search(work: Workshop, name: str, cut: Callable[[float], bytes]) -> None:
         first = f" at a share of {tried[0]['share']:g}" if tried else ""
         work.add(
             name, Precision.FP32, None, note=f"no limit is kept{first}: {note}",
-            settings={"tried": tried},
+            settings={"tried": tried, **(said or {})},
         )  # fmt: skip
-        return
+        return None
     share, model = best
-    work.add(name, Precision.FP32, model, settings={"share": share, "tried": tried})
+    settings = {"share": share, "tried": tried, **(said or {})}
+    work.add(name, Precision.FP32, model, settings=settings)
     _quantize_too(work, name, model)
+    return model
 
 
 def _quantize_too(work: Workshop, name: str, model: bytes) -> None:

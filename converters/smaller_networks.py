@@ -2,7 +2,8 @@
 
 A unit's contribution is how much its activation varies over training rows times the size of the
 weights it feeds. The next layer then gets the weights that come nearest, by least squares on the
-same rows, to what it was fed before: no training, no labels. Convolutions stay as they are.
+same rows, to what it was fed before: no training, no labels. Convolutions are narrowed by
+``smaller_convolutions.py``.
 """
 
 from dataclasses import dataclass

@@ -193,6 +193,19 @@ def test_calibration_rows_with_holes_are_left_out_and_said() -> None:
 # Another model, when that is allowed
 
 
+def test_a_network_of_convolutions_is_narrowed_in_every_layer() -> None:
+    request = request_of_cnn(limits=LOOSE, smaller=Smaller.PRUNED)
+    plain = replace(request.profile, precisions=(Precision.FP32,))
+    rungs = rungs_of(build_package(replace(request, profile=plain)))
+    sizes = [
+        rungs[name]["model_bytes"] for name in ("fp32", "narrower_convolutions", "narrower_network")
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rungs["narrower_convolutions"]["model_bytes"] < 0.6 * rungs["fp32"]["model_bytes"]
+    assert rungs["narrower_convolutions"]["flip_share"] <= 0.1
+    assert "fp32_compact" not in rungs  # no channel of it is needless
+
+
 def test_a_smaller_forest_ships_only_when_another_model_may() -> None:
     forest = RandomForestClassifier(40, random_state=0)
     request = request_of(forest, "digits", limits=LOOSE, plan=STEADY)
