@@ -25,7 +25,7 @@ from converters.source_files import (
     load_package,
     read_file,
 )
-from converters.table_schema import infer_features, wrap_table_model
+from converters.table_schema import infer_features, list_texts, wrap_table_model
 from converters.tables import Table, read_table
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
@@ -108,7 +108,7 @@ def open_source(
     labels = () if classes is None else tuple(classes.tolist())
     made = schema or schema_of(
         name,
-        infer_features(table, columns),
+        infer_features(table, columns, list_texts(estimator, columns)),
         [str(label) for label in labels],
         is_label_only=bool(labels) and not hasattr(estimator, "predict_proba"),
         targets=several,

@@ -123,6 +123,10 @@ class SklearnSource:
         """Give packed rows as the estimator takes them."""
         return np.asarray(rows, self._dtype)
 
+    def _count_columns(self, schema: ModelSchema) -> int:
+        """Count the columns the estimator was fitted on."""
+        return schema.width
+
     def _readable(self, schema: ModelSchema) -> Any:
         """Give an estimator that reads packed rows, categories as codes."""
         return recode(self._estimator, schema)
@@ -166,10 +170,11 @@ class SklearnSource:
         return indexes
 
     def _check_schema(self, schema: ModelSchema) -> None:
-        width = getattr(self._estimator, "n_features_in_", schema.width)
-        if width != schema.width:
+        declared = self._count_columns(schema)
+        width = getattr(self._estimator, "n_features_in_", declared)
+        if width != declared:
             raise InvalidRequestError(
-                f"the model was trained on {width} columns, the schema declares {schema.width}"
+                f"the model was trained on {width} columns, the schema declares {declared}"
             )
         if schema.task is not Task.CLASSIFICATION:
             return

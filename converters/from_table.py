@@ -29,5 +29,8 @@ class TableSource(SklearnSource):
     def _feed(self, rows: NDArray[Any]) -> NDArray[Any]:
         return self._table(np.asarray(rows, np.float64))
 
+    def _count_columns(self, schema: ModelSchema) -> int:  # noqa: ARG002 - known since __init__
+        return len(self._table.places)
+
     def _readable(self, schema: ModelSchema) -> Any:
         return recode(self._estimator, schema, self._table, self._table.places)

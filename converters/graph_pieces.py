@@ -33,8 +33,13 @@ class Pieces:
         is_whole = array.dtype.kind in "iu"
         kind = TensorProto.INT64 if is_whole else self.kind
         cells = array.astype(np.int64 if is_whole else self.dtype)
+        return self.add(name=name, kind=kind, value=cells)
+
+    def add(self, *, name: str, kind: int, value: Any) -> str:
+        """Add numbers of a type of ``onnx.TensorProto``."""
+        array = np.asarray(value)
         full: str = self._scope.get_unique_variable_name(name)
-        self._container.add_initializer(full, kind, array.shape, cells.ravel().tolist())
+        self._container.add_initializer(full, kind, array.shape, array.ravel().tolist())
         return full
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:

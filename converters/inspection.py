@@ -13,6 +13,7 @@ from converters.image_front import pack_pictures
 from converters.parity import Parity, compare_outputs
 from converters.picture_files import PictureFiles, PictureList
 from converters.picture_source import PictureWishes, open_picture_source
+from converters.shown_rows import ShownRows
 from converters.source_files import is_package, load_package
 from converters.tables import Table
 from device_profiles.profile import DeviceProfile
@@ -53,8 +54,8 @@ def compare_files(
         _answer(source, rows),
         _answer(shipped, rows),
         tolerance,
-        rows=rows,
-        columns=source.schema.columns,
+        rows=(shown := ShownRows(source.schema, rows)),
+        columns=shown.columns,
         targets=source.schema.targets,
     )
 

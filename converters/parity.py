@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.shown_rows import ShownRows
 from edge_agent.contract.schema import Role, Task
 
 Array = NDArray[Any]
@@ -40,7 +41,7 @@ class WorstRow:
     expected: float
     got: float
     error: float
-    inputs: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, float | str] = field(default_factory=dict)
     target: str = ""
 
 
@@ -93,7 +94,7 @@ def compare_outputs(
     shipped: Mapping[str, Array],
     tolerance: float = TOLERANCE_FP32,
     *,
-    rows: Array | None = None,
+    rows: Array | ShownRows | None = None,
     columns: Sequence[str] = (),
     targets: Sequence[str] = (),
 ) -> Parity:
@@ -170,10 +171,13 @@ def _find_quantiles(errors: Array) -> dict[str, float]:
     return {str(percent): float(error) for percent, error in zip(QUANTILES, found, strict=True)}
 
 
-def _name_cells(rows: Array | None, columns: Sequence[str], row: int) -> dict[str, float]:
+def _name_cells(
+    rows: Array | ShownRows | None, columns: Sequence[str], row: int
+) -> dict[str, float | str]:
     if rows is None:
         return {}
-    return {name: float(cell) for name, cell in zip(columns, rows[row], strict=True)}
+    cells = zip(columns, rows[row], strict=True)
+    return {name: cell if isinstance(cell, str) else float(cell) for name, cell in cells}
 
 
 def _absolute_errors(expected: Array, got: Array) -> Array:

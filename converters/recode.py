@@ -14,13 +14,14 @@ Invariant: the given estimator is not changed.
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 
@@ -29,6 +30,8 @@ from converters.code_table import FIRST_ROW, CodeTable, register_code_table
 from converters.errors import InvalidRequestError, UnsupportedEstimatorError
 from converters.fill_missing import register_fill_missing, replace_imputer
 from converters.table_feed import list_columns
+from converters.text_plan import is_vectorizer
+from converters.text_table import TextTable, register_text_table
 from edge_agent.contract.schema import UNKNOWN_CODE, Dtype, Feature, ModelSchema
 
 Array = NDArray[Any]
@@ -39,6 +42,11 @@ _PROBES = 64
 _ADVICE = (
     'Put an encoder before it: ColumnTransformer([("categories", OneHotEncoder('
     'handle_unknown="ignore"), [...])], remainder="passthrough").'
+)
+
+_ADVICE_TEXT = (
+    'Put a vectorizer before it, alone on that column: ColumnTransformer([("text",'
+    ' TfidfVectorizer(), "comment"), ...]).'
 )
 
 
@@ -59,7 +67,21 @@ class _Scope:
     feed: Feed
 
     def is_code(self, column: int) -> bool:
-        return not self.features[column].is_number
+        return not self.features[column].is_number and not self.features[column].is_text
+
+    def cells(self, column: int) -> list[int]:
+        """Packed columns of one column of the table."""
+        first = self.places[column]
+        width = self.features[column].width if self.features[column].is_text else 1
+        return list(range(first, first + width))
+
+    def only(self, column: int) -> "_Scope":
+        """Give the scope of what reads one column alone, packed."""
+        return replace(self, features=(self.features[column],), places=(0,))
+
+    @property
+    def text(self) -> Feature | None:
+        return next((feature for feature in self.features if feature.is_text), None)
 
     def is_category(self, column: int) -> bool:
         return self.features[column].dtype == Dtype.CATEGORY
@@ -90,6 +112,7 @@ def recode(
     if schema.is_numeric and order == tuple(range(schema.width)):
         return rewrite_category_splits(estimator)
     register_code_table()
+    register_text_table()
     register_fill_missing()
     by_place = [feature for feature in schema.features for _ in feature.columns]
     scope = _Scope(
@@ -105,10 +128,13 @@ def recode(
 def _recode(estimator: Any, scope: _Scope) -> Any:
     """Rewrite a copy that reads the whole table."""
     if isinstance(estimator, Pipeline):
-        for n, (name, step) in enumerate(estimator.steps):
-            if step not in (None, "passthrough"):
-                estimator.steps[n] = (name, _recode(step, scope))
-                break
+        places = [n for n, (_, s) in enumerate(estimator.steps) if s not in (None, "passthrough")]
+        if places:
+            name, step = estimator.steps[places[0]]
+            step = _recode(step, scope)
+            estimator.steps[places[0]] = (name, step)
+            if isinstance(step, TextTable) and len(places) > 1:
+                _take_weights(estimator, step, places[1])
         return estimator
     if isinstance(estimator, ColumnTransformer):
         return _recode_columns(estimator, scope)
@@ -123,6 +149,8 @@ def _recode(estimator: Any, scope: _Scope) -> Any:
 
 def _recode_leaf(estimator: Any, scope: _Scope) -> Any:
     """Rewrite what reads every column of the table by itself."""
+    if scope.text is not None:
+        return _recode_text(estimator, scope, scope.text)
     whole = list(range(len(scope.features)))
     if all(map(scope.is_code, whole)) and hasattr(estimator, "transform"):
         return _wrap(_tabulate(estimator, whole, scope), scope, whole)
@@ -136,6 +164,25 @@ def _recode_leaf(estimator: Any, scope: _Scope) -> Any:
     if list(scope.places) == list(range(scope.width)):
         return estimator
     return Pipeline([("order", _wrap("passthrough", scope, whole)), ("model", estimator)])
+
+
+def _recode_text(estimator: Any, scope: _Scope, text: Feature) -> TextTable:
+    name = type(estimator).__name__
+    if not is_vectorizer(estimator):
+        raise UnsupportedEstimatorError(
+            name, f"it reads the text {text.name!r} as it is", _ADVICE_TEXT
+        )
+    if len(scope.features) > 1:
+        raise UnsupportedEstimatorError(
+            name, f"it reads the text {text.name!r} together with other columns", _ADVICE_TEXT
+        )
+    return TextTable(estimator, chars_max=text.chars_max)
+
+
+def _take_weights(pipeline: Pipeline, table: TextTable, place: int) -> None:
+    """Let the weights behind a vectorizer be part of its table."""
+    if isinstance(pipeline.steps[place][1], TfidfTransformer):
+        table.tfidf = pipeline.steps.pop(place)[1]
 
 
 def _replace_imputers(estimator: Any) -> Any:
@@ -177,7 +224,11 @@ def _recode_columns(transformer: ColumnTransformer, scope: _Scope) -> ColumnTran
         columns = list_columns(transformer, chosen, len(scope.features))
         if (isinstance(branch, str) and branch == "drop") or not columns:
             continue
-        packed = [scope.places[column] for column in columns]
+        packed = [cell for column in columns for cell in scope.cells(column)]
+        texts = [column for column in columns if scope.features[column].is_text]
+        if texts:
+            branches.append((name, _recode_branch(name, branch, columns, texts, scope), packed))
+            continue
         categories = [column for column in columns if scope.is_category(column)]
         is_coded = all(scope.is_code(column) for column in columns)
         is_passed = branch == "passthrough" or type(branch).__name__ == "FunctionTransformer"
@@ -196,6 +247,19 @@ def _recode_columns(transformer: ColumnTransformer, scope: _Scope) -> ColumnTran
     if hasattr(transformer, "feature_names_in_"):
         del transformer.feature_names_in_
     return transformer
+
+
+def _recode_branch(
+    name: str, branch: Any, columns: Sequence[int], texts: Sequence[int], scope: _Scope
+) -> Any:
+    """Rewrite the branch of a text."""
+    if branch == "passthrough" or len(columns) > 1:
+        feature = scope.features[texts[0]].name
+        how = "passes on" if branch == "passthrough" else "reads together with other columns"
+        raise UnsupportedEstimatorError(
+            "ColumnTransformer", f"branch {name!r} {how} the text {feature!r}", _ADVICE_TEXT
+        )
+    return _recode(branch, scope.only(columns[0]))
 
 
 def _tabulate(branch: Any, columns: Sequence[int], scope: _Scope) -> CodeTable:

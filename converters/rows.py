@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
-from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.schema import Feature, ModelSchema
 
 Array = NDArray[Any]
 
@@ -73,8 +73,15 @@ def _round(schema: ModelSchema, rows: Array, table: str) -> Array:
 
 def _check_typed(schema: ModelSchema, rows: Array, table: str) -> None:
     """Check that codes are codes and that only what may be missing is."""
-    declared = [(feature, name) for feature in schema.features for name in feature.columns]
-    for column, (feature, name) in enumerate(declared):
+    first = 0
+    declared = []
+    for feature in schema.features:
+        if feature.is_text:
+            _check_texts(feature, rows[:, first : first + feature.width], table)
+        else:
+            declared += [(feature, first + n, name) for n, name in enumerate(feature.columns)]
+        first += feature.width
+    for feature, column, name in declared:
         values = rows[:, column]
         is_missing = np.isnan(values)
         if is_missing.any() and not feature.is_nullable:
@@ -92,3 +99,23 @@ def _check_typed(schema: ModelSchema, rows: Array, table: str) -> None:
                 f"{table} column {name!r}: {there[int(np.argmax(is_wrong))]:g} is no code of a"
                 f" {feature.dtype}, which goes from {low:g} to {high:g}; pack texts by the schema"
             )
+
+
+def _check_texts(feature: Feature, cells: Array, table: str) -> None:
+    """Check that packed texts are lengths and code points."""
+    lengths, codes = cells[:, 0], cells[:, 1:]
+    is_missing = np.isnan(lengths)
+    if is_missing.any() and not feature.is_nullable:
+        raise InvalidRequestError(
+            f"{table} column {feature.name!r}: {int(is_missing.sum())} texts are missing, first in"
+            f" row {int(np.argmax(is_missing)) + 1}; the schema allows none (missing)"
+        )
+    is_length = (lengths >= 0) & (lengths <= feature.chars_max) & (lengths == np.floor(lengths))
+    low, high = feature.bounds
+    is_code = (codes >= (low or 0)) & (codes <= (high or 0)) & (codes == np.floor(codes))
+    wrong = ~(is_length | is_missing) | ~is_code.all(axis=1)
+    if wrong.any():
+        raise InvalidRequestError(
+            f"{table} column {feature.name!r}: row {int(np.argmax(wrong)) + 1} is no packed text of"
+            f" at most {feature.chars_max} characters; pack texts by the schema"
+        )

@@ -6,7 +6,8 @@ estimator wants its rows so; one that was fitted on packed rows needs none of th
 
 Rows are given as an array of objects whatever the model was fitted on, to a copy that has
 forgotten the names of its columns: so no library of data frames is needed, and the order of the
-columns is settled here. Left out: functions of Python that want a data frame.
+columns is settled here. A missing text is an empty one. Left out: functions of
+Python that want a data frame.
 """
 
 import copy
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
 
 from converters.errors import InvalidRequestError
+from converters.text_plan import is_vectorizer
 from edge_agent.contract.schema import Dtype, Feature, ModelSchema
+from edge_agent.statistics.packed_texts import unpack_texts
 
 Array = NDArray[Any]
 _NAMES = "feature_names_in_"
@@ -54,24 +58,38 @@ class TableFeed:
 
     def __init__(self, model: TableModel, schema: ModelSchema) -> None:
         self._model = model
-        known = list(schema.columns)
+        first, owners = 0, dict[str, tuple[Feature, int]]()
+        for feature in schema.features:
+            for place, name in enumerate(feature.table_columns, first):
+                owners[name] = feature, place
+            first += feature.width
+        known = list(owners)
         names = [str(name) for name in getattr(model.estimator, _NAMES, known)]
         if sorted(names) != sorted(known):
             odd = sorted(set(names) ^ set(known))[:5]
             raise InvalidRequestError(
                 f"the model was trained on the columns {names[:10]}, the schema differs in {odd}"
             )
-        self.places = [known.index(name) for name in names]
-        by_place = [feature for feature in schema.features for _ in feature.columns]
-        self._features = [by_place[place] for place in self.places]
+        self.places = [owners[name][1] for name in names]
+        self._features = [owners[name][0] for name in names]
+        self._is_flat = reads_one_text(model.estimator)
+        if self._is_flat and not (len(names) == 1 and self._features[0].is_text):
+            raise InvalidRequestError(
+                "the model was trained on one text a row, the schema has the columns"
+                f" {names[:10]}; its only feature must be of dtype text"
+            )
         self.estimator = _forget_names(model.estimator)
 
     def __call__(self, rows: Array) -> Array:
-        """Give object [rows, columns] of packed rows [rows, width]."""
+        """Give object [rows, columns] of packed rows [rows, width]; [rows] of a text alone."""
         table = np.empty((len(rows), len(self.places)), object)
         for column, (feature, place) in enumerate(zip(self._features, self.places, strict=True)):
+            if feature.is_text:
+                texts = unpack_texts(rows[:, place : place + feature.width])
+                table[:, column] = [text or "" for text in texts]
+                continue
             table[:, column] = self._unpack(feature, np.asarray(rows[:, place], np.float64))
-        return table
+        return table[:, 0] if self._is_flat else table
 
     def _unpack(self, feature: Feature, values: Array) -> Array:
         if feature.is_number:
@@ -122,11 +140,29 @@ def _forget_names(estimator: Any) -> Any:
         if isinstance(inner, ColumnTransformer) and hasattr(inner, "transformers_"):
             count = inner.n_features_in_
             inner.transformers_ = [
-                (name, step, list_columns(inner, chosen, count))
+                (name, step, columns[0] if reads_one_text(step) and len(columns) == 1 else columns)
                 for name, step, chosen in inner.transformers_
+                for columns in [list_columns(inner, chosen, count)]
             ]
         vars(inner).pop(_NAMES, None)
     return clone
+
+
+def reads_one_text(estimator: Any) -> bool:
+    """Tell whether an estimator is fed texts, one a row, and not rows of columns."""
+    while isinstance(estimator, Pipeline | FeatureUnion):
+        is_union = isinstance(estimator, FeatureUnion)
+        steps = estimator.transformer_list if is_union else estimator.steps
+        steps = [step for _, step in steps if step not in (None, "passthrough", "drop")]
+        if not steps:
+            return False
+        estimator = steps[0]
+    inner = getattr(estimator, "estimators_", None) or getattr(
+        estimator, "calibrated_classifiers_", None
+    )
+    if isinstance(inner, list) and inner:
+        return reads_one_text(getattr(inner[0], "estimator", inner[0]))
+    return is_vectorizer(estimator)
 
 
 def list_parts(estimator: Any) -> list[Any]:

@@ -1,8 +1,9 @@
 """Read from a table, and from what was fitted on it, which features a model takes.
 
-A column whose cells are all numbers is a number, of true and false a boolean, any other a category
-with the texts found. Empty cells make it one that may be missing. Whether a category may be one
-that is not listed is asked of the estimator itself.
+A column that a vectorizer reads is a text. Of the others one whose cells are all numbers is a
+number, of true and false a boolean, any other a category with the texts found. Empty cells make it
+one that may be missing. Whether a category may be one that is not listed is asked of the estimator
+itself.
 """
 
 from collections.abc import Sequence
@@ -10,29 +11,70 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sklearn.compose import ColumnTransformer
 
 from converters.errors import InvalidRequestError
-from converters.table_feed import TableFeed, TableModel, list_parts
+from converters.table_feed import (
+    TableFeed,
+    TableModel,
+    list_columns,
+    list_parts,
+    reads_one_text,
+)
 from converters.tables import Table
+from converters.text_plan import is_vectorizer
 from edge_agent.contract.errors import MalformedError
-from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema
+from edge_agent.contract.schema import (
+    CATEGORIES_MAX,
+    TEXT_CHARS_MAX,
+    Dtype,
+    Feature,
+    ModelSchema,
+)
 
+TEXT_ROOM_MIN = 64
+"""Fewest characters that an inferred text may have."""
 _FLAGS = frozenset({"true", "false"})
 
 
-def infer_features(table: Table, columns: Sequence[str]) -> tuple[Feature, ...]:
+def infer_features(
+    table: Table, columns: Sequence[str], texts: Sequence[str] = ()
+) -> tuple[Feature, ...]:
     """Give a feature for each column of a table.
 
+    Args:
+        table: Whose cells are looked at.
+        columns: In the order of the features.
+        texts: Those of them that are free text.
+
     Raises:
-        InvalidRequestError: A column is not there, is empty, or has too many texts.
+        InvalidRequestError: A column is not there, is empty, or has too many or too long texts.
     """
-    return tuple(_infer(table, column) for column in columns)
+    return tuple(
+        _infer_text(table, column) if column in texts else _infer(table, column)
+        for column in columns
+    )
+
+
+def list_texts(estimator: Any, columns: Sequence[str]) -> list[str]:
+    """Name the columns that a vectorizer reads."""
+    if reads_one_text(estimator) and len(columns) == 1:
+        return [*columns]
+    found: dict[str, None] = {}
+    for part in list_parts(estimator):
+        if isinstance(part, ColumnTransformer) and hasattr(part, "transformers_"):
+            for _, step, chosen in part.transformers_:
+                if reads_one_text(step):
+                    places = list_columns(part, chosen, part.n_features_in_)
+                    found |= dict.fromkeys(columns[place] for place in places)
+    return list(found)
 
 
 def is_fed_tables(estimator: Any) -> bool:
     """Tell whether an estimator was fitted on texts, not on packed rows."""
     return any(
-        isinstance(value, str) for part in list_parts(estimator) for value in _list_known(part)
+        is_vectorizer(part) or any(isinstance(value, str) for value in _list_known(part))
+        for part in list_parts(estimator)
     )
 
 
@@ -62,7 +104,8 @@ def wrap_table_model(
     has_none = any(value is None for value in known) or any(
         getattr(part, "missing_values", 0) is None for part in list_parts(estimator)
     )
-    missing = {f.name: None for f in schema.features if not f.is_number} if has_none else {}
+    kinds = (Dtype.CATEGORY, Dtype.BOOL)
+    missing = {f.name: None for f in schema.features if f.dtype in kinds} if has_none else {}
     model = TableModel(estimator=estimator, originals=originals, missing=missing)
     if is_schema_given:
         return model, schema
@@ -95,9 +138,29 @@ def _infer(table: Table, column: str) -> Feature:
         except MalformedError as error:
             raise InvalidRequestError(
                 f"{table.name} column {column!r} has {len(words)} texts, at most {CATEGORIES_MAX}"
-                " are a category; free text is not packed"
+                " are a category; a free text needs a vectorizer that reads its column"
             ) from error
     return Feature(name=column, is_nullable=is_nullable)
+
+
+def _infer_text(table: Table, column: str) -> Feature:
+    """Allow twice the longest text that is there."""
+    cells = table.read_values(column)
+    longest = max((len(cell) for cell in cells if isinstance(cell, str)), default=0)
+    if longest > TEXT_CHARS_MAX:
+        raise InvalidRequestError(
+            f"{table.name} column {column!r} has a text of {longest} characters, at most"
+            f" {TEXT_CHARS_MAX} are taken; cut the texts before training"
+        )
+    room = TEXT_ROOM_MIN
+    while room < 2 * longest:
+        room *= 2
+    return Feature(
+        name=column,
+        dtype=Dtype.TEXT,
+        chars_max=min(room, TEXT_CHARS_MAX),
+        is_nullable=any(cell is None for cell in cells),
+    )
 
 
 def _takes_unknown(model: TableModel, schema: ModelSchema, feature: Feature) -> bool:

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from converters.errors import InvalidRequestError, MissingLibraryError
 from edge_agent.contract.cells import CellError, CellReader
 from edge_agent.contract.schema import Feature
+from edge_agent.contract.texts import read_text
+from edge_agent.statistics.packed_texts import pack_text
 
 Array = NDArray[Any]
 TABLE_BYTES_MAX = 1_073_741_824
 ROWS_MAX = 5_000_000
 COLUMNS_MAX = 65_536
 CELLS_MAX = 200_000_000
+TEXT_CELLS_MAX = 50_000_000
+"""Of packed rows with texts, where each character is a number."""
 UNFOLDED_BYTES_MAX = 4_294_967_296
 """Of a Parquet file by its own account, and of the texts of one of its columns."""
 
@@ -56,19 +60,43 @@ class Table:
         return numbers
 
     def read_packed(self, features: Sequence[Feature]) -> Array:
-        """Give the features as float64 [rows, width]: texts as codes, empty cells as NaN.
+        """Give the features as float64 [rows, width]: categories as codes, empty cells as NaN.
 
         Raises:
             InvalidRequestError: A column is missing, or a cell does not fit its feature.
         """
-        named = [(name, f) for f in features for name in f.columns]
-        packed = np.empty((self.rows, len(named)))
-        for place, (name, feature) in enumerate(named):
-            is_code = not feature.is_number
-            packed[:, place] = (
-                self._read_codes(name, feature) if is_code else self._read_column(name)
+        width = sum(feature.width for feature in features)
+        is_wide = any(feature.is_text for feature in features)
+        if is_wide and self.rows * width > TEXT_CELLS_MAX:
+            raise InvalidRequestError(
+                f"{self.name}: {self.rows} rows of {width} packed characters and numbers are"
+                f" {self.rows * width:,}, the limit is {TEXT_CELLS_MAX:,}; give"
+                f" {TEXT_CELLS_MAX // width} rows, or a schema with a smaller chars_max"
             )
+        packed = np.empty((self.rows, width))
+        place = 0
+        for feature in features:
+            if feature.is_text:
+                self._pack_texts(feature, packed[:, place : place + feature.width])
+                place += feature.width
+                continue
+            for name in feature.columns:
+                is_code = not feature.is_number
+                packed[:, place] = (
+                    self._read_codes(name, feature) if is_code else self._read_column(name)
+                )
+                place += 1
         return packed
+
+    def _pack_texts(self, feature: Feature, cells: Array) -> None:
+        values = self.read_values(feature.name)
+        for line, (row, cell) in enumerate(zip(cells, values, strict=True), self.first_line):
+            try:
+                pack_text(row, read_text(feature, cell))
+            except CellError as error:
+                raise InvalidRequestError(
+                    f"{self.name} line {line}, column {feature.name!r} {error}"
+                ) from error
 
     def _read_codes(self, name: str, feature: Feature) -> Array:
         reader, codes = CellReader(feature), []

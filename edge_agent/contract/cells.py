@@ -37,7 +37,7 @@ class CellReader:
         >>> [CellReader(hue).read(value) for value in ("red", 3, "blue")]
         [0.0, 1.0, -1.0]
         """
-        if _is_missing(value):
+        if is_missing(value):
             if not self._feature.is_nullable:
                 raise CellError(f"is missing, it takes {say_allowed(self._feature)}")
             return MISSING
@@ -107,6 +107,8 @@ def say_allowed(feature: Feature) -> str:
         rest = f" and {more} more" if more > 0 else ""
         any_text = ", or any other text" if feature.is_open else ""
         return f"one of {shown}{rest}{any_text}{missing}"
+    if feature.is_text:
+        return f"text of at most {feature.chars_max} characters{missing}"
     kind = "whole number" if feature.dtype == Dtype.INT64 else "number"
     what = f"a {kind}"
     if feature.shape:
@@ -118,7 +120,8 @@ def say_allowed(feature: Feature) -> str:
     return f"{what}{low}{high}{unit}{missing}"
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Tell what stands for a missing value: None, NaN, nothing but blanks."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())

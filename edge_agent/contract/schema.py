@@ -3,12 +3,14 @@
 All features travel packed in one float32 tensor (``features``, shape [rows, width]) in the order
 of the features: one tensor costs the device a fraction of twenty. A category travels as its index
 in the schema's list, a boolean as 0 or 1, a missing value as NaN, a category that is not listed
-as -1. A schema with an image takes pictures instead (``contract/image.py``).
+as -1, a text as its length and code points (``contract/texts.py``). A schema with an image takes
+pictures instead (``contract/image.py``).
 
 Format 1 has plain numbers only; whatever older code would misread makes it a later format, which
 that code refuses.
 """
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -34,7 +36,9 @@ __all__ = [
     "SCHEMA_BYTES_MAX",
     "SCHEMA_FORMAT",
     "SCHEMA_FORMAT_TARGETS",
+    "SCHEMA_FORMAT_TEXTS",
     "SCHEMA_FORMAT_TYPED",
+    "TEXT_CHARS_MAX",
     "UNKNOWN_CODE",
     "WIDTH_MAX",
     "Dtype",
@@ -51,12 +55,16 @@ SCHEMA_FORMAT_TYPED = 2
 """Of schemas with categories, booleans, missing values or an image."""
 SCHEMA_FORMAT_TARGETS = 3
 """Of schemas whose value has several targets."""
+SCHEMA_FORMAT_TEXTS = 4
+"""Of schemas with a free text among the features."""
 FEATURES_MAX = 4_096
 WIDTH_MAX = 1_048_576
 CLASSES_MAX = 4_096
 CLASS_CHARS_MAX = 1_024
 CATEGORIES_MAX = 65_536
 CATEGORY_CHARS_MAX = 256
+TEXT_CHARS_MAX = 8_192
+"""Most characters a schema may allow in one text."""
 INPUT_NAME = "features"
 UNKNOWN_CODE = -1
 """What a category that is not listed travels as."""
@@ -78,11 +86,13 @@ class Dtype(StrEnum):
     """Travels as 0 or 1."""
     CATEGORY = "category"
     """Travels as the index of its text in ``categories``."""
+    TEXT = "text"
+    """Travels as its length, then its code points, ``chars_max`` of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One declared feature: a number, a boolean, a category, or a small array of numbers.
+    """One declared feature: a number, a boolean, a category, a text, or an array of numbers.
 
     Attributes:
         name: As in the spec; its columns are ``name`` or ``name_0`` and up.
@@ -92,8 +102,9 @@ class Feature:
         high: Largest allowed number, None when unlimited.
         unit: For people.
         categories: Texts of a category by index; empty for the other kinds.
-        is_nullable: Whether a value may be missing (NaN).
+        is_nullable: Whether a value may be missing (NaN); a missing text reads as an empty one.
         is_open: Whether a category may be one that is not listed.
+        chars_max: Most characters (code points) of a text; 0 for the other kinds.
     """
 
     name: str
@@ -105,6 +116,7 @@ class Feature:
     categories: tuple[str, ...] = ()
     is_nullable: bool = False
     is_open: bool = False
+    chars_max: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in list(Dtype):
@@ -125,11 +137,23 @@ class Feature:
         has_numbers = self.dtype in (Dtype.FLOAT32, Dtype.INT64)
         if not has_numbers and (self.shape or self.low is not None or self.high is not None):
             raise MalformedError(f"feature {self.name!r}: a {self.dtype} has no shape and no range")
+        if self.is_text and not 1 <= self.chars_max <= TEXT_CHARS_MAX:
+            raise MalformedError(
+                f"feature {self.name!r}: a text of at most {self.chars_max} characters, must be 1"
+                f" to {TEXT_CHARS_MAX}"
+            )
+        if not self.is_text and self.chars_max:
+            raise MalformedError(f"feature {self.name!r}: only a text has chars_max")
 
     @property
     def is_number(self) -> bool:
         """Whether its values are numbers by themselves."""
         return self.dtype in (Dtype.FLOAT32, Dtype.INT64)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is free text."""
+        return self.dtype == Dtype.TEXT
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
@@ -142,11 +166,15 @@ class Feature:
             return 0, 1
         if self.dtype == Dtype.CATEGORY:
             return (UNKNOWN_CODE if self.is_open else 0), len(self.categories) - 1
+        if self.is_text:
+            return 0, sys.maxunicode
         return self.low, self.high
 
     @property
     def width(self) -> int:
         """Columns this feature takes in the packed tensor."""
+        if self.is_text:
+            return 1 + self.chars_max
         width = 1
         for size in self.shape:
             width *= size
@@ -154,14 +182,23 @@ class Feature:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Column names in tables and in the packed tensor.
+        """Column names in the packed tensor; those in tables but for a text.
 
         >>> Feature(name="pixels", shape=(1, 2)).columns
         ('pixels_0', 'pixels_1')
+        >>> Feature(name="note", dtype="text", chars_max=2).columns
+        ('note.length', 'note.0', 'note.1')
         """
+        if self.is_text:
+            return f"{self.name}.length", *(f"{self.name}.{n}" for n in range(self.chars_max))
         if not self.shape:
             return (self.name,)
         return tuple(f"{self.name}_{n}" for n in range(self.width))
+
+    @property
+    def table_columns(self) -> tuple[str, ...]:
+        """Column names in tables: a text is one cell."""
+        return (self.name,) if self.is_text else self.columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,12 +243,19 @@ class ModelSchema:
         return self.image is None and all(f.is_number and not f.is_nullable for f in self.features)
 
     @property
+    def texts(self) -> tuple[Feature, ...]:
+        """The features that are free text, in the order of the packed tensor."""
+        return tuple(feature for feature in self.features if feature.is_text)
+
+    @property
     def input_name(self) -> str:
         """Name of the graph's only input."""
         return INPUT_NAME if self.image is None else IMAGE_INPUT
 
     @property
     def _format(self) -> int:
+        if self.texts:
+            return SCHEMA_FORMAT_TEXTS
         if self.targets:
             return SCHEMA_FORMAT_TARGETS
         return SCHEMA_FORMAT if self.is_numeric else SCHEMA_FORMAT_TYPED
@@ -236,9 +280,9 @@ class ModelSchema:
         """Decode; raises ContractError."""
         what = "schema.json"
         fields = Fields(parse_object(payload, what=what, limit_bytes=SCHEMA_BYTES_MAX), what=what)
-        if not SCHEMA_FORMAT <= fields.integer("format") <= SCHEMA_FORMAT_TARGETS:
+        if not SCHEMA_FORMAT <= fields.integer("format") <= SCHEMA_FORMAT_TEXTS:
             raise MalformedError(
-                f"{what}: needs format {SCHEMA_FORMAT} to {SCHEMA_FORMAT_TARGETS}; upgrade what"
+                f"{what}: needs format {SCHEMA_FORMAT} to {SCHEMA_FORMAT_TEXTS}; upgrade what"
                 " reads it"
             )
         image = fields.optional("image")
@@ -272,6 +316,8 @@ def _feature_to_json(feature: Feature) -> dict[str, Any]:
         fields["missing"] = True
     if feature.is_open:
         fields["unknown"] = True
+    if feature.chars_max:
+        fields["chars_max"] = feature.chars_max
     return fields
 
 
@@ -291,6 +337,7 @@ def _feature_from_json(value: Any) -> Feature:
         categories=fields.items("categories", _category, (), items_max=CATEGORIES_MAX),
         is_nullable=fields.flag("missing", default=False),
         is_open=fields.flag("unknown", default=False),
+        chars_max=fields.integer("chars_max", 0),
     )
 
 

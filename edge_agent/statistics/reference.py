@@ -220,10 +220,13 @@ def build_reference(
             f"features have shape {features.shape}, need [1 or more rows, {schema.width}]"
         )
     rows = np.ascontiguousarray(features, dtype=np.float32)
-    # All of them, unless there are more than COLUMNS_MAX.
-    width = rows.shape[1]
-    watched = {width * k // COLUMNS_MAX for k in range(COLUMNS_MAX)}
     declared = [(feature, name) for feature in schema.features for name in feature.columns]
+    # All of them, unless there are more than COLUMNS_MAX; of a text its length alone.
+    numbers, first = list[int](), 0
+    for feature in schema.features:
+        numbers += range(first, first + (1 if feature.is_text else feature.width))
+        first += feature.width
+    watched = {numbers[len(numbers) * k // COLUMNS_MAX] for k in range(COLUMNS_MAX)}
     return Reference(
         rows=len(rows),
         features=tuple(

@@ -49,7 +49,7 @@ def test_what_older_agents_would_misread_they_refuse(feature: Feature) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"dtype": "text"}, "'text' is not one of"),
+        ({"dtype": "video"}, "'video' is not one of"),
         ({"dtype": "category"}, "0 categories"),
         ({"dtype": "category", "categories": ["a", "a"]}, "listed twice"),
         ({"dtype": "category", "categories": ["a", ""]}, "not text of 1 to 256"),
