@@ -197,9 +197,10 @@ class MqttLink:
             if is_over and said_goodbye_at is None:
                 said_goodbye_at = now
                 session.say_goodbye()
-            if said_goodbye_at is not None and now - said_goodbye_at > GOODBYE_S:
-                return
-            if not session.is_connected and now - began > SESSION_TIMEOUT_S:
+            if said_goodbye_at is not None:
+                if now - said_goodbye_at > GOODBYE_S:
+                    return
+            elif not session.is_connected and now - began > SESSION_TIMEOUT_S:
                 _LOG.warning("the broker granted no session within %.0f s", now - began)
                 session.say_goodbye()
                 return

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge_agent.adapters import mqtt_link
 from edge_agent.adapters.mqtt_link import MqttLink
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.contract.messages import Status
@@ -121,12 +122,18 @@ def test_offline_nothing_is_taken(link: MqttLink) -> None:
     assert not link.publish(Channel.REPORTED, b"report", qos=1)
 
 
-def test_stopping_says_offline_and_leaves_no_thread(
-    lab: BrokerLab, link: MqttLink, taken: Taken
+def test_stopping_says_offline_and_leaves_no_thread_and_no_complaint(
+    lab: BrokerLab,
+    link: MqttLink,
+    taken: Taken,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = lab.server("server-1")
     start(link, taken)
+    monkeypatch.setattr(mqtt_link, "SESSION_TIMEOUT_S", 0.0)  # it ran for longer than that
     link.stop()
+    assert "granted no session" not in caplog.text
     server.subscribe(STATUS)
     (status,) = server.wait_for(1)
     assert Status.decode(status.payload) == Status(is_online=False, boot=7)
