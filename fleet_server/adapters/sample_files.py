@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +33,12 @@ from edge_agent.contract.rows import (
     name_prediction,
 )
 from edge_agent.contract.schema import Dtype, Feature, ModelSchema, Task
+from fleet_server.adapters.sample_columns import JoinedColumns
 from fleet_server.durable_files import sync_directory, write_durable
 from fleet_server.errors import FleetError, RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import PackageStore
-from fleet_server.ports.samples import RowLabel, SampleFile, StoredBatch
+from fleet_server.ports.samples import Exported, RowLabel, SampleFile, StoredBatch
 
 COLUMNS_MAX = 4_096
 """A wider feature is one column of lists."""
@@ -44,6 +47,7 @@ UNLISTED = "(unlisted)"
 """A category the model's list does not hold; its text never reached the agent's rows."""
 _PACKAGES_KEPT = 64
 _KEY = ("_device", "_prediction_id", "_row")
+_NEW_FILE = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ParquetSampleFiles:
@@ -107,26 +111,32 @@ class ParquetSampleFiles:
         files: Sequence[SampleFile],
         batches: Sequence[StoredBatch],
         labels: Sequence[RowLabel],
-    ) -> int:
+    ) -> Exported:
         """Write rows with their labels into one file; see the port."""
         schemas = [self._open(file).schema_arrow for file in files]
         schemas += [self._table_of(batch).schema for batch in batches]
         if not schemas:
             raise RefusedError("there are no sampled rows to export")
         known = {_key(label): label.label for label in labels}
-        joined = _join_schemas(schemas)
+        joined = JoinedColumns.of(schemas)
         rows, temporary = 0, out.with_name(f".{out.name}.part")
+        apart: Counter[str] = Counter()
         try:
-            with pq.ParquetWriter(temporary, joined, compression="zstd") as writer:
+            with (
+                os.fdopen(os.open(temporary, _NEW_FILE, 0o600), "wb") as file,
+                pq.ParquetWriter(file, joined.schema, compression="zstd") as writer,
+            ):
                 for table in self._tables(files, batches):
-                    writer.write_table(_fit(_add_labels(table, known, joined), joined))
+                    for name in joined.list_apart(table.schema):
+                        apart[name] += table.num_rows
+                    writer.write_table(joined.fit(_add_labels(table, known, joined.schema)))
                     rows += table.num_rows
             temporary.replace(out)
         except (OSError, pa.ArrowException) as error:
             raise FleetError(f"{out} cannot be written: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
-        return rows
+        return Exported(rows=rows, apart=dict(sorted(apart.items())))
 
     def _tables(
         self, files: Sequence[SampleFile], batches: Sequence[StoredBatch]
@@ -243,26 +253,6 @@ def _name_class(classes: Sequence[str], value: float) -> str | None:
     return classes[int(value)] if is_known else None
 
 
-def _join_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Put all columns side by side, with the label behind our own.
-
-    Raises:
-        RefusedError: A column is of two kinds.
-    """
-    found: dict[str, pa.Field] = {}
-    for schema in schemas:
-        for field in schema:
-            before = found.setdefault(field.name, field.remove_metadata())
-            if before.type != field.type:
-                raise RefusedError(
-                    f"column {field.name} is {before.type} in some rows and {field.type} in others"
-                    " (redacted otherwise, or another version's); choose by --version or --days"
-                )
-    own = [field for name, field in found.items() if name.startswith("_")]
-    rest = [field for name, field in found.items() if not name.startswith("_")]
-    return pa.schema([*own, pa.field("_label", found["_predicted"].type), *rest])
-
-
 def _add_labels(
     table: pa.Table,
     known: dict[tuple[str, str, int], float],
@@ -279,17 +269,6 @@ def _add_labels(
         else:
             values.append(_name_class(classes, found) if is_class else found)
     return table.append_column("_label", pa.array(values, joined.field("_label").type))
-
-
-def _fit(table: pa.Table, joined: pa.Schema) -> pa.Table:
-    """Bring a table's columns into the order of all, with nothing where it has none."""
-    columns = [
-        table.column(field.name)
-        if field.name in table.column_names
-        else pa.nulls(table.num_rows, field.type)
-        for field in joined
-    ]
-    return pa.table(columns, schema=joined)
 
 
 def _key(label: RowLabel) -> tuple[str, str, int]:

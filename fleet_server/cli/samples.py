@@ -79,7 +79,8 @@ def export(
     """Write a model's sampled rows, with labels that became known, into one Parquet file.
 
     Columns that begin with _ say whose a row is, when and why it was taken, what was answered and
-    what is true; the others are the model's. The export is written down in the audit log.
+    what is true; the others are the model's. A feature that some devices hash and others do not
+    has two columns. The export is written down in the audit log; only you may read the file.
 
     Example: edgefleet samples export digits --out rows.parquet --days 30
     """
@@ -90,8 +91,13 @@ def export(
         from fleet_server.wiring.trust import user_name
 
         desk = build_sample_desk(open_fleet(workspace), actor=user_name())
-        rows = desk.export(Export(model=model, out=out, version=version, days=days))
+        made = desk.export(Export(model=model, out=out, version=version, days=days))
         if as_json:
-            print_json({"model": model, "rows": rows, "path": str(out)})
-        else:
-            say(f"{rows} rows of {model} are in {out}")
+            apart = {"apart": dict(made.apart)} if made.apart else {}
+            print_json({"model": model, "rows": made.rows, "path": str(out)} | apart)
+            return
+        say(f"{made.rows} rows of {model} are in {out}")
+        for column, rows in made.apart.items():
+            say(
+                f"  {rows} of them have column {column!r}: redacted otherwise, or another version's"
+            )

@@ -19,6 +19,8 @@ HEARTBEAT_FRESH = timedelta(seconds=30)
 CERTIFICATE_WARN = timedelta(days=14)
 """Devices ask for the next certificate a month before theirs runs out."""
 CUT_LATE = timedelta(minutes=1)
+SAMPLES_WAIT_WARN = timedelta(hours=1)
+SAMPLES_BYTES_WARN = 268_435_456
 NAMED_MAX = 5
 
 
@@ -103,6 +105,31 @@ def judge_journal(size_bytes: int) -> Finding:
     text = f"write-ahead log {size_bytes / 2**20:.1f} MiB"
     if size_bytes > JOURNAL_BYTES_WARN:
         return Finding(Grade.WARNING, text, "restart `edgefleet up`; a reader never ended")
+    return Finding(Grade.GOOD, text)
+
+
+def judge_waiting_samples(
+    batches: int, size_bytes: int, oldest_at: datetime | None, now_at: datetime
+) -> Finding:
+    """Judge the sampled rows that wait for a file: they are filed after ten minutes.
+
+    >>> from datetime import UTC
+    >>> now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    >>> judge_waiting_samples(3, 2**20, now - timedelta(hours=2), now).grade
+    <Grade.WARNING: 'warning'>
+    """
+    if oldest_at is None:
+        return Finding(Grade.GOOD, "no sampled rows wait for their file")
+    text = (
+        f"{batches} batches of sampled rows ({size_bytes / 2**20:.1f} MiB) wait for their file,"
+        f" the oldest since {oldest_at:%Y-%m-%d %H:%M}"
+    )
+    if now_at - oldest_at > SAMPLES_WAIT_WARN or size_bytes > SAMPLES_BYTES_WARN:
+        return Finding(
+            Grade.WARNING,
+            f"{text}; beyond a bound further ones are dropped",
+            "read server/log/gateway.log; `edgefleet audit ls --act samples.dropped` names devices",
+        )
     return Finding(Grade.GOOD, text)
 
 

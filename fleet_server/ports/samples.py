@@ -1,6 +1,6 @@
 """Sampled raw rows of devices: taken once, kept in files that a ledger names, given out as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +18,14 @@ class Taken:
         labels: New labels of sampled rows.
         is_duplicate: Taken before: sent twice.
         is_unknown: Of a package that is not registered here.
+        dropped: Why rows or labels of it found no room; empty when they did.
     """
 
     rows: int = 0
     labels: int = 0
     is_duplicate: bool = False
     is_unknown: bool = False
+    dropped: str = ""
 
 
 class StoredBatch(NamedTuple):
@@ -109,6 +111,34 @@ class SampleSum:
     last_at: datetime | None = None
 
 
+class SampleView(NamedTuple):
+    """Files and waiting batches at one moment.
+
+    Attributes:
+        files: Oldest first.
+        batches: Likewise.
+        is_whole: False when more batches wait than were asked for.
+    """
+
+    files: list[SampleFile]
+    batches: list[StoredBatch]
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export holds.
+
+    Attributes:
+        rows: How many.
+        apart: Columns that hold a feature of other kind beside the one of its name, and the rows
+            that have it there: redacted otherwise by some devices, or another version's.
+    """
+
+    rows: int
+    apart: Mapping[str, int]
+
+
 class SampleBook(Protocol):
     """The ledger."""
 
@@ -124,7 +154,9 @@ class SampleBook(Protocol):
         """Return batches that are in no file yet, oldest first, up to so many bytes."""
         ...
 
-    def look_at(self, model: str, *, bytes_max: int) -> tuple[list[SampleFile], list[StoredBatch]]:
+    def look_at(
+        self, model: str, version: int | None, since_at: datetime | None, *, bytes_max: int
+    ) -> SampleView:
         """Return a model's files and waiting batches at one moment: each row is in one of them."""
         ...
 
@@ -178,17 +210,17 @@ class SampleFiles(Protocol):
         files: Sequence[SampleFile],
         batches: Sequence[StoredBatch],
         labels: Sequence[RowLabel],
-    ) -> int:
-        """Write rows of files and batches, with their labels, into one file; return how many.
+    ) -> Exported:
+        """Write rows of files and batches, with their labels, into one file.
 
         Args:
-            out: Made whole or not at all.
+            out: Made whole or not at all; only its owner may read it.
             files: Of one model.
             batches: In no file yet.
             labels: Of any of the rows.
 
         Raises:
-            FleetError: Columns do not fit together, a file is damaged, or ``out`` cannot be
+            FleetError: Answers do not fit together, a file is damaged, or ``out`` cannot be
                 written.
         """
         ...

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fleet_server.errors import NotFoundError, RefusedError
 from fleet_server.ports.clock import Clock
-from fleet_server.ports.samples import SampleBook, SampleFiles, SampleSum
+from fleet_server.ports.samples import Exported, SampleBook, SampleFiles, SampleSum
 
-WAITING_BYTES_MAX = 1_073_741_824
+WAITING_BYTES_MAX = 268_435_456
+"""Read at once of what is in no file yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,34 +58,31 @@ class SampleDesk:
             )
         return found
 
-    def export(self, wish: Export) -> int:
-        """Write the file; return its rows.
+    def export(self, wish: Export) -> Exported:
+        """Write the file; tell what it holds.
 
         Raises:
             NotFoundError: No such rows.
-            RefusedError: The file is there, or columns do not fit together.
+            RefusedError: The file is there, answers do not fit together, or more rows wait for
+                their files than are read at once.
             FleetError: A file is damaged, or this one cannot be written.
         """
         if wish.out.exists():
             raise RefusedError(f"{wish.out} is there already; name another file")
         now = self.clock.now()
         since_at = now - timedelta(days=wish.days) if wish.days is not None else None
-        files, waiting = self.book.look_at(wish.model, bytes_max=WAITING_BYTES_MAX)
-        batches = [
-            batch
-            for batch in waiting
-            if wish.version in (None, batch.version)
-            and (since_at is None or batch.received_at >= since_at)
-        ]
-        files = [
-            file
-            for file in files
-            if wish.version in (None, file.version)
-            and (since_at is None or file.last_at >= since_at)
-        ]
-        if not files and not batches:
+        seen = self.book.look_at(wish.model, wish.version, since_at, bytes_max=WAITING_BYTES_MAX)
+        if not seen.files and not seen.batches:
             raise NotFoundError(f"no sampled rows of {wish.model} to export; see samples ls")
+        if not seen.is_whole:
+            raise RefusedError(
+                f"more sampled rows of {wish.model} wait for their files than one export reads"
+                f" ({len(seen.batches)} batches or {WAITING_BYTES_MAX} bytes); the gateway files"
+                " them every few minutes: try again then, or choose by --version or --days"
+            )
         labels = self.book.list_labels(wish.model, wish.version)
-        rows = self.files.export(wish.out, files, batches, labels)
-        self.book.note_export(wish.model, rows=rows, path=str(wish.out), actor=self.actor, at=now)
-        return rows
+        made = self.files.export(wish.out, seen.files, seen.batches, labels)
+        self.book.note_export(
+            wish.model, rows=made.rows, path=str(wish.out), actor=self.actor, at=now
+        )
+        return made

@@ -24,6 +24,8 @@ class RecordRows(RecordMessages):
         rows = decode_rows(payload)
         taken = self._book.take(device, rows, payload, at=at)
         ack = TelemetryAck(rows=(LabelRange(rows.boot, rows.sequence, rows.sequence),))
+        if taken.dropped:
+            return ack, f"sampled rows were dropped: {taken.dropped}"
         if not taken.is_unknown:
             return ack, ""
         name = rows.batch.artifact.hex()

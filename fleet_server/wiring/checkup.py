@@ -14,6 +14,7 @@ from sqlalchemy import text
 from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_process import check_port_is_free, find_mosquitto
 from fleet_server.adapters.database.engine import read_session
+from fleet_server.adapters.database.sample_book import DatabaseSampleBook
 from fleet_server.bootstrap import Fleet
 from fleet_server.core.checkup import (
     Finding,
@@ -22,6 +23,7 @@ from fleet_server.core.checkup import (
     judge_expiry,
     judge_journal,
     judge_key_mode,
+    judge_waiting_samples,
     judge_worker,
 )
 from fleet_server.errors import FleetError
@@ -76,11 +78,11 @@ def check_workspace(fleet: Fleet) -> Iterator[Finding]:
         seen = read_heartbeat(workspace.server_dir, name).get("at")
         seen_at = datetime.fromisoformat(seen) if isinstance(seen, str) else None
         yield judge_worker(name, seen_at, now_at, is_up=is_up)
-    yield from _check_database(fleet)
+    yield from _check_database(fleet, now_at)
     yield from check_devices(fleet, now_at)
 
 
-def _check_database(fleet: Fleet) -> Iterator[Finding]:
+def _check_database(fleet: Fleet, now_at: datetime) -> Iterator[Finding]:
     try:
         with read_session(fleet.engine) as session:
             state = session.connection().execute(text("PRAGMA quick_check(1)")).scalar()
@@ -91,6 +93,7 @@ def _check_database(fleet: Fleet) -> Iterator[Finding]:
         yield Finding(Grade.BAD, f"control.db: {state}", "restore server/control.db from a backup")
     else:
         yield Finding(Grade.GOOD, "control.db is sound")
+    yield judge_waiting_samples(*DatabaseSampleBook(fleet.engine).weigh_waiting(), now_at)
     for path in (fleet.workspace.control_db, fleet.workspace.telemetry_db):
         journal = path.with_name(path.name + "-wal")
         if journal.exists():

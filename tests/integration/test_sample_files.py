@@ -27,12 +27,14 @@ from edge_agent.contract.rows import (
 )
 from edge_agent.contract.schema import Feature
 from edge_agent.contract.topics import Channel, device_topic
+from fleet_server.adapters.database import sample_book, sample_room
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.sample_book import MARKS_MAX
 from fleet_server.adapters.database.sample_tables import SampleMarkRow
 from fleet_server.adapters.database.tables import DeviceRow
 from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.cli import samples
+from fleet_server.core.checkup import Grade, judge_waiting_samples
 from fleet_server.errors import FleetError, NotFoundError, RefusedError
 from fleet_server.ports.gateway import InboundMessage
 from fleet_server.services.export_samples import Export
@@ -44,7 +46,7 @@ from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
 from tests.support.agent_fleet import release
 from tests.support.clock import FakeClock
-from tests.support.serving import BuiltPackage, build_classifier
+from tests.support.serving import BuiltPackage, build_classifier, build_regressor
 
 BOOT = 0x51
 PLANT = build_classifier(
@@ -310,13 +312,108 @@ def test_marks_of_a_device_are_bounded(server: Server) -> None:
         assert len(session.exec(select(SampleMarkRow)).all()) == MARKS_MAX
 
 
-def test_columns_of_two_kinds_are_refused_with_a_way_out(server: Server, tmp_path: Path) -> None:
-    server.say(batch(server, 1, [1]))
+def test_a_feature_that_one_device_hashes_has_a_column_beside_the_one_of_its_name(
+    server: Server, tmp_path: Path
+) -> None:
     kept = tuple(RowFeature(name=f.name, width=f.width) for f in FEATURES)
-    server.say(batch(server, 2, [2], features=kept))
-    with pytest.raises(RefusedError, match="column door is string in some rows and float"):
+    server.say(batch(server, 1, [1, 3]))
+    assert server.file() == 1
+    server.say(batch(server, 1, [2], features=kept), device="cam-2")
+    out = tmp_path / "rows.parquet"
+    told = json.loads(run(server, "export", "plant", "--out", str(out), "--json").stdout)
+    assert (told["rows"], told["apart"]) == (3, {"door (hash)": 2})
+    rows = pq.read_table(out).to_pylist()
+    assert [r["door"] for r in rows] == [None, None, 2.0]
+    assert [r["door (hash)"] for r in rows] == ["01" * 8, "03" * 8, None]
+    assert [r["heat"] for r in rows] == [1.0, 3.0, 2.0]
+    out.unlink()
+    said = run(server, "export", "plant", "--out", str(out)).stderr
+    assert "2 of them have column 'door (hash)'" in " ".join(said.split())
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_hashes_of_a_category_are_not_mixed_with_its_words(server: Server, tmp_path: Path) -> None:
+    typed = build_classifier(
+        features=(Feature(name="hue", dtype="category", categories=("red", "blue")),)
+    )
+    release(server.fleet, "paint", 1, typed.blob, is_approved=False)
+    for device, redaction in (("cam-1", Redaction.KEEP), ("cam-2", Redaction.HASH)):
+        features = (RowFeature(name="hue", redaction=redaction),)
+        server.say(batch(server, 1, [1], built=typed, features=features), device=device)
+    made = server.desk.export(Export(model="paint", out=tmp_path / "rows.parquet"))
+    assert made.apart == {"hue (hash)": 1}
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [r["hue"] for r in rows] == ["blue", None]
+
+
+def test_answers_of_two_kinds_are_refused_with_a_way_out(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1]))
+    other = build_regressor()
+    release(server.fleet, "plant", 2, other.blob, is_approved=False)
+    server.say(batch(server, 2, [2], built=other, features=()))
+    with pytest.raises(RefusedError, match=r"column _predicted is .*choose one by --version"):
         server.export(tmp_path / "rows.parquet")
     assert list(tmp_path.glob("*rows*")) == []
+    assert len(server.export(tmp_path / "rows.parquet", version=1)) == 1
+
+
+def test_an_export_that_would_leave_rows_out_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_book, "BATCHES_AT_ONCE", 2)
+    for sequence in (1, 2):
+        server.say(batch(server, sequence, [sequence]))
+    assert len(server.export(tmp_path / "two.parquet")) == 2
+    server.say(batch(server, 3, [3]))
+    out = tmp_path / "rows.parquet"
+    said = run(server, "export", "plant", "--out", str(out), expect=1).output
+    assert "wait for their files than one export reads (2 batches" in " ".join(said.split())
+    assert not out.exists()
+    assert server.file() == 1
+    assert server.file() == 1
+    assert len(server.export(out)) == 3
+
+
+def test_what_waits_is_bounded_for_each_device_and_model_and_dropping_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_room, "DEVICE_BATCHES_MAX", 2)
+    monkeypatch.setattr(sample_room, "MODEL_BATCHES_MAX", 3)
+    for sequence in (1, 2):
+        assert not server.say(batch(server, sequence, [sequence])).quarantined
+    for sequence in (3, 4):
+        said = server.say(batch(server, sequence, [sequence]))
+        assert said.acks[0][1].rows == (LabelRange(BOOT, sequence, sequence),)
+        assert "2 batches of the device wait, the limit is 2" in said.quarantined[0].reason
+    assert not server.say(batch(server, 1, [1]), device="cam-2").quarantined
+    said = server.say(batch(server, 2, [2]), device="cam-2")
+    assert "3 batches of the model wait, the limit is 3" in said.quarantined[0].reason
+    with server.fleet.engine.connect() as connection:
+        query = "SELECT object, reason FROM audit WHERE act = 'samples.dropped' ORDER BY id"
+        told = connection.exec_driver_sql(query).all()
+    assert [row[0] for row in told] == ["cam-1", "cam-2"], "once a day"
+    assert server.file() == 1
+    assert not server.say(batch(server, 5, [5])).quarantined, "there is room again"
+    server.clock.advance(7_200)
+    waiting = sample_book.DatabaseSampleBook(server.fleet.engine).weigh_waiting()
+    found = judge_waiting_samples(*waiting, server.clock.now())
+    assert found.grade is Grade.WARNING
+    assert "1 batches of sampled rows" in found.what
+
+
+def test_bytes_that_wait_and_labels_of_a_device_are_bounded(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = batch(server, 1, [1], labels=[SampledLabel(1, 0, 1.0), SampledLabel(2, 0, 1.0)])
+    monkeypatch.setattr(sample_room, "DEVICE_BYTES_MAX", len(first) + 10)
+    monkeypatch.setattr(sample_room, "LABELS_MAX", 2)
+    server.say(first)
+    said = server.say(batch(server, 2, [2], labels=[SampledLabel(3, 0, 1.0)]))
+    (set_aside,) = said.quarantined
+    assert f"{len(first)} bytes of the device wait" in set_aside.reason
+    assert "2 labels of the device's sampled rows are kept, the limit is 2" in set_aside.reason
+    (total,) = server.desk.add_up("plant")
+    assert (total.rows, total.labels) == (1, 2)
 
 
 def test_a_feature_that_is_new_is_empty_in_older_rows(server: Server, tmp_path: Path) -> None:

@@ -3,19 +3,21 @@
 A device numbers its batches within a boot and sends the next only when the last was acknowledged,
 so one number a boot says what has been taken. It moves in the transaction that takes. Invariants:
 a batch is taken once, whatever is sent again; a row is in one batch or one file, never in both;
-marks of a device are bounded.
+marks of a device are bounded, and so is what waits (``sample_room.py``).
 """
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, Select, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
 from edge_agent.contract.rows import RowMessage, name_prediction
 from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.sample_room import SampleRoom, find_label_excess
 from fleet_server.adapters.database.sample_tables import (
     SampleBatchRow,
     SampleFileRow,
@@ -24,7 +26,14 @@ from fleet_server.adapters.database.sample_tables import (
 )
 from fleet_server.adapters.database.tables import ArtifactRow, DeviceRow
 from fleet_server.errors import FleetError
-from fleet_server.ports.samples import RowLabel, SampleFile, SampleSum, StoredBatch, Taken
+from fleet_server.ports.samples import (
+    RowLabel,
+    SampleFile,
+    SampleSum,
+    SampleView,
+    StoredBatch,
+    Taken,
+)
 
 MARKS_MAX = 16
 """Boots of a device whose marks are kept, the newest."""
@@ -36,28 +45,50 @@ class DatabaseSampleBook:
     """The ``SampleBook`` of a workspace."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._room = engine, SampleRoom()
 
     def take(self, device: int, message: RowMessage, payload: bytes, *, at: datetime) -> Taken:
         """Keep a message once; see the port."""
         try:
             with write_session(self._engine) as session:
-                return _take(session, device, message, payload, at)
+                return _take(session, self._room, device, message, payload, at)
         except SQLAlchemyError as error:
+            self._room.forget()
             raise FleetError(f"sampled rows cannot be kept: {error}") from error
 
     def list_waiting(self, *, bytes_max: int) -> list[StoredBatch]:
         """Return batches that are in no file yet, oldest first."""
         with read_session(self._engine) as session:
-            return _read_batches(session, None, bytes_max)
+            return _read_batches(session, _waiting(), bytes_max)[0]
 
-    def look_at(self, model: str, *, bytes_max: int) -> tuple[list[SampleFile], list[StoredBatch]]:
-        """Return a model's files and waiting batches at one moment."""
+    def weigh_waiting(self) -> tuple[int, int, datetime | None]:
+        """Return how many batches wait for a file, their bytes and the arrival of the oldest."""
+        batch = SampleBatchRow
+        size = func.sum(func.length(col(batch.payload)))
         with read_session(self._engine) as session:
-            return _read_files(session, model), _read_batches(session, model, bytes_max)
+            query = select(func.count(), func.coalesce(size, 0), func.min(col(batch.received_at)))
+            count, size_bytes, oldest_at = session.execute(query).one()
+        return int(count), int(size_bytes), oldest_at
+
+    def look_at(
+        self, model: str, version: int | None, since_at: datetime | None, *, bytes_max: int
+    ) -> SampleView:
+        """Return a model's files and waiting batches at one moment."""
+        files, batches = _files().where(col(SampleFileRow.model) == model), _waiting()
+        batches = batches.where(col(SampleBatchRow.model) == model)
+        if version is not None:
+            files = files.where(col(SampleFileRow.version) == version)
+            batches = batches.where(col(SampleBatchRow.version) == version)
+        if since_at is not None:
+            files = files.where(col(SampleFileRow.last_at) >= since_at)
+            batches = batches.where(col(SampleBatchRow.received_at) >= since_at)
+        with read_session(self._engine) as session:
+            found, is_whole = _read_batches(session, batches, bytes_max)
+            return SampleView(_read_files(session, files), found, is_whole)
 
     def note_file(self, file: SampleFile, batches: Sequence[int]) -> bool:
         """Let a file stand for batches; see the port."""
+        self._room.forget()
         with write_session(self._engine) as session:
             wanted = col(SampleBatchRow.id).in_(batches)
             there = session.scalar(select(func.count()).select_from(SampleBatchRow).where(wanted))
@@ -81,10 +112,11 @@ class DatabaseSampleBook:
     def list_files(self) -> list[SampleFile]:
         """Return files, oldest first."""
         with read_session(self._engine) as session:
-            return _read_files(session, None)
+            return _read_files(session, _files())
 
     def drop(self, paths: Sequence[str], *, before_at: datetime) -> None:
         """Forget files, and marks, labels and batches from before."""
+        self._room.forget()
         with write_session(self._engine) as session:
             session.execute(delete(SampleFileRow).where(col(SampleFileRow.path).in_(paths)))
             for table, column in (
@@ -170,10 +202,19 @@ class DatabaseSampleBook:
             )
 
 
-def _read_files(session: Session, model: str | None) -> list[SampleFile]:
-    query = select(SampleFileRow).order_by(col(SampleFileRow.last_at), col(SampleFileRow.id))
-    if model is not None:
-        query = query.where(col(SampleFileRow.model) == model)
+def _files() -> Select[Any]:
+    return select(SampleFileRow).order_by(col(SampleFileRow.last_at), col(SampleFileRow.id))
+
+
+def _waiting() -> Select[SampleBatchRow, str]:
+    return (
+        select(SampleBatchRow, col(DeviceRow.id))
+        .join(DeviceRow, col(DeviceRow.number) == col(SampleBatchRow.device))
+        .order_by(col(SampleBatchRow.id))
+    )
+
+
+def _read_files(session: Session, query: Select[Any]) -> list[SampleFile]:
     return [
         SampleFile(
             model=row.model,
@@ -189,28 +230,29 @@ def _read_files(session: Session, model: str | None) -> list[SampleFile]:
     ]
 
 
-def _read_batches(session: Session, model: str | None, bytes_max: int) -> list[StoredBatch]:
-    query = (
-        select(SampleBatchRow, col(DeviceRow.id))
-        .join(DeviceRow, col(DeviceRow.number) == col(SampleBatchRow.device))
-        .order_by(col(SampleBatchRow.id))
-    )
-    if model is not None:
-        query = query.where(col(SampleBatchRow.model) == model)
+def _read_batches(
+    session: Session, query: Select[SampleBatchRow, str], bytes_max: int
+) -> tuple[list[StoredBatch], bool]:
+    """Read batches up to a bound, one at least; tell whether these are all."""
     found: list[StoredBatch] = []
     size = 0
     for row, device in session.execute(query).yield_per(100):
         size += len(row.payload)
         if found and (size > bytes_max or len(found) >= BATCHES_AT_ONCE):
-            break
+            return found, False
         number = int(row.id)
         place = (row.model, row.version, row.sha256)
         found.append(StoredBatch(number, *place, device, row.payload, row.received_at))
-    return found
+    return found, True
 
 
 def _take(
-    session: Session, device: int, message: RowMessage, payload: bytes, at: datetime
+    session: Session,
+    room: SampleRoom,
+    device: int,
+    message: RowMessage,
+    payload: bytes,
+    at: datetime,
 ) -> Taken:
     if _is_taken(session, device, message.boot, message.sequence, at):
         return Taken(is_duplicate=True)
@@ -221,19 +263,28 @@ def _take(
     ).first()
     if package is None:
         return Taken(is_unknown=True)
-    if batch.rows:
+    rows, labels = batch.rows, batch.labels
+    reasons = []
+    if rows and (why := room.find_excess(session, package.model, device, len(payload), at=at)):
+        rows, reasons = (), [why]
+    if labels and (why := find_label_excess(session, device, len(labels))):
+        labels, reasons = (), [*reasons, why]
+    dropped = "; ".join(reasons)
+    if dropped:
+        room.note(session, package.model, device, dropped, at=at)
+    if rows:
         session.add(
             SampleBatchRow(
                 model=package.model,
                 version=package.version,
                 sha256=package.sha256,
                 device=device,
-                rows=len(batch.rows),
+                rows=len(rows),
                 payload=payload,
                 received_at=at,
             )
         )
-    for label in batch.labels:
+    for label in labels:
         session.merge(
             SampleLabelRow(
                 device=device,
@@ -245,7 +296,7 @@ def _take(
                 received_at=at,
             )
         )
-    return Taken(rows=len(batch.rows), labels=len(batch.labels))
+    return Taken(rows=len(rows), labels=len(labels), dropped=dropped)
 
 
 def _is_taken(session: Session, device: int, boot: int, sequence: int, at: datetime) -> bool:
