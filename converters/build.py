@@ -8,7 +8,7 @@ but for the measured times and memory in ``evidence.json``.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from converters.rows import Rows, check_rows
 from converters.rungs import Exam
 from converters.shrink_trees import shrink_trees
 from converters.source import SourceModel, Try
+from converters.unseen import note_unseen
 
 __all__ = [
     "BuildRequest",
@@ -75,6 +76,7 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     if request.effort is not Effort.BRIEF:
         PROBE.start()
     rows = check_rows(request.schema, request.calibration, request.holdout, request.holdout_targets)
+    unseen = note_unseen(request.schema, rows.holdout)
     conversion = source.convert(request.schema, request.profile, rows.holdout)
     targets = source.index_targets(request.holdout_targets)
     metric = request.metric or find_metric(
@@ -90,6 +92,7 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     )
     fp32 = _shrunk(conversion.model, request)
     ladder = climb(request, rows, exam, fp32, _merge_limits(request, exam), source)
+    ladder = replace(ladder, notes=(*unseen, *ladder.notes))
     background = {
         "source": source.name,
         "repairs": list(conversion.repairs),

@@ -8,17 +8,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from typer.testing import CliRunner, Result
 
+from converters.build import build_package
 from converters.cli import app
 from converters.cli.work_folder import LOCK, remove_stale, work_folder
-from converters.errors import ConversionError
+from converters.errors import ConversionError, InvalidRequestError
+from converters.file_requests import schema_of as schema_of_names
 from converters.skops_library import import_skops
-from tests.support.convert import load_table
+from converters.unseen import note_unseen
+from edge_agent.contract.schema import Feature, ModelSchema
+from tests.support.convert import load_table, request_of
 
 ROOT = Path(__file__).parents[2]
 STUCK = """
@@ -198,6 +205,21 @@ def test_a_file_that_is_no_model_is_refused_without_names_of_classes(desk: Path)
     assert done.exit_code == 1
     assert "broken.skops is not a readable skops file: not a zip archive" in done.stderr
     assert "Error" not in done.stderr
+
+
+def test_a_column_that_no_row_shows_is_named_and_rows_that_show_none_are_refused() -> None:
+    rows = np.array([[1.0, np.nan, np.nan], [2.0, np.nan, 3.0]], np.float32)
+    (note,) = note_unseen(schema_of_columns(), rows)
+    assert note.startswith("no held-out row has a value in 'b': what the model answers")
+    assert note_unseen(schema_of_columns(), rows[:, [0, 0, 2]]) == ()
+    request = request_of(HistGradientBoostingRegressor(max_iter=2), "diabetes")
+    empty = replace(request, holdout=np.full_like(request.holdout, np.nan))
+    with pytest.raises(InvalidRequestError, match="no held-out row has a value in any column"):
+        build_package(empty)
+
+
+def schema_of_columns() -> ModelSchema:
+    return schema_of_names("m", tuple(Feature(name=name) for name in "abc"), ())
 
 
 def test_the_command_runs_as_a_module() -> None:
