@@ -84,8 +84,8 @@ class SklearnSource:
         with quiet():
             prepared = prepare(self._readable(schema), schema, self._dtype)
             self._check_schema(schema)
-            if rows is not None and len(rows):
-                self.answer(rows[:1])
+            if rows is not None and len(rows) and schema.task is Task.REGRESSION:
+                self.answer(rows[:2])  # tells at once when targets are missing or too many
             done = convert_in_turn(
                 list_ways(prepared, schema, profile),
                 schema,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.multioutput import RegressorChain
 from sklearn.pipeline import Pipeline
 
 from converters.tree_thresholds import (
@@ -27,6 +28,8 @@ _LISTS = {
     "AdaBoostClassifier": "estimators_",
     "AdaBoostRegressor": "estimators_",
     "CalibratedClassifierCV": "calibrated_classifiers_",
+    "MultiOutputRegressor": "estimators_",
+    "RegressorChain": "estimators_",
 }
 Dtype = type[np.floating[Any]]
 
@@ -55,6 +58,12 @@ def fold_members(ensemble: Any, width: int, dtype: Dtype, repairs: list[str]) ->
     attribute = _LISTS.get(type(ensemble).__name__, "")
     members = getattr(ensemble, attribute, None)
     if members is None:
+        return
+    if isinstance(ensemble, RegressorChain):  # each sees the answers before it as well
+        ensemble.estimators_ = [
+            _fold_member(member, width + place, dtype, repairs)
+            for place, member in enumerate(members)
+        ]
         return
     seen: dict[int, Any] = {}
 

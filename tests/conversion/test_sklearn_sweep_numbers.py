@@ -14,11 +14,11 @@ from tests.conversion.catalog import (
     write_sources,
 )
 from tests.support.sweep import judge
-from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, STEPS, list_cases
+from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, SEVERAL, STEPS, list_cases
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", [NUMBERS, OUTLIERS, GROUPS, STEPS, OTHERS])
+@pytest.mark.parametrize("kind", [NUMBERS, SEVERAL, OUTLIERS, GROUPS, STEPS, OTHERS])
 def test_the_table_is_what_happens(kind: str) -> None:
     outcomes = [judge(case) for case in list_cases((kind,))]
     assert write_rows(outcomes) == find_rows(kind), f"run {COMMAND}"

@@ -21,7 +21,13 @@ QUICK = MeasurementPlan(rounds=3, round_s=0.002, runs_max=50)
 _ONE_THREAD = threadpool_limits(limits=1)
 
 
-def schema_of(width: int, classes: Sequence[str] = (), *, model: str = "tried") -> ModelSchema:
+def schema_of(
+    width: int,
+    classes: Sequence[str] = (),
+    *,
+    model: str = "tried",
+    targets: tuple[str, ...] = (),
+) -> ModelSchema:
     """Give the schema of a classifier, or of a regressor when there are no classes."""
     if classes:
         task = Task.CLASSIFICATION
@@ -30,7 +36,8 @@ def schema_of(width: int, classes: Sequence[str] = (), *, model: str = "tried") 
             Output(name="probabilities", role=Role.PROBABILITIES),
         )
     else:
-        task, outputs = Task.REGRESSION, (Output(name="value", role=Role.VALUE),)
+        task = Task.REGRESSION
+        outputs = (Output(name="value", role=Role.VALUE, targets=targets),)
     return ModelSchema(
         model=model,
         task=task,

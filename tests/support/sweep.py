@@ -22,7 +22,7 @@ from converters.source import Conversion, SourceModel
 from converters.sources import make_source
 from device_profiles.catalog import load_profile
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
-from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, STEPS, SweepCase
+from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, SEVERAL, STEPS, SweepCase
 from tests.support.sweep_rows import load_rows
 
 Array = NDArray[Any]
@@ -122,7 +122,8 @@ def judge_model(model: Any, kind: str, seen: Array, held: Array) -> Judged:
 def _judge_quietly(model: Any, kind: str, seen: Array, held: Array) -> Judged:
     profile = load_profile("camera")
     try:
-        schema = schema_of_model(model, kind, seen.shape[1])
+        targets = ("first", "second") if kind == SEVERAL else ()
+        schema = schema_of_model(model, kind, seen.shape[1], targets)
         source = make_source(model, schema, is_fed_float32=seen.dtype == np.float32)
         made = source.convert(schema, profile, held.astype(np.float32))
         shrink_trees(made.model)
@@ -200,18 +201,22 @@ def huge_rows(held: Array) -> Array:
     return rows
 
 
-def schema_of_model(model: Any, kind: str, width: int) -> ModelSchema:
+def schema_of_model(
+    model: Any, kind: str, width: int, targets: tuple[str, ...] = ()
+) -> ModelSchema:
     """Give the schema that ``edge-convert`` would make."""
     model = wrap_booster(model) if is_booster(model) else model
     last = find_last_step(model)
-    is_number = kind in (NUMBERS, OUTLIERS) or (kind == OTHERS and not hasattr(last, "classes_"))
+    is_number = kind in (NUMBERS, SEVERAL, OUTLIERS) or (
+        kind == OTHERS and not hasattr(last, "classes_")
+    )
     classes = None if is_number else find_classes(last)
     task = Task.REGRESSION if classes is None else Task.CLASSIFICATION
-    if task is Task.REGRESSION and kind not in (NUMBERS, OUTLIERS):
+    if task is Task.REGRESSION and kind not in (NUMBERS, SEVERAL, OUTLIERS):
         find_answer(model, Task.CLASSIFICATION if kind == GROUPS else Task.REGRESSION)
     is_label_only = task is Task.CLASSIFICATION and find_answer(model, task) is Answer.LABEL_ONLY
     outputs = (
-        (Output(name="value", role=Role.VALUE),)
+        (Output(name="value", role=Role.VALUE, targets=targets),)
         if classes is None
         else (
             Output(name="label", role=Role.LABEL),

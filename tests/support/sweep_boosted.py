@@ -13,11 +13,12 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import StackingClassifier, VotingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.support.sweep import Outcome, judge_model, merge
-from tests.support.sweep_cases import CLASSES, NUMBERS, PAIR, SweepCase
+from tests.support.sweep_cases import CLASSES, NUMBERS, PAIR, SEVERAL, SweepCase
 from tests.support.sweep_rows import load_rows
 
 Array = NDArray[Any]
@@ -116,7 +117,14 @@ def list_boosted() -> list[BoostedCase]:
             [("trees", _light()), ("linear", LogisticRegression())], cv=2
         ),
     }
+    several = {
+        "XGBRegressor, several targets": _extreme(numbers=True),
+        "MultiOutputRegressor of LGBMRegressor": MultiOutputRegressor(_light(numbers=True)),
+        "MultiOutputRegressor of XGBRegressor": MultiOutputRegressor(_extreme(numbers=True)),
+        "RegressorChain of LGBMRegressor": RegressorChain(_light(numbers=True)),
+    }
     return [
+        *(BoostedCase(name=name, kind=SEVERAL, fit=m.fit) for name, m in several.items()),
         *(BoostedCase(name=name, kind=NUMBERS, fit=m.fit) for name, m in numbers.items()),
         *(BoostedCase(name=name, kind=CLASSES, fit=m.fit) for name, m in classes.items()),
         *(BoostedCase(name=name, kind=PAIR, fit=m.fit) for name, m in pair.items()),

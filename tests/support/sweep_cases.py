@@ -20,9 +20,10 @@ from sklearn.utils import all_estimators
 
 Make = Callable[[Any], Any]
 CLASSES, PAIR, NUMBERS = "classifiers", "classifiers of two classes", "regressors"
+SEVERAL = "regressors of several targets"
 OUTLIERS, GROUPS = "detectors of outliers", "groupings"
 STEPS, OTHERS = "transformers before a linear model", "others"
-KINDS = (CLASSES, PAIR, NUMBERS, OUTLIERS, GROUPS, STEPS, OTHERS)
+KINDS = (CLASSES, PAIR, NUMBERS, SEVERAL, OUTLIERS, GROUPS, STEPS, OTHERS)
 SHUFFLED = "random_state"
 
 
@@ -169,6 +170,8 @@ _TWO_TARGETS = (
     *("MultiTaskElasticNet", "MultiTaskElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV"),
     *("MultiOutputRegressor", "RegressorChain"),
 )
+_SAYS_ONE = ("BaggingRegressor", "MLPRegressor")
+"""Take several targets, though their tags do not say so."""
 _TWO_LABELS = ("ClassifierChain", "MultiOutputClassifier")
 _AS_CLASSIFIER = ("Pipeline", "FrozenEstimator")
 _PAIR_ONLY = ("FixedThresholdClassifier", "TunedThresholdClassifierCV")
@@ -215,13 +218,15 @@ def _kinds_of(name: str, cls: Any, one: Any) -> tuple[str, ...]:
     found = next((kind for kind, is_so in roles.items() if is_so), "")
     if found == CLASSES:
         return CLASSES, PAIR
+    is_several = name in _SAYS_ONE or one.__sklearn_tags__().target_tags.multi_output
+    if found == NUMBERS and is_several:
+        return (SEVERAL,) if name in _TWO_TARGETS else (NUMBERS, SEVERAL)
     return (found or (STEPS if hasattr(cls, "transform") else OTHERS),)
 
 
 def _feed_of(name: str) -> str:
     feeds = {
         "counts": (*_COUNTS, *_POSITIVE, *_POSITIVE_SCORES),
-        "two targets": _TWO_TARGETS,
         "two labels": _TWO_LABELS,
         "one column": ("IsotonicRegression",),
         "three columns": ("QuantileTransformer",),

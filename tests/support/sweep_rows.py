@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.convert import load_table
-from tests.support.sweep_cases import NUMBERS, PAIR, SweepCase
+from tests.support.sweep_cases import NUMBERS, PAIR, SEVERAL, SweepCase
 
 Array = NDArray[Any]
 
@@ -19,10 +19,10 @@ def _table(name: str) -> tuple[Array, Array]:
 
 def load_rows(case: SweepCase) -> tuple[Array, Array]:
     """Give rows and targets of scikit-learn's bundled tables, as the estimator takes them."""
-    if case.kind == NUMBERS:
+    if case.kind in (NUMBERS, SEVERAL):
         rows, targets = _table("diabetes")
         rows, targets = rows[:300] * 50, targets[:300]
-        if case.feed == "two targets":
+        if case.kind == SEVERAL:
             return rows, np.column_stack([targets, targets[::-1]])
         return (rows[:, :1] if case.feed == "one column" else rows), targets
     rows, targets = _table("cancer" if case.kind == PAIR else "wine")

@@ -21,12 +21,13 @@ TORCH = "PyTorch"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchCase:
-    """One module: how it is made of ``torch``, the shape of a row and its classes."""
+    """One module: how it is made of ``torch``, the shape of a row, its classes and targets."""
 
     name: str
     make: Callable[[Any], Any]
     shape: tuple[int, ...]
     classes: int = 0
+    targets: tuple[str, ...] = ()
 
 
 def list_torch() -> list[TorchCase]:
@@ -35,6 +36,7 @@ def list_torch() -> list[TorchCase]:
         TorchCase(name="MLP, softmax, dropout, batch norm", make=_mlp, shape=(6,), classes=4),
         TorchCase(name="one logit", make=lambda t: t.nn.Linear(6, 1), shape=(6,), classes=2),
         TorchCase(name="regression", make=lambda t: t.nn.Linear(6, 1), shape=(6,)),
+        TorchCase(name="several targets", make=_regression, shape=(6,), targets=("a", "b", "c")),
         TorchCase(name="convolutions, images", make=_images, shape=(1, 8, 8), classes=10),
         TorchCase(name="exported program", make=_program, shape=(6,), classes=3),
         TorchCase(name="exported program of 4 rows", make=_fixed, shape=(6,), classes=3),
@@ -84,7 +86,7 @@ def _outcome(name: str, verdict: str, how: str, huge: str = NONE) -> Outcome:
 
 
 def _schema(case: TorchCase) -> ModelSchema:
-    plain = schema_of(6, [str(n) for n in range(case.classes)])
+    plain = schema_of(6, [str(n) for n in range(case.classes)], targets=case.targets)
     return ModelSchema(
         model=plain.model,
         task=plain.task,
@@ -103,6 +105,10 @@ def _mlp(t: Any) -> Any:
         t.nn.Linear(16, 4),
         t.nn.Softmax(dim=1),
     )
+
+
+def _regression(t: Any) -> Any:
+    return t.nn.Sequential(t.nn.Linear(6, 8), t.nn.ReLU(), t.nn.Linear(8, 3))
 
 
 def _images(t: Any) -> Any:
