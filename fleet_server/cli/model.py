@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleet_server.cli import model_approve
-from fleet_server.cli.model_approve import NameArgument
+from fleet_server.cli.family_views import (
+    family_to_json,
+    fold_families,
+    print_family,
+    print_members,
+)
+from fleet_server.cli.model_approve import NameArgument, is_pattern
 from fleet_server.cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -18,6 +24,7 @@ from fleet_server.cli.version_views import print_encodings, print_version, versi
 
 if TYPE_CHECKING:
     from fleet_server.ports.registry import Model, Version
+    from fleet_server.services.browse_family import FamilyView
     from fleet_server.services.browse_models import BrowseModels
 
 app = typer.Typer(no_args_is_help=True, help="Models and versions: list, show, approve, reject.")
@@ -30,11 +37,18 @@ def list_models(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models, or the versions of one.
+    """List the models, or the versions of one; a family is one row, by its name its members.
 
     Example: edgefleet model ls digits
     """
     with fleet_errors():
+        if name is not None and is_pattern(name):
+            view = _view_family(workspace, name)
+            if as_json:
+                print_json(family_to_json(view)["members"])
+                return
+            print_members(view, last)
+            return
         browser = _open_browser(workspace)
         if name is not None:
             _list_versions(browser, browser.get_model(name), last, as_json=as_json)
@@ -46,17 +60,7 @@ def list_models(
         print_table(
             "",
             ("model", "task", "versions", "newest", "champion", "problem"),
-            [
-                (
-                    model.name,
-                    model.task,
-                    len(model.versions),
-                    _newest(model),
-                    model.champion or "-",
-                    model.problem,
-                )
-                for model in models
-            ],
+            fold_families(models),
         )
         if not models:
             say("no model yet; next: edgefleet train SPEC.toml")
@@ -69,11 +73,18 @@ def show(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version: metrics, limits, confusion, packages, origin, decisions.
+    """Show one version: metrics, limits, confusion, packages, origin, decisions; or a family.
 
     Example: edgefleet model show digits 3
     """
     with fleet_errors():
+        if is_pattern(name):
+            view = _view_family(workspace, name)
+            if as_json:
+                print_json(family_to_json(view))
+            else:
+                print_family(view)
+            return
         from fleet_server.bootstrap import open_fleet
         from fleet_server.wiring.encodings import list_encodings
 
@@ -92,6 +103,13 @@ def _open_browser(workspace: Any) -> "BrowseModels":
     from fleet_server.wiring.training import build_browser
 
     return build_browser(open_fleet(workspace))
+
+
+def _view_family(workspace: Any, pattern: str) -> "FamilyView":
+    from fleet_server.bootstrap import open_fleet
+    from fleet_server.wiring.training import build_family_browser
+
+    return build_family_browser(open_fleet(workspace)).view(pattern)
 
 
 def _list_versions(browser: "BrowseModels", model: "Model", last: int, *, as_json: bool) -> None:
@@ -123,16 +141,12 @@ def _primary(version: "Version") -> str:
     return f"{name} {version.metrics[name]:.4g}" if name in version.metrics else "-"
 
 
-def _newest(model: "Model") -> str:
-    newest = max(model.versions, default=0)
-    return f"{newest} {model.versions[newest]}" if newest else "-"
-
-
 def _model_to_json(model: "Model") -> dict[str, Any]:
     return {
         "model": model.name,
         "task": model.task,
         "problem": model.problem,
+        "family": model.family or None,
         "champion": model.champion,
         "versions": [{"version": n, "state": state} for n, state in model.versions.items()],
     }

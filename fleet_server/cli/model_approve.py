@@ -1,6 +1,7 @@
 """``edgefleet model approve`` and ``model reject``: the approver's word, alone or with others."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,11 @@ CosignOption = Annotated[
 ]
 
 
+def is_pattern(name: str) -> bool:
+    """Tell whether a name is that of a family: it has columns in braces."""
+    return "{" in name
+
+
 class Withdrawn(StrEnum):
     """What devices do with a package that is withdrawn later."""
 
@@ -50,13 +56,18 @@ def approve(
     pending: Annotated[
         bool, typer.Option("--pending", help="Only show what waits for a signature.")
     ] = False,
+    listing: Annotated[
+        Path | None, typer.Option(help="Of a family: write path and sha256 of every package here.")
+    ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign every package of a version with the approver's key.
+    """Sign every package of a version, or of every member of a family, with the approver's key.
 
     Shows first what is signed, and what others signed since. Nothing that is not signed can ever
-    run on a device. Where several approvers must sign, the others add --cosign.
+    run on a device. Where several approvers must sign, the others add --cosign. A family is named
+    with its columns in braces, without a version: the newest of each member, but for rejected
+    ones, with one signature.
 
     Example: edgefleet model approve digits 3
     """
@@ -67,6 +78,13 @@ def approve(
         if pending:
             _show_pending(fleet, as_json=as_json)
             return
+        if is_pattern(name):
+            from fleet_server.cli.family_approve import approve_family
+
+            if version:
+                raise MisuseError(f"{name} is a family; approve one member by its own name")
+            approve_family(fleet, name, reason, str(on_withdrawn), listing, cosign=cosign, yes=yes)
+            return
         if not name or not version:
             raise MisuseError("say what: edgefleet model approve NAME VERSION")
         _approve(fleet, name, version, reason, on_withdrawn, cosign=cosign, yes=yes)
@@ -74,7 +92,7 @@ def approve(
 
 def reject(
     name: NameArgument,
-    version: VersionArgument,
+    version: Annotated[int, typer.Argument(min=0, help="Version.")] = 0,
     workspace: WorkspaceOption = None,
     reason: ReasonOption = "",
     cosign: CosignOption = False,
@@ -93,6 +111,13 @@ def reject(
 
         if not reason.strip() and not cosign:
             raise MisuseError("a rejection needs a reason: --reason 'what is wrong'")
+        if is_pattern(name):
+            from fleet_server.cli.family_approve import reject_family
+
+            reject_family(open_fleet(workspace), name, reason, cosign=cosign, yes=yes)
+            return
+        if not version:
+            raise MisuseError("say what: edgefleet model reject NAME VERSION")
         desk = build_approver(open_fleet(workspace), ask=ask_passphrase())
 
         def look(review: "TargetsReview") -> None:
@@ -105,7 +130,7 @@ def reject(
         else:
             rejected = desk.reject(name, version, reason, show=look)
         if rejected.waiting:
-            _say_waiting(rejected)
+            say_waiting(rejected)
             return
         withdrawn = f", {len(rejected.targets)} packages withdrawn" if rejected.targets else ""
         say(f"rejected: {name} {version}{withdrawn}")
@@ -145,7 +170,7 @@ def _approve(
         withdrawn = OnWithdrawn(on_withdrawn)
         approval = desk.approve(name, version, reason, on_withdrawn=withdrawn, show=look)
     if approval.waiting:
-        _say_waiting(approval)
+        say_waiting(approval)
         return
     if approval.metadata_version:
         say(
@@ -157,10 +182,12 @@ def _approve(
     say(f"next: edgefleet rollout plan {name} {version} --group GROUP --stages 5%,25%,100%")
 
 
-def _say_waiting(approval: "Approval") -> None:
+def say_waiting(approval: "Approval") -> None:
+    """Say whose signature is missing, and what they run."""
     verb = "approve" if approval.decision == "approved" else "reject"
+    what = f"{approval.model} {approval.version}" if approval.version else f"'{approval.model}'"
     say(f"signed, not in force: {approval.waiting}")
-    say(f"next: they run  edgefleet model {verb} {approval.model} {approval.version} --cosign")
+    say(f"next: they run  edgefleet model {verb} {what} --cosign")
 
 
 def _show_pending(fleet: "Fleet", *, as_json: bool) -> None:

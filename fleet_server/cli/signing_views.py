@@ -24,8 +24,13 @@ def confirm_signing(*, yes: bool) -> None:
         raise RefusedError("nothing was signed")
 
 
-def say_targets_review(review: "TargetsReview") -> None:
-    """Say what others signed since this person looked, then what this signature changes."""
+def say_targets_review(review: "TargetsReview", *, shown_max: int | None = None) -> None:
+    """Say what others signed since this person looked, then what this signature changes.
+
+    Args:
+        review: The difference.
+        shown_max: Of the packages that are signed; None shows all.
+    """
     from fleet_server.ports.keys import name_keys
 
     if not review.seen_version:
@@ -40,7 +45,7 @@ def say_targets_review(review: "TargetsReview") -> None:
         )
         _say_changes(review.others, shown_max=OTHERS_SHOWN_MAX)
     say(f"you sign (targets {review.current_version} -> {review.following_version}):")
-    _say_changes(review.mine, shown_max=len(review.mine))
+    _say_changes(review.mine, shown_max=len(review.mine) if shown_max is None else shown_max)
     if not review.mine:
         say("  the same packages once more")
     old, new = review.director

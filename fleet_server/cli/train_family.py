@@ -90,8 +90,7 @@ def _print(trained: "TrainedFamily") -> None:
     if trained.rows_without:
         say(f"note: {trained.rows_without} rows belong to no member and were left aside")
     if trained.registered:
-        name, number = sorted(trained.registered.items())[0]
-        say(f"next: edgefleet model approve {name} {number}")
+        say(f"next: edgefleet model show '{trained.pattern}', then model approve the same")
 
 
 def _spread(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+AGAINST_CHAMPION = "against_champion"
+"""Key of a member's evaluation: its primary metric beside that of the version in service."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewArtifact:
@@ -115,6 +118,7 @@ class Model:
         problem: As the newest version says.
         champion: Version in service, 0 when none.
         versions: Number to state, ascending.
+        family: Pattern of the family its newest version is a member of; empty for none.
     """
 
     name: str
@@ -122,6 +126,42 @@ class Model:
     problem: str
     champion: int
     versions: Mapping[int, str] = field(default_factory=dict)
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyMember:
+    """The newest version of one member of a family.
+
+    Attributes:
+        model: Its model name.
+        number: Of the newest version.
+        state: What was decided about that version.
+        champion: Version in service, 0 when none.
+        champion_state: What was decided about the version in service; empty when none.
+        metrics: Of the newest version, before conversion.
+        evaluation: Of the newest version.
+        run: Of the newest version.
+    """
+
+    model: str
+    number: int
+    state: str
+    champion: int
+    champion_state: str
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """Its value by partition column; empty for the fallback."""
+        return dict(self.run.get("family", {}).get("values", {}))
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is for devices that have no member."""
+        return bool(self.run.get("family", {}).get("is_fallback", False))
 
 
 class ModelRegistry(Protocol):
@@ -137,6 +177,10 @@ class ModelRegistry(Protocol):
 
     def find_version(self, model: str, number: int) -> Version | None:
         """Give one version with its packages and decisions."""
+        ...
+
+    def list_family(self, pattern: str) -> list[FamilyMember]:
+        """Give the members of a family by name; empty when there are none."""
         ...
 
     def register(self, new: NewVersion, *, actor: str, at: datetime) -> int:

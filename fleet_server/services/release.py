@@ -67,7 +67,7 @@ class Release:
         """Give what a proposal says it is about.
 
         Raises:
-            RefusedError: It is about something else, or malformed.
+            RefusedError: It is about something else, malformed, or lists what is no member here.
         """
         if (proposal.act, proposal.subject) != (ACTS[decision], self.subject):
             raise RefusedError(
@@ -83,6 +83,13 @@ class Release:
             for name, number in members.items()
         ):
             raise RefusedError("the proposal is malformed: it lists no members of the family")
+        strange = sorted(set(members.items()) - set(self.members))
+        if strange:
+            name, number = strange[0]
+            raise RefusedError(
+                f"what waits lists {name} {number}, which is not among the members of {self.model}"
+                " as they are now; drop it and propose again: `edgefleet keys forget-pending`"
+            )
         return Release.of_family(self.model, members)
 
 

@@ -25,7 +25,7 @@ from fleet_server.services.register_version import (
     RegisterVersion,
     TrainingResult,
 )
-from fleet_server.training.family import Member, Partition, split_members
+from fleet_server.training.family import ChampionPackages, Member, Partition, split_members
 from fleet_server.training.family_member import FamilyRecipe, MemberOutcome
 from fleet_server.training.ingest import check_columns
 from fleet_server.training.records import find_libraries
@@ -117,7 +117,12 @@ class TrainFamily:
         recipe = self._make_recipe(spec, spec_path)
         partition = self._read(spec, spec.family, spec_path.parent)
         kept = [m.name for m in partition.members if self._is_up_to_date(m, recipe)]
-        todo = [m for m in partition.members if m.name not in set(kept)]
+        up_to_date = set(kept)
+        todo = [
+            replace(member, champion=self._find_champion(member.name))
+            for member in partition.members
+            if member.name not in up_to_date
+        ]
         self.listener.begun(len(partition.members), len(kept))
         registered: dict[str, int] = {}
         failed: dict[str, str] = {}
@@ -162,6 +167,7 @@ class TrainFamily:
             profiles=profiles,
             code=self.code_versions.find(spec_path.resolve().parent),
             writer=self.estimators,
+            packages=self.packages,
         )
 
     def _read(self, spec: Spec, family: FamilySection, folder: Path) -> Partition:
@@ -189,6 +195,16 @@ class TrainFamily:
         newest = self.registry.find_version(member.name, max(model.versions))
         made = newest.run.get("family", {}) if newest is not None else {}
         return bool(made.get("rows") == member.key and made.get("recipe") == recipe.key)
+
+    def _find_champion(self, name: str) -> ChampionPackages | None:
+        model = self.registry.find_model(name)
+        if model is None or not model.champion:
+            return None
+        version = self.registry.find_version(name, model.champion)
+        if version is None:
+            return None
+        packages = {a.package.profile: a.package.sha256 for a in version.artifacts}
+        return ChampionPackages(number=version.number, packages=packages)
 
     def _register(
         self, spec: Spec, outcome: MemberOutcome, registered: dict[str, int], actor: str

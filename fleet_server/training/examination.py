@@ -101,6 +101,40 @@ class Examination:
             estimates=estimates, confusion=self.confusion(answers), gates=tuple(gates)
         )
 
+    def compare_champion(
+        self, blob: bytes, profile: DeviceProfile, champion: Champion, name: str
+    ) -> dict[str, Any] | None:
+        """Tell how much better a package is than the champion's in one metric; judges nothing.
+
+        Args:
+            blob: The candidate's package.
+            profile: Both were built for it.
+            champion: The version in service.
+            name: Of the metric.
+
+        Returns:
+            ``value`` (above 0 where the candidate is better), its one-sided 95 % bounds ``low`` and
+            ``high``, and what was compared; None where the champion cannot be asked.
+        """
+        if profile.id not in champion.packages:
+            return None
+        asked = ask_champion(
+            champion.packages[profile.id], self._schema, profile, self._test.features
+        )
+        if asked.answers is None:
+            return None
+        mine = answer_package(blob, self._schema.task, profile, self._test.features)
+        found = self._resampler.compare(METRICS[name], self._test.targets, mine, asked.answers)
+        return {
+            "champion": champion.number,
+            "metric": name,
+            "profile": profile.id,
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "rows": found.rows,
+        }
+
     def _compare(self, answers: Answers, profile: DeviceProfile, champion: Champion) -> list[Gate]:
         margins = {
             limit.name: limit.regression_max

@@ -10,9 +10,22 @@ from numpy.typing import NDArray
 from fleet_server.errors import RefusedError
 from fleet_server.ports.training import NumberColumn, RawTable, WordColumn
 from fleet_server.training.spec import Spec
-from fleet_server.training.spec_family import MEMBERS_MAX, name_member
+from fleet_server.training.spec_family import MEMBERS_MAX, name_fallback, name_member
 
 Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChampionPackages:
+    """The version in service under a member's name.
+
+    Attributes:
+        number: Its version.
+        packages: sha256 by profile id.
+    """
+
+    number: int
+    packages: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +37,16 @@ class Member:
         values: By partition column.
         table: Its rows.
         key: Digest of its rows: the same rows in the same order give the same key.
+        is_fallback: Whether it has the rows of all and is for devices without a member.
+        champion: What is in service under its name.
     """
 
     name: str
     values: Mapping[str, str]
     table: RawTable
     key: str
+    is_fallback: bool = False
+    champion: ChampionPackages | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +94,11 @@ def split_members(spec: Spec, table: RawTable, *, source: str) -> Partition:
             for name, column, code in zip(family.partition, columns, group, strict=True)
         }
         name = name_member(spec.model.name, values)
+        if family.has_fallback and name == name_fallback(spec.model.name):
+            raise RefusedError(
+                f"{source}: {dict(values)} makes the name {name!r}, which is the fallback's;"
+                " rename it in the table"
+            )
         if name in members or name in too_small:
             raise RefusedError(
                 f"{source}: two values of {', '.join(family.partition)} make the name {name!r},"
@@ -88,10 +110,21 @@ def split_members(spec: Spec, table: RawTable, *, source: str) -> Partition:
             continue
         part = _take(table, own, leave_out=family.partition)
         members[name] = Member(name=name, values=values, table=part, key=_digest(part))
+    found = [members[name] for name in sorted(members)]
+    if family.has_fallback:
+        found.append(_make_fallback(spec.model.name, table, family.partition))
     return Partition(
-        members=tuple(members[name] for name in sorted(members)),
+        members=tuple(found),
         too_small=too_small,
         rows_without=int(np.sum(~is_named)),
+    )
+
+
+def _make_fallback(pattern: str, table: RawTable, partition: Sequence[str]) -> Member:
+    """Give the member that has every row, those of no member too."""
+    whole = _take(table, np.arange(table.rows), leave_out=partition)
+    return Member(
+        name=name_fallback(pattern), values={}, table=whole, key=_digest(whole), is_fallback=True
     )
 
 

@@ -14,9 +14,10 @@ from converters.families.family_builder import FamilyBuilder
 from converters.request import BuiltPackage
 from device_profiles.profile import DeviceProfile
 from fleet_server.errors import FleetError, RefusedError
+from fleet_server.ports.registry import AGAINST_CHAMPION, PackageStore
 from fleet_server.ports.training import CodeVersion, EstimatorWriter
 from fleet_server.training.dataset import split_rows
-from fleet_server.training.examination import Examination
+from fleet_server.training.examination import Champion, Examination
 from fleet_server.training.family import Member
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
@@ -36,6 +37,7 @@ class FamilyRecipe:
         profiles: Tables of the device profiles, in the order of the spec.
         code: Of the spec's folder.
         writer: Gives the bytes of a source model.
+        packages: Reads the packages of champions; None where there are none.
     """
 
     spec: Spec
@@ -43,6 +45,7 @@ class FamilyRecipe:
     profiles: tuple[Mapping[str, Any], ...]
     code: CodeVersion
     writer: EstimatorWriter
+    packages: PackageStore | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,14 @@ def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
         confusion=exam.confusion(answers),
     )
     run = describe_run(source, dataset, recipe.code)
-    run["family"] = {"values": dict(member.values), "rows": member.key, "recipe": recipe.key}
+    run["family"] = {
+        "pattern": recipe.spec.model.name,
+        "values": dict(member.values),
+        "rows": member.key,
+        "recipe": recipe.key,
+        "is_fallback": member.is_fallback,
+    }
+    champion = _load_champion(recipe, member)
     context = {**run, "model": member.name, "metrics": dict(metrics)}
     packages, results, ways = {}, {}, {}
     for table, limit in zip(recipe.profiles, spec.profiles, strict=True):
@@ -137,18 +147,34 @@ def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
         )
         built = _builder(recipe.key, profile.id).build(request)
         packages[profile.id], ways[profile.id] = built.package, str(built.way)
-        results[profile.id] = exam.judge_package(built.package.blob, profile, None)
+        results[profile.id] = exam.judge_package(built.package.blob, profile, champion)
     _refuse([gate for result in results.values() for gate in result.gates])
+    evaluation = describe_evaluation(source, results, champion.number if champion else 0)
+    if champion is not None:
+        first = DeviceProfile.from_table(recipe.profiles[0], source=spec.profiles[0].profile)
+        evaluation[AGAINST_CHAMPION] = exam.compare_champion(
+            packages[first.id].blob, first, champion, spec.primary
+        )
     return MemberOutcome(
         member=member.name,
         packages=packages,
         source_model=recipe.writer.write(fitted.estimator),
         metrics=metrics,
-        evaluation=describe_evaluation(source, results, 0),
+        evaluation=evaluation,
         run={**run, "ways": ways, "notes": list(fitted.notes)},
         data_sha256=dataset.sha256,
         ways=ways,
     )
+
+
+def _load_champion(recipe: FamilyRecipe, member: Member) -> Champion | None:
+    if member.champion is None or recipe.packages is None:
+        return None
+    blobs = {
+        profile: recipe.packages.read(sha256)
+        for profile, sha256 in member.champion.packages.items()
+    }
+    return Champion(number=member.champion.number, packages=blobs)
 
 
 @cache

@@ -146,11 +146,13 @@ class FamilySection:
         partition: Columns whose values name a member.
         rows_min: A member with fewer rows is left out and listed.
         fail_share_max: Share of the members that may fail before the run ends as failed.
+        has_fallback: Whether one more member is trained from the rows of all.
     """
 
     partition: tuple[str, ...]
     rows_min: int
     fail_share_max: float
+    has_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,10 @@ gives the models ``departure-7`` and ``departure-12a``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fleet_server.errors import RefusedError
-from fleet_server.training.spec import DataSection, FamilySection, MetricLimit
+from fleet_server.training.spec import DataSection, FamilySection
 from fleet_server.training.spec_problems import Section, show
 
 PARTITION_COLUMNS_MAX = 4
@@ -17,6 +17,8 @@ ROWS_MIN_LOW = 10
 FAIL_SHARE_DEFAULT = 0.01
 MEMBERS_MAX = 30_000
 NAME_CHARS_MAX = 63
+POOLED, NO_FALLBACK = "pooled", "none"
+"""A model from the rows of all members for devices that have none; its name says so."""
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _STRANGE = re.compile(r"[^a-z0-9]+")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -59,17 +61,15 @@ def read_family(root: Section, name: str, data: DataSection) -> FamilySection | 
         partition=columns,
         rows_min=family.integer("rows_min", ROWS_MIN_DEFAULT, low=ROWS_MIN_LOW, high=10**9),
         fail_share_max=FAIL_SHARE_DEFAULT if fail_share is None else fail_share,
+        has_fallback=_read_fallback(family),
     )
 
 
-def refuse_champions(root: Section, limits: Sequence[MetricLimit]) -> None:
-    """Say that members are not compared with a champion."""
-    for limit in limits:
-        if limit.regression_max is not None:
-            root.problems.add(
-                ("metrics", limit.name, "regression_max"),
-                "not supported for a family by this version; use a floor or a ceiling",
-            )
+def _read_fallback(family: Section) -> bool:
+    value = family.values.get("fallback", NO_FALLBACK)
+    if value not in (POOLED, NO_FALLBACK):
+        family.add("fallback", f'must be "{POOLED}" or "{NO_FALLBACK}", got {show(value)}')
+    return bool(value == POOLED)
 
 
 def _read_partition(family: Section) -> tuple[str, ...]:
@@ -88,6 +88,36 @@ def _read_partition(family: Section) -> tuple[str, ...]:
         family.add("partition", f"names a column twice: {show(value)}")
         return ()
     return tuple(columns)
+
+
+def name_fallback(pattern: str) -> str:
+    """Give the model name of the member trained from the rows of all.
+
+    >>> name_fallback("departure-{route}")
+    'departure-pooled'
+    """
+    return _HOLE.sub(POOLED, pattern)
+
+
+def list_columns(pattern: str) -> tuple[str, ...]:
+    """Name the partition columns, in the order of the pattern.
+
+    >>> list_columns("departure-{route}-{stop}")
+    ('route', 'stop')
+    """
+    return tuple(_HOLE.findall(pattern))
+
+
+def name_slot(pattern: str) -> str:
+    """Give the slot that every member of a family runs in.
+
+    A device changes its member, and what asks it for predictions notices nothing.
+
+    >>> name_slot("departure-{route}"), name_slot("{site}-wear-{machine}"), name_slot("{route}")
+    ('departure', 'wear', 'route')
+    """
+    bare = re.sub("-+", "-", _HOLE.sub("", pattern)).strip("-")
+    return bare or "-".join(list_columns(pattern))
 
 
 def name_member(pattern: str, values: Mapping[str, str]) -> str:

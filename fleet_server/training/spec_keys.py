@@ -39,7 +39,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "prefer",
     ),
     "approval": ("signatures",),
-    "family": ("partition", "rows_min", "fail_max"),
+    "family": ("partition", "rows_min", "fail_max", "fallback"),
 }
 """Keys by table; ``*`` stands for a name of the user's."""
 
@@ -95,12 +95,11 @@ LATER: Mapping[str, Mapping[str, str]] = {
     },
     "metrics": {"cost": "", "family": ""},
     "family": {
-        "fallback": "members that are too small or fail are listed, and none takes their place",
         "members_max": "",
         "per_member": "write a spec of its own for such a member",
         "chunk": "",
         "sample_evidence": "every member has its evidence",
-        "release": "",
+        "release": "regression_max leaves members out that are worse than their champion",
     },
     "approval": {"auto": "", "card_required": "", "scope": ""},
 }

@@ -25,7 +25,7 @@ from fleet_server.training.spec import (
     StepSpec,
     TrainSection,
 )
-from fleet_server.training.spec_family import names_family, read_family, refuse_champions
+from fleet_server.training.spec_family import names_family, read_family
 from fleet_server.training.spec_features import read_features, read_values_max
 from fleet_server.training.spec_keys import (
     CRITERIA,
@@ -81,8 +81,6 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
         family=family,
     )
     _check_primary(root, spec)
-    if family is not None:
-        refuse_champions(root, spec.metrics)
     if problems.found:
         raise SpecError(source, problems.sorted())
     return spec

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fleet_server.adapters.database.model_repository import DatabaseModelRegistry
 from fleet_server.bootstrap import Fleet
 from fleet_server.ports.training import StepListener
+from fleet_server.services.browse_family import BrowseFamily
 from fleet_server.services.browse_models import BrowseModels
 from fleet_server.workspace import Workspace
 
@@ -27,6 +28,11 @@ def profiles_dir(workspace: Workspace) -> Path:
 def build_browser(fleet: Fleet) -> BrowseModels:
     """Return what finds models and versions: ``list_models``, ``get_model``, ``get_version``."""
     return BrowseModels(registry=DatabaseModelRegistry(fleet.engine))
+
+
+def build_family_browser(fleet: Fleet) -> BrowseFamily:
+    """Return what looks at a family as one thing: ``view(pattern) -> FamilyView``."""
+    return BrowseFamily(registry=DatabaseModelRegistry(fleet.engine))
 
 
 def build_trainer(fleet: Fleet, listener: StepListener) -> "TrainModel":

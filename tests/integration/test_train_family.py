@@ -17,6 +17,7 @@ from fleet_server.adapters.member_pool import JoblibMemberPool
 from fleet_server.adapters.table_files import PyarrowTableReader
 from fleet_server.errors import MisuseError, RefusedError
 from fleet_server.ports.training import EstimatorWriter
+from fleet_server.services.browse_family import BrowseFamily
 from fleet_server.services.train_family import MemberPool, TrainedFamily, TrainFamily
 from fleet_server.training.family import Member
 from fleet_server.training.family_member import FamilyRecipe, MemberOutcome, train_members
@@ -128,6 +129,54 @@ def test_a_run_goes_on_where_it_was_and_trains_only_what_changed(tmp_path: Path)
     trained, _ = run(bench, changed, pool)
     assert pool.seen == ["line-r0"]
     assert trained.registered == {"line-r0": 2}
+
+
+def test_the_fallback_is_trained_from_the_rows_of_all(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    spec = edit(FAMILY, {"fail_max = 0.2": 'fail_max = 0.2\nfallback = "pooled"'})
+    spec = edit(spec, {"ceiling = 0.5": "ceiling = 50"})
+    table = pa.concat_tables([make_table(2), make_table(3).slice(120, 10)])
+    trained, _ = run(bench, table, spec=spec)
+    assert trained.registered == {"line-r0": 1, "line-r1": 1, "line-pooled": 1}
+    assert trained.too_small == {"line-r2": 10}
+    fallback = _version(bench, "line-pooled")
+    rows = fallback.run["split"]
+    assert rows["train_rows"] + rows["test_rows"] == 130
+    assert fallback.run["family"]["is_fallback"] is True
+    members = bench.registry.list_family("line-{route}")
+    assert [one.model for one in members] == ["line-pooled", "line-r0", "line-r1"]
+    assert {model.family for model in bench.registry.list_models()} == {"line-{route}"}
+
+
+def test_members_are_compared_with_those_in_service(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    table = make_table(3)
+    run(bench, table)
+    for name in ("line-r0", "line-r1"):
+        bench.crown(name, 1)
+    targets = np.array(table["t"].to_pylist())
+    targets[60:120] += 3.0
+    moved = table.set_column(3, "t", pa.array(targets))
+    spec = edit(FAMILY, {"{ ceiling = 0.5 }": "{ regression_max = 0.05 }"})
+    run(bench, moved, spec=spec)
+    view = BrowseFamily(registry=bench.registry).view("line-{route}")
+    assert str(view.standings["line-r1"]) == "better"
+    assert str(view.standings["line-r2"]) == "not compared"
+    version = bench.registry.find_version("line-r1", 2)
+    assert version is not None
+    assert version.evaluation["against_champion"]["value"] == pytest.approx(3.0, abs=0.3)
+    assert [gate["comparison"] for gate in version.evaluation["gates"]] == ["better"]
+
+
+def test_a_member_that_is_worse_than_the_one_in_service_has_failed(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    run(bench, make_table(2))
+    bench.crown("line-r1", 1)
+    spec = edit(FAMILY, {"{ ceiling = 0.5 }": "{ regression_max = 0.05 }"})
+    spec = edit(spec, {"params = {}": "params = { alpha = 1000.0 }"})
+    trained, _ = run(bench, make_table(2), spec=spec)
+    assert list(trained.failed) == ["line-r1"]
+    assert "against champion 1" in trained.failed["line-r1"]
 
 
 def _moved(values: list[float]) -> list[float]:

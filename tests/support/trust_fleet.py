@@ -64,6 +64,7 @@ def register(
     profiles: Sequence[str],
     *,
     packages: dict[str, bytes] | None = None,
+    **columns: str,
 ) -> None:
     """Register a version whose packages are in the object store, as training does."""
     now = fleet.clock.now()
@@ -71,7 +72,7 @@ def register(
         if session.get(ModelRow, model) is None:
             session.add(ModelRow(name=model, task="classification", created_at=now))
             session.flush()
-        session.add(VersionRow(model=model, number=version, created_at=now))
+        session.add(VersionRow(model=model, number=version, created_at=now, **columns))
         for profile in profiles:
             path = target_path(model, version, profile)
             blob = (packages or {}).get(profile) or make_package(path)

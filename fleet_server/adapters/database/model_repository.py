@@ -5,9 +5,13 @@ or not at all, and two trainings at once get different numbers.
 """
 
 import json
+import tomllib
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Engine
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from edge_agent.contract.assignment import target_path
@@ -18,6 +22,7 @@ from fleet_server.errors import RefusedError
 from fleet_server.ports.registry import (
     Artifact,
     Decision,
+    FamilyMember,
     Model,
     NewArtifact,
     NewVersion,
@@ -35,13 +40,69 @@ class DatabaseModelRegistry:
         """Give every model by name."""
         with read_session(self._engine) as session:
             rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
-            return [_to_model(session, row) for row in rows]
+            versions: dict[str, dict[int, str]] = {}
+            for model, number, state in session.exec(
+                select(VersionRow.model, VersionRow.number, VersionRow.state).order_by(
+                    col(VersionRow.number)
+                )
+            ):
+                versions.setdefault(model, {})[number] = state
+            families = dict(_read_families(session))
+            return [
+                _to_model(row, versions.get(row.name, {}), families.get(row.name, ""))
+                for row in rows
+            ]
 
     def find_model(self, name: str) -> Model | None:
         """Give one model."""
         with read_session(self._engine) as session:
             row = session.get(ModelRow, name)
-            return None if row is None else _to_model(session, row)
+            if row is None:
+                return None
+            versions = session.exec(
+                select(VersionRow.number, VersionRow.state)
+                .where(VersionRow.model == name)
+                .order_by(col(VersionRow.number))
+            ).all()
+            families = dict(_read_families(session, name))
+            return _to_model(row, dict(versions), families.get(name, ""))
+
+    def list_family(self, pattern: str) -> list[FamilyMember]:
+        """Give the members of a family by name."""
+        first = pattern.partition("{")[0]
+        with read_session(self._engine) as session:
+            query = (
+                select(VersionRow, ModelRow.champion)
+                .join(ModelRow, col(ModelRow.name) == col(VersionRow.model))
+                .where(_is_newest(), col(VersionRow.model).startswith(first, autoescape=True))
+                .order_by(col(VersionRow.model))
+            )
+            found = [
+                (row, champion)
+                for row, champion in session.exec(query)
+                if _family_of(json.loads(row.run), row.spec) == pattern
+            ]
+            states = {
+                (model, number): state
+                for model, number, state in session.exec(
+                    select(VersionRow.model, VersionRow.number, VersionRow.state)
+                    .join(ModelRow, col(ModelRow.name) == col(VersionRow.model))
+                    .where(col(VersionRow.number) == col(ModelRow.champion))
+                )
+            }
+            return [
+                FamilyMember(
+                    model=row.model,
+                    number=row.number,
+                    state=row.state,
+                    champion=champion,
+                    champion_state=states.get((row.model, champion), ""),
+                    metrics=json.loads(row.metrics),
+                    evaluation=json.loads(row.evaluation),
+                    run=json.loads(row.run),
+                )
+                for row, champion in found
+            ]
 
     def find_version(self, model: str, number: int) -> Version | None:
         """Give one version with its packages and decisions."""
@@ -123,18 +184,46 @@ def _to_row(model: str, number: int, artifact: NewArtifact, at: datetime) -> Art
     )
 
 
-def _to_model(session: Session, row: ModelRow) -> Model:
-    versions = session.exec(
-        select(VersionRow.number, VersionRow.state)
-        .where(VersionRow.model == row.name)
-        .order_by(col(VersionRow.number))
-    ).all()
+def _is_newest() -> ColumnElement[bool]:
+    """Give the condition that a version is the newest of its model."""
+    other = aliased(VersionRow)
+    newest = select(func.max(other.number)).where(other.model == VersionRow.model)
+    return col(VersionRow.number) == newest.scalar_subquery()
+
+
+def _read_families(session: Session, model: str = "") -> Iterator[tuple[str, str]]:
+    """Give the family of each model that is a member of one."""
+    query = select(VersionRow.model, VersionRow.run, VersionRow.spec).where(
+        _is_newest(), col(VersionRow.run).contains('"family"')
+    )
+    if model:
+        query = query.where(VersionRow.model == model)
+    for name, run, spec in session.exec(query):
+        if family := _family_of(json.loads(run), spec):
+            yield name, family
+
+
+def _family_of(run: Mapping[str, Any], spec: str) -> str:
+    """Give the pattern of a version's family; the oldest versions have it in the spec alone."""
+    family = run.get("family")
+    if not isinstance(family, dict):
+        return ""
+    if "pattern" in family:
+        return str(family["pattern"])
+    try:
+        return str(tomllib.loads(spec)["model"]["name"])
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        return ""
+
+
+def _to_model(row: ModelRow, versions: Mapping[int, str], family: str) -> Model:
     return Model(
         name=row.name,
         task=row.task,
         problem=row.problem,
         champion=row.champion,
-        versions=dict(versions),
+        versions=versions,
+        family=family,
     )
 
 

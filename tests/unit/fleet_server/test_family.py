@@ -80,6 +80,18 @@ def test_values_that_make_one_name_are_refused() -> None:
         split(["A 1"] * 10 + ["a-1"] * 10)
 
 
+def test_the_fallback_has_the_rows_of_all() -> None:
+    spec = read_spec(edit(FAMILY, {"rows_min = 10": 'rows_min = 10\nfallback = "pooled"'}))
+    found = split(["a"] * 10 + ["b"] * 9 + [None] * 3, spec)
+    own, fallback = found.members
+    assert (own.name, own.is_fallback) == ("line-a", False)
+    assert (fallback.name, fallback.is_fallback, fallback.values) == ("line-pooled", True, {})
+    assert fallback.table.rows == 22
+    assert "route" not in fallback.table.words
+    with pytest.raises(RefusedError, match=r"makes the name 'line-pooled', which is the fallback"):
+        split(["Pooled"] * 10, spec)
+
+
 def test_values_that_make_no_name_are_refused() -> None:
     pattern = edit(FAMILY, {'"line-{route}"': '"{route}"'})
     with pytest.raises(RefusedError, match=r"route '!!' makes no model name"):
@@ -108,7 +120,7 @@ def test_the_spec_of_a_family_is_read() -> None:
         ({"line-{route}": "Line {route}"}, "once filled"),
         ({"rows_min = 10": "rows_min = 1"}, "family.rows_min: must be a whole number from 10"),
         ({"rows_min = 10": "fail_max = 2"}, "family.fail_max: 2 must lie between 0 and 1"),
-        ({"mae = {}": "mae = { regression_max = 1.0 }"}, "metrics.mae.regression_max: "),
+        ({"rows_min = 10": 'fallback = "parent"'}, 'family.fallback: must be "pooled" or "none"'),
     ],
 )
 def test_what_is_wrong_with_a_family_is_said(changes: dict[str, str], said: str) -> None:
