@@ -2,7 +2,8 @@
 
 All of it can be made again: losing the folder costs time, nothing else. The folder is bounded; the
 pairs that were made longest ago go first. Bytes are hashed before they are offered for the first
-time in a life, so that what a disk has damaged is made again and not sent.
+time in a life (``check``, in blocks, by whoever has the time), so that what a disk has damaged is
+made again and not sent. Nothing reads, hashes or writes a blob while others wait for the lock.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from fleet_server.ports.encodings import Pair, StoredEncoding
 
 BYTES_MAX = 1_073_741_824
 PAIRS_MAX = 20_000
+HASH_BLOCK_BYTES = 1_048_576
 NO_BASE = "none"
 _LOG = logging.getLogger(__name__)
 
@@ -47,13 +49,26 @@ class DirectoryEncodingStore:
             self._note_owner(encoding)
 
     def find(self, pair: Pair) -> StoredEncoding | None:
-        """Return what was found out about a pair, None when nobody has tried."""
+        """Return what was found out about a pair, None when nobody has tried or checked it."""
         with self._lock:
             encoding = self._known.get(pair)
-            if encoding is not None and not self._is_whole(encoding):
-                self._remove(encoding)
-                return None
-            return encoding
+            return encoding if encoding is not None and self._is_checked(encoding) else None
+
+    def check(self, pair: Pair) -> StoredEncoding | None:
+        """Return what was found out about a pair, its bytes hashed; None when it is to be made."""
+        with self._lock:
+            encoding = self._known.get(pair)
+            if encoding is None or self._is_checked(encoding):
+                return encoding
+        is_whole = self._is_whole(encoding.offer.sha256)
+        with self._lock:
+            if self._known.get(pair) is not encoding:
+                return None  # it went meanwhile
+            if is_whole:
+                self._checked.add(encoding.offer.sha256)
+                return encoding
+            self._remove(encoding)
+            return None
 
     def list_of(self, target: str) -> list[StoredEncoding]:
         """Return what is known of a package."""
@@ -62,13 +77,13 @@ class DirectoryEncodingStore:
 
     def put(self, encoding: StoredEncoding, data: bytes) -> None:
         """Keep an encoding and its bytes durably; raises FleetError when the disk refuses."""
+        try:
+            if encoding.offer.encoding is not Encoding.IDENTITY:
+                self._blobs.put(data)
+            write_durable(self._path(encoding.pair), _dump(encoding))
+        except OSError as error:
+            raise FleetError(f"encoding of {encoding.pair.target[:12]}: {error}") from error
         with self._lock:
-            try:
-                if encoding.offer.encoding is not Encoding.IDENTITY:
-                    self._blobs.put(data)
-                write_durable(self._path(encoding.pair), _dump(encoding))
-            except OSError as error:
-                raise FleetError(f"encoding of {encoding.pair.target[:12]}: {error}") from error
             self._known[encoding.pair] = encoding
             self._checked.add(encoding.offer.sha256)
             self._note_owner(encoding)
@@ -104,16 +119,18 @@ class DirectoryEncodingStore:
                     path.unlink(missing_ok=True)
         return found
 
-    def _is_whole(self, encoding: StoredEncoding) -> bool:
-        sha256 = encoding.offer.sha256
-        if not sha256 or sha256 in self._checked:
-            return True
+    def _is_checked(self, encoding: StoredEncoding) -> bool:
+        return not encoding.offer.sha256 or encoding.offer.sha256 in self._checked
+
+    def _is_whole(self, sha256: str) -> bool:
+        digest = hashlib.sha256()
         try:
-            digest = hashlib.sha256(self._blobs.path(sha256).read_bytes()).hexdigest()
+            with self._blobs.path(sha256).open("rb") as file:
+                while block := file.read(HASH_BLOCK_BYTES):
+                    digest.update(block)
         except OSError:
             return False
-        self._checked.add(sha256)
-        return digest == sha256
+        return digest.hexdigest() == sha256
 
     def _note_owner(self, encoding: StoredEncoding) -> None:
         if encoding.offer.sha256:

@@ -37,7 +37,11 @@ class EncodingStore(Protocol):
     """Encodings by pair; called from several threads."""
 
     def find(self, pair: Pair) -> StoredEncoding | None:
-        """Return what was found out, None when nobody has tried."""
+        """Return what was found out, None when nobody has tried; never waits for a disk."""
+        ...
+
+    def check(self, pair: Pair) -> StoredEncoding | None:
+        """Likewise, after hashing what an earlier life left; None when it is to be made; slow."""
         ...
 
     def put(self, encoding: StoredEncoding, data: bytes) -> None:

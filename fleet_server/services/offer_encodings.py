@@ -78,14 +78,22 @@ class OfferEncodings:
         return self._store.owner_of(sha256) or sha256
 
     def take_work(self, timeout_s: float) -> Pair | None:
-        """Wait for a pair to be made; None when there is none in time."""
+        """Wait for a pair to be made; None when there is none in time.
+
+        What an earlier life has made is checked here, and need not be made again when it is whole.
+        """
         with self._is_new:
             if not self._waiting:
                 self._is_new.wait(timeout_s)
-            if not self._waiting:
-                return None
-            self._making, _ = self._waiting.popitem(last=False)
-            return self._making
+        while True:
+            with self._is_new:
+                if not self._waiting:
+                    self._making = None
+                    return None
+                pair, _ = self._waiting.popitem(last=False)
+                self._making = pair
+            if self._store.check(pair) is None:
+                return pair
 
     def finish_work(self, encoding: StoredEncoding, data: bytes) -> None:
         """Keep what was made; raises FleetError when the disk refuses."""
@@ -106,7 +114,7 @@ class OfferEncodings:
 
     def find_plain(self, target: str) -> StoredEncoding | None:
         """Return what is known of a package without a base: the measure for those with one."""
-        return self._store.find(Pair(target))
+        return self._store.check(Pair(target))
 
     def describe(self) -> Mapping[str, int]:
         """Say for the heartbeat what was made and offered since the start."""

@@ -36,6 +36,8 @@ RIGHTS_KEPT_S = 2.0
 REFUSAL_KEPT_S = 0.2
 RIGHTS_KEPT_MAX = 20_000
 HASH_LISTS_KEPT_MAX = 16
+OFFERS_PER_S, OFFERS_BURST = 1.0, 8
+"""Questions of one device how a package can travel; an agent asks once a second at most."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,6 +59,7 @@ class TransferCounts:
     malformed: int = 0
     refused: int = 0
     deferred: int = 0
+    unanswered: int = 0
     frames: int = 0
     bytes: int = 0
 
@@ -96,6 +99,7 @@ class ServeChunks:
         )
         self._rights_of: OrderedDict[str, tuple[float, frozenset[str]]] = OrderedDict()
         self._hash_lists: OrderedDict[str, bytes] = OrderedDict()
+        self._asking: OrderedDict[str, TokenBucket] = OrderedDict()
         self.counts = TransferCounts()
 
     def take(self, message: InboundMessage) -> str:
@@ -126,7 +130,21 @@ class ServeChunks:
         return ""
 
     def _offer(self, device_id: str, request: ChunkRequest) -> None:
-        """Say how a package can travel; no place is needed for that."""
+        """Say how a package can travel; no place is needed for that.
+
+        Who asks too often is not answered: it asks again when its time is over.
+        """
+        now_s = self._clock.monotonic()
+        bucket = self._asking.pop(device_id, None) or TokenBucket(
+            rate=OFFERS_PER_S, burst=OFFERS_BURST, level=OFFERS_BURST, at_s=now_s
+        )
+        is_too_often = bucket.refill(now_s).level < 1
+        self._asking[device_id] = bucket if is_too_often else bucket.spend(1, now_s)
+        while len(self._asking) > RIGHTS_KEPT_MAX:
+            self._asking.popitem(last=False)
+        if is_too_often:
+            self.counts.unanswered += 1
+            return
         found = self._offers.answer(request) if self._offers is not None else IDENTITY
         if isinstance(found, int):
             self.counts.deferred += 1

@@ -302,4 +302,5 @@ def describe(
         "transfer_bytes": counts.bytes,
         "transfer_refused": counts.refused,
         "transfer_deferred": counts.deferred,
+        "transfer_unanswered": counts.unanswered,
     }

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -29,7 +31,7 @@ from fleet_server.services.offer_encodings import (
     QUEUE_MAX,
     OfferEncodings,
 )
-from fleet_server.services.serve_chunks import ServeChunks
+from fleet_server.services.serve_chunks import OFFERS_BURST, ServeChunks
 from tests.support.clock import FakeClock
 from tests.support.encoded import MEMORY_BYTES, encoded, noise
 
@@ -143,6 +145,8 @@ def test_a_restart_forgets_wishes_and_keeps_what_was_made(desk: Desk) -> None:
     desk.ask(OLD)
     desk.make_all()
     desk.start()
+    assert isinstance(desk.ask(OLD), int), "nobody has hashed it in this life"
+    assert desk.make_all() == []
     assert isinstance(desk.ask(OLD), PackageOffer)
     desk.start()
     assert desk.offers.take_work(0) is None
@@ -237,6 +241,31 @@ def test_an_encoding_is_served_to_who_may_have_the_package_and_nobody_else(desk:
     assert say(foreign.offer.sha256, Part.CHUNKS).kind is FrameKind.REFUSED
 
 
+def test_a_device_that_asks_without_end_is_answered_now_and_then(desk: Desk) -> None:
+    sent = Sent()
+    serve = ServeChunks(
+        PackagesAndEncodings(desk.objects, desk.store),
+        Rights(),
+        sent,
+        desk.clock,
+        bytes_per_s=1_000_000,
+        devices_max=4,
+        offers=desk.offers,
+    )
+    topic = device_topic("cam-1", Channel.CHUNK_REQUEST)
+    question = ChunkRequest(
+        request=1, sha256=SHA[NEW], part=Part.OFFER, first=0, bitmap=1, memory_bytes=MEMORY_BYTES
+    ).encode()
+    for _ in range(1_000):
+        serve.take(InboundMessage(topic, question))
+    assert len(sent.frames) == OFFERS_BURST
+    assert serve.counts.unanswered == 1_000 - OFFERS_BURST
+    for _ in range(10):
+        desk.clock.advance(1)
+        serve.take(InboundMessage(topic, question))
+    assert len(sent.frames) == OFFERS_BURST + 10
+
+
 # The store --------------------------------------------------------------------------------------
 
 
@@ -251,6 +280,30 @@ def test_what_a_disk_damaged_is_made_again(desk: Desk) -> None:
     assert isinstance(desk.ask(), int)
     assert desk.make_all() == [PLAIN]
     assert desk.ask() == offer
+
+
+def test_nobody_waits_while_an_encoding_is_hashed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.ask()
+    desk.make_all()
+    desk.start()
+    is_hashing, may_end = Event(), Event()
+
+    def hash_slowly(_sha256: str) -> bool:
+        is_hashing.set()
+        return may_end.wait(30)
+
+    monkeypatch.setattr(desk.store, "_is_whole", hash_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        checking = threads.submit(desk.store.check, PLAIN)
+        assert is_hashing.wait(30)
+        try:
+            assert threads.submit(desk.store.find, PLAIN).result(10) is None
+            assert threads.submit(lambda: desk.store.total_bytes).result(10) > 0
+        finally:
+            may_end.set()
+        assert checking.result(30) == desk.store.find(PLAIN)
 
 
 def test_a_pair_file_that_makes_no_sense_is_made_again(desk: Desk) -> None:
