@@ -27,8 +27,10 @@ _LIGHTGBM_OBJECTIVES = (
 _XGBOOST_OBJECTIVES = (
     *("binary:logistic", "multi:softprob", "multi:softmax", "reg:squarederror"),
     *("reg:absoluteerror", "reg:pseudohubererror", "reg:squaredlogerror", "reg:quantileerror"),
-    *("count:poisson", "reg:gamma", "reg:tweedie"),
+    *("count:poisson", "reg:gamma", "reg:tweedie", "rank:ndcg", "rank:pairwise", "rank:map"),
 )
+LINEAR, DART = "gblinear", "dart"
+_XGBOOST_BOOSTERS = ("gbtree", DART, LINEAR)
 
 
 def is_lightgbm(estimator: Any) -> bool:
@@ -39,6 +41,11 @@ def is_lightgbm(estimator: Any) -> bool:
 def is_xgboost(estimator: Any) -> bool:
     """Tell an estimator of XGBoost, or its bare booster made one by ``from_boosted``."""
     return _library(estimator) == "xgboost" or getattr(estimator, "library", "") == "xgboost"
+
+
+def is_linear(estimator: Any) -> bool:
+    """Tell a fitted XGBoost model without trees."""
+    return is_xgboost(estimator) and name_xgboost_booster(estimator.get_booster()) == LINEAR
 
 
 def attach_trees(estimator: Any) -> tuple[str, ...]:
@@ -79,7 +86,7 @@ def attach_trees(estimator: Any) -> tuple[str, ...]:
             # It then reads NaN as 0; the converter would follow default_left.
             node["default_left"] = float(node["threshold"]) >= 0
         node["missing_type"] = "NaN"
-    scale = _leaf_scale(dump, objective)
+    scale = find_leaf_scale(dump)
     if scale != 1:
         for node in nodes:
             if "leaf_value" in node:
@@ -112,7 +119,7 @@ def _list_xgboost(estimator: Any) -> list[tuple[Array, Array, Any]]:
     """Give the splits of XGBoost, which asks ``x < t``, as ``x <= the float32 below t``."""
     booster = estimator.get_booster()
     names = {name: n for n, name in enumerate(booster.feature_names or ())}
-    trees = [json.loads(tree) for tree in booster.get_dump(dump_format="json", with_stats=True)]
+    trees = read_xgboost_trees(booster)
     setattr(estimator, TREES, trees)
     splits = [node for tree in trees for node in iterate_xgboost(tree) if "split" in node]
     splits = [node for node in splits if not isinstance(node["split_condition"], list)]
@@ -126,6 +133,23 @@ def _list_xgboost(estimator: Any) -> list[tuple[Array, Array, Any]]:
             node["split_condition"] = limit
 
     return [(np.array(columns, np.int64), below, write)]
+
+
+def name_xgboost_booster(booster: Any) -> str:
+    """Name what a booster of XGBoost is made of: gbtree, dart or gblinear."""
+    return str(json.loads(booster.save_config())["learner"]["gradient_booster"]["name"])
+
+
+def read_xgboost_trees(booster: Any) -> list[dict[str, Any]]:
+    """Read the trees of XGBoost; what dart multiplies a tree with goes into its leaves."""
+    trees = [json.loads(tree) for tree in booster.get_dump(dump_format="json", with_stats=True)]
+    if name_xgboost_booster(booster) == DART:
+        model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]
+        for tree, weight in zip(trees, model["weight_drop"], strict=True):
+            for node in iterate_xgboost(tree):
+                if "leaf" in node:
+                    node["leaf"] *= weight
+    return trees
 
 
 def iterate_xgboost(tree: Any) -> Iterator[dict[str, Any]]:
@@ -159,9 +183,14 @@ def check_xgboost(estimator: Any) -> tuple[str, ...]:
     name = type(estimator).__name__
     learner = json.loads(estimator.get_booster().save_config())["learner"]
     booster, objective = learner["gradient_booster"]["name"], learner["objective"]["name"]
-    if booster != "gbtree":
+    if booster not in _XGBOOST_BOOSTERS:
         raise UnsupportedEstimatorError(
             name, f"booster {booster!r} has no converter", 'Train with booster="gbtree".'
+        )
+    missing = getattr(estimator, "missing", np.nan)
+    if missing is not None and not np.isnan(missing):
+        raise UnsupportedEstimatorError(
+            name, f"it takes {missing:g} for missing", "Train with missing values as NaN."
         )
     if objective not in _XGBOOST_OBJECTIVES:
         raise UnsupportedEstimatorError(
@@ -183,13 +212,14 @@ def _count_targets(learner: Any) -> int:
     return max(1, int(learner["learner_model_param"].get("num_target", 1)))
 
 
-def _leaf_scale(dump: Any, objective: str) -> float:
+def find_leaf_scale(dump: Any) -> float:
     """Give what leaves are multiplied with: 1 / trees of an averaged forest, slope of a sigmoid."""
     scale = 1.0
     if dump.get("average_output"):
         scale /= max(1, len(dump["tree_info"]) // max(1, int(dump["num_tree_per_iteration"])))
-    words = dict(word.split(":", 1) for word in objective.split(" ") if ":" in word)
-    return scale * float(words.get("sigmoid", 1))
+    words = str(dump.get("objective", "")).split(" ")
+    named = dict(word.split(":", 1) for word in words if ":" in word)
+    return scale * float(named.get("sigmoid", 1))
 
 
 def _iterate_nodes(dump: Any) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-from converters.boosted import TREES, is_lightgbm, is_xgboost, iterate_xgboost
+from converters.boosted import (
+    TREES,
+    find_leaf_scale,
+    is_lightgbm,
+    is_linear,
+    is_xgboost,
+    iterate_xgboost,
+    read_xgboost_trees,
+)
+from converters.boosted_linear import convert_linear
 from converters.errors import InvalidRequestError, MissingLibraryError
 from converters.source import SourceNotes
 
@@ -30,13 +39,13 @@ LIGHTGBM_NOTES = SourceNotes(
 )
 XGBOOST_NOTES = SourceNotes(
     kind="XGBoost",
-    given_as="XGBClassifier, XGBRegressor, XGBRFClassifier, XGBRFRegressor, Booster; inside"
-    " pipelines and ensembles",
+    given_as="XGBClassifier, XGBRegressor, XGBRanker, XGBRFClassifier, XGBRFRegressor, Booster;"
+    " inside pipelines and ensembles",
     files=(".ubj", ".json"),
     read_by="XGBoost's own reader of its JSON and UBJSON files, in a child process with limits",
-    keeps="every branch, missing values (NaN), base scores, log links",
-    cannot="boosters dart and gblinear, several targets, rankers, objectives of one's own, missing"
-    " values other than NaN",
+    keeps="every branch, missing values (NaN), base scores, log links; the weights dart gives its"
+    " trees, in their leaves; gblinear as a linear model; the scores of rankers",
+    cannot="several targets, objectives of one's own, missing values other than NaN",
 )
 _registered: set[str] = set()
 
@@ -209,8 +218,14 @@ def _register_lightgbm() -> None:
             convert_lightgbm(scope, operator, container)
         finally:
             operator.raw_operator = estimator
-        if getattr(estimator, TREES)["objective"].startswith("multiclassova"):
-            _answer_each_class_alone(container.nodes[first:])
+        nodes = container.nodes[first:]
+        if (
+            hasattr(estimator, "decision_function")
+            and container.get_options(estimator, {"raw_scores": False})["raw_scores"]
+        ):
+            _answer_raw(nodes, find_leaf_scale(getattr(estimator, TREES)))
+        elif getattr(estimator, TREES)["objective"].startswith("multiclassova"):
+            _answer_each_class_alone(nodes)
 
     _register(
         (lightgbm.LGBMClassifier, LightGbmClassifier),
@@ -226,6 +241,9 @@ def _register_xgboost() -> None:
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
         estimator = operator.raw_operator
+        if is_linear(estimator):
+            convert_linear(scope, operator, container, estimator.get_booster())
+            return
         operator.raw_operator = _XgboostStandIn(estimator)
         try:
             convert_xgboost(scope, operator, container)
@@ -234,7 +252,7 @@ def _register_xgboost() -> None:
 
     _register(
         (xgboost.XGBClassifier, xgboost.XGBRFClassifier, XgboostClassifier),
-        (xgboost.XGBRegressor, xgboost.XGBRFRegressor, XgboostRegressor),
+        (xgboost.XGBRegressor, xgboost.XGBRFRegressor, xgboost.XGBRanker, XgboostRegressor),
         "EdgefleetXgboost",
         convert,
     )
@@ -252,8 +270,11 @@ def _register(
         calculate_linear_regressor_output_shapes,
     )
 
-    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    choices = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
     for kind in classifiers:
+        # Calibration is fitted on the scores where there are any, and asks for them.
+        has_scores = hasattr(kind, "decision_function")
+        options = choices | ({"raw_scores": [True, False]} if has_scores else {})
         update_registered_converter(
             kind,
             f"{alias}{kind.__name__}",
@@ -304,7 +325,10 @@ class _XgboostStandIn:
         return self
 
     def save_config(self) -> str:
-        return str(self._booster.save_config())
+        config = json.loads(self._booster.save_config())
+        made = config["learner"]["gradient_booster"]
+        config["learner"]["gradient_booster"] = made.get("gbtree", made)  # dart holds one
+        return json.dumps(config)
 
     def attributes(self) -> dict[str, str]:
         return dict(self._booster.attributes())
@@ -313,13 +337,22 @@ class _XgboostStandIn:
         names = {name: f"f{n}" for n, name in enumerate(self._booster.feature_names or ())}
         trees = self._trees
         if trees is None:
-            dumped = self._booster.get_dump(dump_format="json", with_stats=True)
-            trees = [json.loads(tree) for tree in dumped]
+            trees = read_xgboost_trees(self._booster)
         for tree in trees:
             for node in iterate_xgboost(tree):
                 if "split" in node:
                     node["split"] = names.get(node["split"], node["split"])
         return [json.dumps(tree) for tree in trees]
+
+
+def _answer_raw(nodes: list[Any], scale: float) -> None:
+    """Leave out the link and what the leaves were multiplied with: scores know neither."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name == "post_transform":
+                attribute.s = b"NONE"
+            elif attribute.name == "class_weights" and scale != 1:
+                attribute.floats[:] = [weight / scale for weight in attribute.floats]
 
 
 def _answer_each_class_alone(nodes: list[Any]) -> None:

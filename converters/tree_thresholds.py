@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.boosted import has_categories, is_lightgbm, is_xgboost, list_thresholds
+from converters.boosted import (
+    has_categories,
+    is_lightgbm,
+    is_linear,
+    is_xgboost,
+    list_thresholds,
+)
 
 Array = NDArray[Any]
 FOLDABLE_SCALERS = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"})
@@ -32,7 +38,7 @@ _KEY_LOW, _KEY_HIGH = -0x7F800000, 0x7F7FFFFF
 def is_tree_model(estimator: Any) -> bool:
     """Tell whether a fitted estimator is made of decision trees and nothing else."""
     if is_lightgbm(estimator) or is_xgboost(estimator):
-        return True
+        return not is_linear(estimator)
     kind = _kind(estimator)
     if kind in _MIXED:
         return all(_kind(member) in _SINGLE for member in estimator.estimators_)

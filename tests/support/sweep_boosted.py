@@ -37,7 +37,8 @@ class BoostedCase:
 
 
 def _light(**how: Any) -> Any:
-    kind = lightgbm.LGBMRegressor if how.pop("numbers", False) else lightgbm.LGBMClassifier
+    plain = lightgbm.LGBMRegressor if how.pop("numbers", False) else lightgbm.LGBMClassifier
+    kind = how.pop("kind", plain)
     return kind(**{**_LIGHT, **how})
 
 
@@ -72,6 +73,21 @@ def _with_holes(model: Any) -> Callable[[Array, Array], Any]:
     return fit
 
 
+def _ranked(model: Any) -> Callable[[Array, Array], Any]:
+    """Six queries, the better half of the rows being relevant."""
+
+    def fit(rows: Array, targets: Array) -> Any:
+        queries = np.arange(len(rows)) * 6 // len(rows)
+        how = (
+            {"qid": queries}
+            if isinstance(model, xgboost.XGBRanker)
+            else {"group": np.bincount(queries)}
+        )
+        return model.fit(rows, (targets > np.median(targets)).astype(int), **how)
+
+    return fit
+
+
 def list_boosted() -> list[BoostedCase]:
     """Give every case; models are made anew each time."""
     light_numbers = {
@@ -99,6 +115,7 @@ def list_boosted() -> list[BoostedCase]:
         **extreme_numbers,
         "XGBRegressor, linear": _extreme(numbers=True, booster="gblinear"),
         "XGBRegressor, dart": _extreme(numbers=True, booster="dart", rate_drop=0.5),
+        "XGBRegressor, zero as missing": _extreme(numbers=True, missing=0.0),
         "XGBRFRegressor": xgboost.XGBRFRegressor(**_FEW),
         "StandardScaler > XGBRegressor": make_pipeline(StandardScaler(), _extreme(numbers=True)),
         "PCA > XGBRegressor": make_pipeline(PCA(4), _extreme(numbers=True)),
@@ -108,6 +125,9 @@ def list_boosted() -> list[BoostedCase]:
         "LGBMClassifier, one against rest": _light(objective="multiclassova"),
         "LGBMClassifier, dart": _light(boosting_type="dart"),
         "CalibratedClassifierCV of LGBMClassifier": CalibratedClassifierCV(_light(), cv=2),
+        "CalibratedClassifierCV of LGBMClassifier, isotonic": CalibratedClassifierCV(
+            _light(), cv=2, method="isotonic"
+        ),
     }
     pair = {
         "LGBMClassifier, forest": _light(boosting_type="rf", bagging_freq=1, bagging_fraction=0.7),
@@ -128,6 +148,34 @@ def list_boosted() -> list[BoostedCase]:
         *(BoostedCase(name=name, kind=NUMBERS, fit=m.fit) for name, m in numbers.items()),
         *(BoostedCase(name=name, kind=CLASSES, fit=m.fit) for name, m in classes.items()),
         *(BoostedCase(name=name, kind=PAIR, fit=m.fit) for name, m in pair.items()),
+        *(
+            BoostedCase(name=name, kind=NUMBERS, fit=_ranked(model))
+            for name, model in {
+                "LGBMRanker": _light(kind=lightgbm.LGBMRanker),
+                "LGBMRanker, dart": _light(kind=lightgbm.LGBMRanker, boosting_type="dart"),
+                "XGBRanker": xgboost.XGBRanker(**_FEW),
+            }.items()
+        ),
+        BoostedCase(
+            name="CalibratedClassifierCV of LGBMClassifier, forest",
+            kind=PAIR,
+            fit=CalibratedClassifierCV(
+                _light(boosting_type="rf", bagging_freq=1, bagging_fraction=0.7), cv=2
+            ).fit,
+        ),
+        BoostedCase(
+            name="CalibratedClassifierCV of XGBClassifier",
+            kind=CLASSES,
+            fit=_indexed(CalibratedClassifierCV(_extreme(), cv=2)),
+        ),
+        BoostedCase(
+            name="XGBClassifier, linear", kind=CLASSES, fit=_indexed(_extreme(booster="gblinear"))
+        ),
+        BoostedCase(
+            name="XGBClassifier, dart",
+            kind=PAIR,
+            fit=_indexed(_extreme(booster="dart", rate_drop=0.5)),
+        ),
         BoostedCase(name="LGBMClassifier, holes", kind=PAIR, fit=_with_holes(_light())),
         BoostedCase(name="lightgbm Booster", kind=CLASSES, fit=_light_booster),
         BoostedCase(name="XGBClassifier", kind=CLASSES, fit=_indexed(_extreme())),
