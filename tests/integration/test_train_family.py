@@ -10,8 +10,11 @@ import pyarrow as pa
 import pytest
 
 from converters.families.member_converter import Way
-from edge_agent.contract.package import EVIDENCE, MODEL
-from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
+from converters.runtime import GraphRunner
+from device_profiles.catalog import load_profile
+from edge_agent.contract.package import EVIDENCE, MODEL, SCHEMA
+from edge_agent.contract.schema import ModelSchema
+from fleet_server.adapters.estimator_files import SkopsEstimatorWriter, read_estimator
 from fleet_server.adapters.git_commit import GitCodeVersions
 from fleet_server.adapters.member_pool import JoblibMemberPool
 from fleet_server.adapters.table_files import PyarrowTableReader
@@ -233,3 +236,48 @@ def test_what_is_no_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisuseError, match="is the spec of a family"):
         bench.trainer.train(bench.write(FAMILY, table), actor="ann")
     assert replace(run(bench, table)[0], failed={"a": ""}).is_acceptable is False
+
+
+TYPED = edit(
+    value_spec(
+        'heat = { type = "float32", missing = "allow" }',
+        'mode = { type = "category", unknown = "other", missing = "allow" }',
+        'busy = { type = "bool", missing = "allow" }',
+        task="regression",
+        limit="{ ceiling = 5 }",
+    ),
+    {
+        'name = "small"': 'name = "line-{route}"',
+        "[train]": '[family]\npartition = "route"\nrows_min = 20\nfallback = "pooled"\n[train]',
+    },
+)
+
+
+def test_members_with_categories_booleans_and_gaps_answer_as_their_sources(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    parts = []
+    for route, modes in (("a", ["slow", "fast"]), ("b", ["slow", "tow"]), ("c", ["slow", "fast"])):
+        mode = [None if n % 11 == 0 else modes[random.integers(2)] for n in range(80)]
+        heat = [None if n % 9 == 0 else random.normal(20, 3) for n in range(80)]
+        busy = [None if n % 13 == 0 else bool(random.integers(2)) for n in range(80)]
+        target = [(h or 18.0) + 3.0 * (m == "slow") for h, m in zip(heat, mode, strict=True)]
+        names = [route] * 80
+        parts.append(
+            pa.table({"route": names, "heat": heat, "mode": mode, "busy": busy, "t": target})
+        )
+    bench = TrainingBench(tmp_path)
+    trained, _ = run(bench, pa.concat_tables(parts), spec=TYPED)
+    assert not trained.failed
+    assert trained.ways == {Way.FULL: 4}, "an encoder's categories are not filled in"
+    known = {"line-a": "fast", "line-b": "tow", "line-c": "fast"}
+    for name in (*known, "line-pooled"):
+        version = _version(bench, name)
+        schema = ModelSchema.decode(bench.member(version, SCHEMA))
+        categories = set(schema.features[1].categories)
+        assert categories == ({"slow", known[name]} if name in known else {"slow", "fast", "tow"})
+        rows = np.array([[21, 0, 1], [np.nan, 1, 0], [19, np.nan, np.nan], [20, -1, 1]], np.float32)
+        runner = GraphRunner(bench.member(version, MODEL), load_profile("camera"))
+        source = read_estimator(bench.objects.read(version.run["source_model"]))
+        np.testing.assert_allclose(runner.run(rows)["value"], source.predict(rows), atol=1e-4)
