@@ -96,7 +96,9 @@ def write_build_job(
     Raises:
         InvalidRequestError: A metric of the caller's own, which the child cannot have.
     """
-    metric = request.metric or find_metric("", request.schema.task)
+    metric = request.metric or find_metric(
+        "", request.schema.task, targets=len(request.schema.targets)
+    )
     if find_metric(metric.name, request.schema.task) != metric:
         raise InvalidRequestError(
             f"metric {metric.name!r} is not one of the named ones, which foreign graphs need"
@@ -271,7 +273,8 @@ def read_answers(path: Path, schema: ModelSchema, rows: int) -> dict[str, Array]
         raise RuntimeRefusedError(f"the child process answered something else: {error}") from error
     for output in schema.outputs:
         array = found[output.name]
-        wanted = (rows, width) if output.role is Role.PROBABILITIES else (rows,)
+        is_table = output.role is Role.PROBABILITIES or output.targets
+        wanted = (rows, width) if is_table else (rows,)
         kind = "i" if output.role is Role.LABEL else "f"
         if array.shape != wanted or array.dtype.kind != kind:
             raise RuntimeRefusedError(
