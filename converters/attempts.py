@@ -16,7 +16,7 @@ from converters.errors import ConversionError, RuntimeRefusedError
 from converters.normalise import normalise
 from converters.opsets import bring_down
 from converters.parity import compare_outputs
-from converters.runtime import GraphRunner
+from converters.runtime import GraphRunner, find_batch_rows
 from converters.source import Conversion, Try
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema, Role, Task
@@ -73,7 +73,7 @@ def convert_in_turn(
             runner = GraphRunner(normalise(model, profile), profile)
             if rows is None:
                 return Conversion(model=model, repairs=_sentences(name))
-            got = runner.run(rows)
+            got = runner.run(rows, batch_rows=find_batch_rows(schema))
             wanted = truth(rows) if wanted is None else wanted
             _check_shapes(wanted, got)
         except ConversionError as error:

@@ -27,6 +27,8 @@ from edge_agent.contract.schema import ModelSchema, Role, Task
 
 Array = NDArray[Any]
 CANDIDATES_MAX = 512
+GOLDEN_NUMBERS_MAX, GOLDEN_ROWS_MIN = 32_768, 4
+"""Of packed texts in all golden rows; a long text takes thousands."""
 NUDGE = 2e-7
 """Relative change of the inputs that a preferred row must stand: a float32 rounding or two."""
 _SEED = 20_260
@@ -86,6 +88,9 @@ def build_golden(
         raise InvalidRequestError("the graph answers no held-out row with finite numbers")
     steady = finite & _find_steady(runner, candidates, outputs, schema, tolerance)
     picked = _pick(outputs, steady, finite, schema)
+    if schema.texts:
+        room = max(GOLDEN_ROWS_MIN, GOLDEN_NUMBERS_MAX // schema.width)
+        picked = picked[np.unique(np.linspace(0, len(picked) - 1, room).astype(np.int64))]
     golden = candidates[picked]
     expected = runner.run(golden)
     arrays: dict[str, Array] = {GOLDEN_INPUT: golden}

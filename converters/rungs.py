@@ -26,7 +26,7 @@ from converters.parity import Parity, compare_outputs
 from converters.quantize import Quantized, Ranges, find_obstacle, list_quantizable, quantize
 from converters.request import BuildRequest, Effort
 from converters.rows import Rows
-from converters.runtime import GraphRunner
+from converters.runtime import GraphRunner, find_batch_rows
 from converters.sensitivity import measure_nodes, plan_exclusions
 from converters.shown_rows import ShownRows
 from device_profiles.profile import Precision
@@ -119,7 +119,8 @@ class Workshop:
             RuntimeRefusedError: It does not load or run.
         """
         runner = GraphRunner(model, self.request.profile)
-        outputs = runner.run(self.rows.holdout)
+        batch_rows = find_batch_rows(self.exam.schema)
+        outputs = runner.run(self.rows.holdout, batch_rows=batch_rows)
         shown = ShownRows(self.exam.schema, self.rows.holdout)
         parity = compare_outputs(
             self.exam.schema.task,

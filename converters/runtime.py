@@ -16,10 +16,12 @@ from onnx import ModelProto, TensorProto, helper
 from converters.errors import RuntimeRefusedError
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.image import IMAGE_INPUT
-from edge_agent.contract.schema import INPUT_NAME
+from edge_agent.contract.schema import INPUT_NAME, ModelSchema
 
 Array = NDArray[Any]
 BATCH_ROWS = 4_096
+BATCH_ROWS_TEXTS = 256
+"""A graph of texts holds a number for each row and term of a vocabulary."""
 _LOG_FATAL = 4
 
 
@@ -46,16 +48,20 @@ class GraphRunner:
             raise RuntimeRefusedError(f"onnxruntime does not load the graph: {error}") from error
         self.output_names = [output.name for output in self._session.get_outputs()]
 
-    def run(self, rows: Array) -> dict[str, Array]:
+    def run(self, rows: Array, *, batch_rows: int = BATCH_ROWS) -> dict[str, Array]:
         """Answer rows [N, width] float32, in batches; outputs by tensor name.
+
+        Args:
+            rows: To answer.
+            batch_rows: Of one run.
 
         Raises:
             RuntimeRefusedError: The graph fails on these rows.
         """
         packed = np.ascontiguousarray(rows, np.float32)
         parts = [
-            self._run_batch(packed[start : start + BATCH_ROWS])
-            for start in range(0, max(1, len(packed)), BATCH_ROWS)
+            self._run_batch(packed[start : start + batch_rows])
+            for start in range(0, max(1, len(packed)), batch_rows)
         ]
         return {
             name: np.concatenate([part[position] for part in parts])
@@ -86,6 +92,11 @@ class GraphRunner:
         except Exception as error:  # its binding raises undeclared classes
             raise RuntimeRefusedError(f"onnxruntime fails on these rows: {error}") from error
         return outputs
+
+
+def find_batch_rows(schema: ModelSchema) -> int:
+    """Tell how many rows of a schema one run may take."""
+    return BATCH_ROWS_TEXTS if schema.texts else BATCH_ROWS
 
 
 def watch_tensors(

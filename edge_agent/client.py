@@ -38,11 +38,14 @@ from edge_agent.client_wire import (
     decode_tensors,
     encode_json,
     encode_rows,
+    encode_texts,
     raise_error,
 )
 from edge_agent.contract.cells import CellError, CellReader
 from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.texts import read_text
 from edge_agent.errors import InputError, ServingError, UnknownModelError
+from edge_agent.statistics.packed_texts import TextPlaces, pack_text
 
 if TYPE_CHECKING:  # a program that connects must not load the runtime
     from edge_agent.adapters.inference_service import InferenceService
@@ -124,6 +127,25 @@ class Client:
                 self._ask("POST", f"/v1/models/{name}/predict", encode_json({"rows": rows}))
             )
         body, headers = encode_rows(as_rows(rows), is_raw=self._offers_raw())
+        return decode_tensors(self._ask("POST", f"/v2/models/{name}/infer", body, headers))
+
+    def predict_texts(
+        self, texts: Sequence[Sequence[str | None]], features: Any = None, model: str | None = None
+    ) -> Answer:
+        """Let a model of texts answer rows given in the order of its schema.
+
+        Args:
+            texts: Of each row all its texts; None for a missing one.
+            features: Numbers [rows, columns] of the other features, if there are any.
+            model: Slot or model; None for the only one.
+
+        Raises:
+            InputError: As ``predict``; a text longer than its field allows too.
+            ServingError: As ``predict``.
+        """
+        name = quote(model or self._find_only_slot(), safe="")
+        numbers = None if features is None else as_rows(features)
+        body, headers = encode_texts(texts, numbers, is_raw=self._offers_raw())
         return decode_tensors(self._ask("POST", f"/v2/models/{name}/infer", body, headers))
 
     def predict_picture(self, content: bytes, model: str | None = None) -> Answer:
@@ -235,26 +257,35 @@ class LocalModel:
         return self._service.find(self._slot).schema
 
     def predict_records(self, records: Sequence[Mapping[str, Any]]) -> "Prediction":
-        """Answer rows given by column name: numbers, texts of categories, None for missing.
+        """Answer rows given by column name: numbers, texts, None for missing.
 
         Raises:
             InputError: A column is missing, unknown or does not fit; and as ``predict``.
         """
         schema = self.schema
-        readers = {
-            name: CellReader(replace(f, shape=())) for f in schema.features for name in f.columns
-        }
+        readers = [
+            (name, CellReader(replace(f, shape=())))
+            for f in schema.features
+            for name in f.columns
+            if not f.is_text
+        ]
+        places = TextPlaces(schema.features)
+        known = {name for name, _ in readers} | {f.name for f, _ in places.texts}
         rows = np.empty((len(records), schema.width), np.float32)
         for n, record in enumerate(records):
-            if record.keys() != readers.keys():
-                missing = [c for c in readers if c not in record]
-                unknown = [c for c in record if c not in readers]
+            if record.keys() != known:
+                missing = [c for f in schema.features for c in f.table_columns if c not in record]
+                unknown = [c for c in record if c not in known]
                 raise InputError(f"record {n}: missing {missing[:5]}, unknown {unknown[:5]}")
-            for column, (name, reader) in enumerate(readers.items()):
-                try:
+            name = ""
+            try:
+                for column, (name, reader) in zip(places.numbers, readers, strict=True):
                     rows[n, column] = reader.read(record[name])
-                except CellError as error:
-                    raise InputError(f"record {n}: {name} {error}") from error
+                for feature, cells in places.texts:
+                    name = feature.name
+                    pack_text(rows[n, cells], read_text(feature, record[name]))
+            except CellError as error:
+                raise InputError(f"record {n}: {name} {error}") from error
         return self.predict(rows)
 
 

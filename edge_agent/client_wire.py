@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_agent.client_connection import RawAnswer
 from edge_agent.contract.image import IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME
+from edge_agent.contract.texts import TEXTS_INPUT
 from edge_agent.errors import (
     InferenceError,
     InputError,
@@ -128,6 +129,53 @@ def encode_rows(array: NDArray[Any], *, is_raw: bool) -> tuple[bytes, dict[str, 
     tensor["parameters"] = {"binary_data_size": len(raw)}
     head = encode_json({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     return head + raw, {BINARY_HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
+
+
+def encode_texts(
+    texts: Sequence[Sequence[str | None]], features: NDArray[Any] | None, *, is_raw: bool
+) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an infer request of a model of texts.
+
+    Args:
+        texts: Of each row, in the order of the schema's texts; None for a missing one.
+        features: [rows, columns] of all other features; None when there are none.
+        is_raw: Whether the agent takes raw tensors; a missing text goes as JSON all the same.
+
+    Raises:
+        InputError: No rows, or not as many texts in each.
+    """
+    if not texts or any(len(row) != len(texts[0]) for row in texts):
+        raise InputError("texts must be one row or more, of the same number of texts each")
+    flat = [text for row in texts for text in row]
+    inputs, blocks = list[dict[str, Any]](), list[bytes]()
+    shape = [len(texts), len(texts[0])]
+    tensor: dict[str, Any] = {"name": TEXTS_INPUT, "datatype": "BYTES", "shape": shape}
+    words = [text for text in flat if text is not None]
+    if is_raw and len(words) == len(flat) and all(map(_is_sound, words)):
+        encoded = [word.encode() for word in words]
+        blocks.append(b"".join(len(one).to_bytes(4, "little") + one for one in encoded))
+        inputs.append(tensor | {"parameters": {"binary_data_size": len(blocks[-1])}})
+    else:
+        inputs.append(tensor | {"data": flat})
+    if features is not None:
+        tensor = {"name": INPUT_NAME, "datatype": _DATATYPES[features.dtype.str[1:]]}
+        tensor["shape"] = list(features.shape)
+        if is_raw:
+            little = features.astype(features.dtype.newbyteorder("<"), copy=False)
+            blocks.append(little.tobytes())
+            inputs.append(tensor | {"parameters": {"binary_data_size": len(blocks[-1])}})
+        else:
+            inputs.append(tensor | {"data": features.ravel().tolist()})
+    if not is_raw:
+        return encode_json({"inputs": inputs}), {}
+    head = encode_json({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    headers = {BINARY_HEADER: str(len(head)), "Content-Type": "application/octet-stream"}
+    return b"".join([head, *blocks]), headers
+
+
+def _is_sound(text: str) -> bool:
+    """Tell whether a text can be UTF-8: a lone surrogate cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def encode_json(value: Any) -> bytes:

@@ -24,6 +24,7 @@ from edge_agent.contract.image import ImageInput
 from edge_agent.contract.schema import Feature
 from edge_agent.core.pixel_layout import PixelLayout, find_layout
 from edge_agent.errors import InputError, ServingError
+from edge_agent.statistics.packed_texts import TextPlaces, unpack_texts
 
 ROWS_PER_REQUEST = 256
 REQUEST_BYTES_MAX = 4_194_304
@@ -60,12 +61,25 @@ def predict_file(
         if isinstance(features, ImageInput):
             raise InputError(f"{name} takes pictures ({', '.join(sorted(SUFFIXES))}), not {path}")
         width = sum(feature.width for feature in features)
+        places = TextPlaces(features)
         read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
         first, targets = 1, tuple(client.describe(name).get("targets", ()))
         for rows in read(source, features, _batch_rows(width)):
-            answer = replace(client.predict(rows, name), targets=targets)
-            yield from _list_answers(answer, first)
+            given = (
+                _ask_texts(client, name, rows, places)
+                if places.texts
+                else client.predict(rows, name)
+            )
+            yield from _list_answers(replace(given, targets=targets), first)
             first += len(rows)
+
+
+def _ask_texts(client: Client, slot: str, rows: NDArray[np.float64], places: TextPlaces) -> Answer:
+    """Ask with texts as texts: how they are packed is the agent's own business."""
+    columns = [unpack_texts(rows[:, cells]) for _, cells in places.texts]
+    texts = list(zip(*columns, strict=True))
+    features = rows[:, places.numbers] if len(places.numbers) else None
+    return client.predict_texts(texts, features, slot)
 
 
 def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature] | ImageInput]:
@@ -85,6 +99,7 @@ def find_fields(client: Client, slot: str | None) -> tuple[str, list[Feature] | 
                 categories=tuple(field.get("categories", ())),
                 is_nullable=field.get("missing", False),
                 is_open=field.get("unknown", False),
+                chars_max=field.get("chars_max", 0),
             )
             for field in told["fields"]
         ]

@@ -3,7 +3,7 @@
 A request of this kind begins with its JSON, whose length a header tells; what the JSON declares
 with ``binary_data_size`` follows in the order of the inputs. An answer is built alike. Numbers are
 little-endian, row-major, without padding; an element of BYTES is its length in four bytes, then
-itself. Left out: BYTES as input, because a model's input is numbers.
+itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ BINARY_HEADER = "Inference-Header-Content-Length"
 BINARY_HEADER_KEY = BINARY_HEADER.lower().encode()
 BINARY_EXTENSION = "binary_tensor_data"
 _LENGTH_DIGITS_MAX = 12
+_LENGTH_BYTES = 4
 _BF16 = "BF16"
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
@@ -52,7 +53,7 @@ def split_body(body: bytes, header: bytes | None) -> tuple[bytes, memoryview | N
     return body[:size], memoryview(body)[size:]
 
 
-def read_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
+def read_raw(raw: memoryview, datatype: str, count: int, what: str = "inputs[0]") -> NDArray[Any]:
     """Read ``count`` numbers; the array may lie unaligned in the body, so copy it.
 
     Raises:
@@ -61,12 +62,12 @@ def read_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
     dtype = _DTYPES[datatype]
     if len(raw) != count * dtype.itemsize:
         raise InputError(
-            f"inputs[0] has {len(raw)} bytes, {count} numbers of {datatype}"
+            f"{what} has {len(raw)} bytes, {count} numbers of {datatype}"
             f" need {count * dtype.itemsize}"
         )
     array: NDArray[Any] = np.frombuffer(raw, dtype)
     if datatype == "BOOL" and (array.view(np.uint8) > 1).any():
-        raise InputError("inputs[0] holds a BOOL that is neither 0 nor 1")
+        raise InputError(f"{what} holds a BOOL that is neither 0 nor 1")
     if datatype == _BF16:  # the upper half of a float32
         return (array.astype("<u4") << np.uint32(16)).view("<f4")
     return array.astype("<f4") if datatype == "FP16" else array
@@ -75,6 +76,31 @@ def read_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
 def raw_numbers(array: NDArray[Any]) -> bytes:
     """Give an output's numbers in the wire's byte order."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def read_raw_texts(raw: memoryview, count: int, what: str) -> list[str]:
+    """Read ``count`` elements of a BYTES tensor as UTF-8.
+
+    Raises:
+        InputError: Another number of elements, or one that is no UTF-8.
+    """
+    texts, place = list[str](), 0
+    while place < len(raw):
+        size = int.from_bytes(raw[place : place + _LENGTH_BYTES], "little")
+        place += _LENGTH_BYTES
+        if len(texts) == count or place + size > len(raw):
+            raise InputError(
+                f"{what} is no tensor of {count} BYTES: element {len(texts)} of {size} bytes is one"
+                " too many or does not fit"
+            )
+        try:
+            texts.append(str(raw[place : place + size], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{what}: element {len(texts)} is not UTF-8: {error}") from error
+        place += size
+    if len(texts) != count:
+        raise InputError(f"{what} holds {len(texts)} elements, its shape needs {count}")
+    return texts
 
 
 def raw_texts(texts: Sequence[bytes]) -> bytes:

@@ -1,8 +1,9 @@
 """Open Inference Protocol v2: infer requests in, answers out, tensors as JSON or as raw bytes.
 
 Everything a caller can send wrongly is an ``InputError`` that names the field, what it holds and
-what is wanted. Left out: inputs of several tensors (the schema packs all features into one), and
-extensions other than the binary one; those that would change an answer are refused by name.
+what is wanted. Left out: inputs of several tensors (the schema packs all features into one, but
+for texts: ``text_codec.py``), and extensions other than the binary one; those that would change an
+answer are refused by name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ from edge_agent.adapters.request_json import (
 )
 from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction, ServedModel
 from edge_agent.contract.image import IMAGE_CHANNELS, IMAGE_INPUT
-from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
+from edge_agent.contract.schema import INPUT_NAME, Feature, ModelSchema, Role, Task
+from edge_agent.contract.texts import TEXTS_INPUT
 from edge_agent.errors import InferenceError, InputError
 
 ID_CHARS_MAX = 256
@@ -131,11 +133,8 @@ class ModelCodec:
         is_raw = read_flag(
             read_parameters(request, "the request"), "binary_data_output", "the request"
         )
-        inputs = request.get("inputs")
-        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-            raise InputError(f"inputs must be a list of one tensor named {self.input_name!r}")
         names, raw_names = _decode_wanted(request.get("outputs"), self._names, is_raw=is_raw)
-        features = self._decode_features(inputs[0], raw)
+        features = self._decode_inputs(request.get("inputs"), raw)
         if names is self._names:
             check_answer_size(len(features), self._numbers_a_row)
         else:
@@ -204,6 +203,12 @@ class ModelCodec:
             f',"shape":{list(array.shape)},"data":{data}}}'
         )
 
+    def _decode_inputs(self, inputs: Any, raw: memoryview | None) -> NDArray[Any]:
+        """Give what the model is fed."""
+        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+            raise InputError(f"inputs must be a list of one tensor named {self.input_name!r}")
+        return self._decode_features(inputs[0], raw)
+
     def _decode_features(
         self, tensor: Mapping[str, Any], raw: memoryview | None
     ) -> NDArray[np.float32]:
@@ -217,7 +222,7 @@ class ModelCodec:
                 f"inputs[0].datatype must be one of {', '.join(_KIND_OF_DATATYPE)},"
                 f" got {datatype!r:.80}"
             )
-        rows = _check_shape(tensor.get("shape"), self._width)
+        rows = check_shape(tensor.get("shape"), self._width)
         array: NDArray[Any]
         if is_raw_tensor(tensor, raw):
             array = read_raw(raw or memoryview(b""), datatype, rows * self._width)
@@ -280,48 +285,57 @@ def describe_model(schema: ModelSchema) -> dict[str, Any]:
             "parameters": {"pixels_max": schema.image.pixels_max, "colours": "rgb"},
         }
         return {"inputs": [pictures], "outputs": outputs}
-    features: dict[str, Any] = {
-        "name": INPUT_NAME,
-        "datatype": "FP32",
-        "shape": [-1, schema.width],
-    }
+    packed = [feature for feature in schema.features if not feature.is_text]
+    features = _describe_input(INPUT_NAME, "FP32", sum(f.width for f in packed))
+    texts = _describe_input(TEXTS_INPUT, "BYTES", len(schema.texts))
     if not schema.is_numeric:
-        fields = [{"name": f.name, "dtype": f.dtype} | describe_kind(f) for f in schema.features]
-        features["parameters"] = {"fields": fields}
-    return {"inputs": [features], "outputs": outputs}
+        features["parameters"] = {"fields": _describe_fields(packed)}
+        texts["parameters"] = {"fields": _describe_fields(schema.texts)}
+    inputs = ([features] if packed else []) + ([texts] if schema.texts else [])
+    return {"inputs": inputs, "outputs": outputs}
 
 
-def _check_shape(shape: Any, width: int) -> int:
+def _describe_input(name: str, datatype: str, width: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [-1, width]}
+
+
+def _describe_fields(features: Sequence[Feature]) -> list[dict[str, Any]]:
+    return [{"name": f.name, "dtype": f.dtype} | describe_kind(f) for f in features]
+
+
+def check_shape(shape: Any, width: int, what: str = "inputs[0]") -> int:
+    """Check that a tensor is [rows, width]; gives the rows. Raises InputError."""
     if (
         not isinstance(shape, list)
         or len(shape) != 2
         or any(isinstance(n, bool) or not isinstance(n, int) for n in shape)
         or shape[1] != width
     ):
-        raise InputError(f"inputs[0].shape must be [rows, {width}], got {shape!r:.80}")
+        raise InputError(f"{what}.shape must be [rows, {width}], got {shape!r:.80}")
     rows: int = shape[0]
     if not 1 <= rows <= ROWS_PER_REQUEST_MAX:
         raise InputError(f"{rows} rows, a request takes 1 to {ROWS_PER_REQUEST_MAX}")
     return rows
 
 
-def is_raw_tensor(tensor: Mapping[str, Any], raw: memoryview | None) -> bool:
+def is_raw_tensor(
+    tensor: Mapping[str, Any], raw: memoryview | None, what: str = "inputs[0]"
+) -> bool:
     """Tell whether the tensor's numbers follow the JSON; checks that they are all that does."""
-    size = read_parameters(tensor, "inputs[0]").get("binary_data_size")
+    size = read_parameters(tensor, what).get("binary_data_size")
     if size is None:
         if raw:
             raise InputError(
-                f"{len(raw)} bytes follow the JSON, inputs[0] declares no binary_data_size"
+                f"{len(raw)} bytes follow the JSON, {what} declares no binary_data_size"
             )
         return False
     if "data" in tensor:
-        raise InputError("inputs[0] has data and parameter binary_data_size, it must be one")
+        raise InputError(f"{what} has data and parameter binary_data_size, it must be one")
     if raw is None:
-        raise InputError(f"inputs[0] has parameter binary_data_size without header {BINARY_HEADER}")
+        raise InputError(f"{what} has parameter binary_data_size without header {BINARY_HEADER}")
     if isinstance(size, bool) or not isinstance(size, int) or size != len(raw):
         raise InputError(
-            f"inputs[0] has parameter binary_data_size {size!r:.40}, {len(raw)} bytes follow"
-            " the JSON"
+            f"{what} has parameter binary_data_size {size!r:.40}, {len(raw)} bytes follow the JSON"
         )
     return True
 

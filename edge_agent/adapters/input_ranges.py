@@ -16,13 +16,14 @@ class InputRanges:
     def __init__(self, schema: ModelSchema) -> None:
         self._of_column = [f for f in schema.features for _ in range(f.width)]
         self._columns = schema.columns
-        bounds = [f.bounds for f in self._of_column]
+        # A text is checked where it is packed.
+        bounds = [(None, None) if f.is_text else f.bounds for f in self._of_column]
         self._low = np.array([-np.inf if low is None else low for low, _ in bounds], np.float32)
         self._high = np.array([np.inf if high is None else high for _, high in bounds], np.float32)
         self._has_bounds = any(bound != (None, None) for bound in bounds)
-        codes = [n for n, feature in enumerate(self._of_column) if not feature.is_number]
+        codes = [n for n, f in enumerate(self._of_column) if not f.is_number and not f.is_text]
         self._codes = np.array(codes, np.intp) if codes else None
-        required = [n for n, feature in enumerate(self._of_column) if not feature.is_nullable]
+        required = [n for n, f in enumerate(self._of_column) if not f.is_nullable]
         self._required = np.array(required, np.intp) if not schema.is_numeric else None
         self.takes_missing = len(required) < len(self._of_column)
         """Whether NaN is a value of some column."""

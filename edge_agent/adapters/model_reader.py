@@ -18,6 +18,7 @@ from edge_agent.adapters.named_fields import FieldReader, describe_fields, encod
 from edge_agent.adapters.picture_reader import FILE_TYPES, PictureCodec, read_file_body
 from edge_agent.adapters.request_json import read_object
 from edge_agent.adapters.served_model import Prediction, ServedModel
+from edge_agent.adapters.text_codec import TextCodec
 from edge_agent.contract.image import ImageInput
 from edge_agent.contract.schema import ModelSchema
 from edge_agent.errors import InputError
@@ -46,7 +47,8 @@ class ModelReader:
     def __init__(self, served: ServedModel) -> None:
         # Not the model itself: the readers are kept by model, and would keep each other alive.
         image = self._image = served.schema.image
-        self._codec = ModelCodec(served) if image is None else PictureCodec(served)
+        kind = TextCodec if served.schema.texts else ModelCodec
+        self._codec = kind(served) if image is None else PictureCodec(served)
         self._fields = FieldReader(served.schema)
         self._numbers_a_row = max(1, len(served.schema.classes))
 

@@ -16,9 +16,15 @@ from edge_agent.adapters.request_json import encode_json, name_type
 from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction
 from edge_agent.contract.cells import MISSING, CellError, CellReader, say_allowed
 from edge_agent.contract.schema import Feature, ModelSchema, Role, Task
+from edge_agent.contract.texts import read_text
 from edge_agent.errors import InferenceError, InputError
+from edge_agent.statistics.packed_texts import TextPlaces, pack_text
 
 NAMES_SHOWN_MAX = 8
+TEXT_ROWS_MAX = 256
+"""Of one request with texts: the graph holds a number for each row and term of a vocabulary."""
+PACKED_NUMBERS_MAX = 1_048_576
+"""Of one request with texts, rows times packed width: 4 MiB in the tensor."""
 _NUMBERS = frozenset({int, float})
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -32,6 +38,11 @@ class FieldReader:
         self._width, self._columns = schema.width, schema.columns
         self._optional = {f.name for f in schema.features if f.is_nullable}
         self._readers = {f.name: CellReader(f) for f in schema.features}
+        places = TextPlaces(schema.features)
+        self._texts = places.texts
+        self._numbers = places.numbers if places.texts else slice(None)
+        self._packed = [f for f in schema.features if not f.is_text]
+        self._packed_names = [f.name for f in self._packed]
         self._is_plain = schema.is_numeric and all(
             f.dtype != "int64" and not f.shape for f in schema.features
         )
@@ -55,6 +66,8 @@ class FieldReader:
             raise InputError(
                 f"rows must be a list of 1 to {ROWS_PER_REQUEST_MAX} objects, got {given}"
             )
+        if self._texts:
+            check_packed_size(len(rows), self._width)
         packed = np.empty((len(rows), self._width), np.float64)
         for n, row in enumerate(rows):
             if not isinstance(row, dict):
@@ -62,9 +75,11 @@ class FieldReader:
             if row.keys() != self._features.keys() and not self._is_complete(row):
                 self._refuse_names(n, row)
             try:
-                packed[n] = self._read_row(n, row)
+                packed[n, self._numbers] = self._read_row(n, row)
             except OverflowError as error:
                 raise InputError(f"row {n}: {error}; fields take {_FLOAT32_MAX:.3g}") from error
+            for feature, cells in self._texts:
+                pack_text(packed[n, cells], self._read_text(n, feature, row.get(feature.name)))
         sizes = np.abs(packed) if self._is_plain else np.nan_to_num(np.abs(packed), posinf=np.inf)
         if not sizes.max() <= _FLOAT32_MAX:
             row_n, column = np.unravel_index(int(sizes.argmax()), packed.shape)
@@ -75,11 +90,11 @@ class FieldReader:
         return packed.astype(np.float32)
 
     def _read_row(self, n: int, row: Mapping[str, Any]) -> list[float]:
-        values: list[Any] = [row.get(name) for name in self._names]
+        values: list[Any] = [row.get(name) for name in self._packed_names]
         if self._is_plain and _NUMBERS.issuperset(map(type, values)):
             return values
         cells: list[float] = []
-        for feature, value in zip(self._features.values(), values, strict=True):
+        for feature, value in zip(self._packed, values, strict=True):
             if feature.is_number and (value is not None or not feature.is_nullable):
                 cells += _read_field(n, feature, value)
             elif feature.is_number:
@@ -93,6 +108,12 @@ class FieldReader:
             return self._readers[name].read(value)
         except CellError as error:
             raise InputError(f"row {n}: field {name} {error}") from error
+
+    def _read_text(self, n: int, feature: Feature, value: Any) -> str | None:
+        try:
+            return read_text(feature, value)
+        except CellError as error:
+            raise InputError(f"row {n}: field {feature.name} {error}") from error
 
     def _is_complete(self, row: Mapping[str, Any]) -> bool:
         """Tell whether only fields that may be missing are."""
@@ -114,6 +135,15 @@ class FieldReader:
         rest = f" and {more} more" if more > 0 else ""
         raise InputError(
             f"row {n}: field {extra[:80]!r} is not one of the model's ({shown}{rest}){meant}"
+        )
+
+
+def check_packed_size(rows: int, width: int) -> None:
+    """Refuse a request of more rows with texts than are taken together; raises InputError."""
+    rows_max = max(1, min(TEXT_ROWS_MAX, PACKED_NUMBERS_MAX // width))
+    if rows > rows_max:
+        raise InputError(
+            f"{rows} rows, a request takes 1 to {rows_max} with texts of so many characters"
         )
 
 
@@ -140,6 +170,8 @@ def describe_kind(feature: Feature) -> dict[str, Any]:
         kind |= {"categories": list(feature.categories), "unknown": feature.is_open}
     if feature.is_nullable:
         kind["missing"] = True
+    if feature.is_text:
+        kind["chars_max"] = feature.chars_max
     return kind
 
 

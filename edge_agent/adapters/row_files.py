@@ -1,6 +1,7 @@
 """Packed rows out of CSV and Parquet files, a batch at a time; columns are found by name.
 
-Texts of categories become their codes, empty cells missing values where the field may be missing.
+Texts of categories become their codes, free texts are packed as they are, and empty cells are
+missing values where the field may be missing.
 Parquet is read with pyarrow where it is installed; it is no dependency of the agent. Left out:
 list columns; a field with a shape takes its columns ``name_0`` and up, as in CSV.
 """
@@ -8,7 +9,7 @@ list columns; a field with a shape takes its columns ``name_0`` and up, as in CS
 import contextlib
 import csv
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.cells import CellError, CellReader, say_allowed
 from edge_agent.contract.schema import Dtype, Feature
+from edge_agent.contract.texts import read_text
 from edge_agent.errors import InputError
+from edge_agent.statistics.packed_texts import pack_text
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 CELL_CHARS_MAX = 131_072
@@ -33,7 +36,7 @@ def read_csv(
     Raises:
         InputError: The file cannot be read, lacks a column, or a cell does not fit its field.
     """
-    columns = {column: replace(f, shape=()) for f in features for column in f.columns}
+    columns = {column: replace(f, shape=()) for f in features for column in f.table_columns}
     try:
         csv.field_size_limit(CELL_CHARS_MAX)
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -41,7 +44,7 @@ def read_csv(
             _check_columns(path, list(columns), reader.fieldnames or ())
             rows = _read_cells(reader, columns, path)
             while batch := list(islice(rows, batch_rows)):
-                yield np.array(batch, np.float64)
+                yield _pack_cells(batch, list(columns.values()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
@@ -56,8 +59,8 @@ def read_parquet(
             fit its field.
     """
     arrow, parquet = _load_arrow()
-    owners = {column: feature for feature in features for column in feature.columns}
-    first = 1
+    owners = {column: feature for feature in features for column in feature.table_columns}
+    width, first = sum(feature.width for feature in features), 1
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(path, list(owners), file.schema_arrow.names)
@@ -65,10 +68,17 @@ def read_parquet(
                 if feature.is_number:
                     _check_numeric(arrow, path, name, file.schema_arrow.field(name).type)
             for batch in file.iter_batches(batch_rows, columns=list(owners)):
-                rows = np.empty((batch.num_rows, len(owners)), np.float64)
-                for n, (name, feature) in enumerate(owners.items()):
+                rows = np.empty((batch.num_rows, width), np.float64)
+                place = 0
+                for name, feature in owners.items():
                     where = _Where(path=path, name=name, first=first)
-                    rows[:, n] = _read_column(batch.column(name), feature, where)
+                    if feature.is_text:
+                        cells = rows[:, place : place + feature.width]
+                        _pack_column(batch.column(name).to_pylist(), feature, where, cells)
+                        place += feature.width
+                        continue
+                    rows[:, place] = _read_column(batch.column(name), feature, where)
+                    place += 1
                 first += len(rows)
                 yield rows
     except (OSError, arrow.lib.ArrowException) as error:
@@ -106,6 +116,16 @@ def _read_codes(cells: Sequence[Any], feature: Feature, where: _Where) -> NDArra
     return codes
 
 
+def _pack_column(
+    values: Sequence[Any], feature: Feature, where: _Where, cells: NDArray[np.float64]
+) -> None:
+    for n, value in enumerate(values):
+        try:
+            pack_text(cells[n], read_text(feature, value))
+        except CellError as error:
+            raise InputError(f"{where.path} row {where.first + n}: {where.name} {error}") from error
+
+
 def _load_arrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
@@ -132,21 +152,46 @@ def _check_numeric(arrow: Any, path: Path, name: str, kind: Any) -> None:
         raise InputError(f"{path}: {name} is of type {kind}, it takes numbers")
 
 
+def _pack_cells(
+    batch: Sequence[Sequence[float | str]], features: Sequence[Feature]
+) -> NDArray[np.float64]:
+    if not any(feature.is_text for feature in features):
+        return np.array(batch, np.float64)
+    packed = np.empty((len(batch), sum(f.width if f.is_text else 1 for f in features)))
+    place = 0
+    for feature, column in zip(features, zip(*batch, strict=True), strict=True):
+        if not feature.is_text:
+            packed[:, place] = column
+            place += 1
+            continue
+        for row, cell in zip(packed, column, strict=True):
+            pack_text(row[place : place + feature.width], str(cell))
+        place += feature.width
+    return packed
+
+
 def _read_cells(
     reader: "csv.DictReader[str]", columns: Mapping[str, Feature], path: Path
-) -> Iterator[list[float]]:
-    readers = {name: CellReader(feature) for name, feature in columns.items()}
+) -> Iterator[list[float | str]]:
+    readers = {name: _reader_of(feature) for name, feature in columns.items()}
     plain = {name for name, feature in columns.items() if feature.dtype == Dtype.FLOAT32}
     for row in reader:
-        values = []
-        for name, cells in readers.items():
+        values: list[float | str] = []
+        for name, read in readers.items():
             cell = row[name]
             if name in plain and cell and cell[-1].isdigit():
                 with contextlib.suppress(ValueError):  # what is wrong is told below
                     values.append(float(cell))
                     continue
             try:
-                values.append(cells.read(cell))
+                values.append(read(cell))
             except CellError as error:
                 raise InputError(f"{path} line {reader.line_num}: {name} {error}") from error
         yield values
+
+
+def _reader_of(feature: Feature) -> Callable[[Any], float | str]:
+    """Read the cells of one column; a text that is empty in a CSV file is an empty text."""
+    if not feature.is_text:
+        return CellReader(feature).read
+    return lambda cell: read_text(feature, cell) or ""

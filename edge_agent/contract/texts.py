@@ -11,7 +11,8 @@ from edge_agent.contract.cells import CellError, is_missing, say_allowed
 from edge_agent.contract.schema import Feature
 
 SHOWN_CHARS_MAX = 60
-CODE_BYTES = 4
+TEXTS_INPUT = "texts"
+"""What a request to an agent calls its texts; the graph takes them packed."""
 
 
 def read_text(feature: Feature, value: Any) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.contract.schema import Feature
 from edge_agent.contract.texts import spell, unspell
 
 
@@ -44,3 +45,27 @@ def unpack_texts(cells: NDArray[Any]) -> list[str | None]:
         None if length < 0 else unspell(row[:length].tobytes())
         for length, row in zip(lengths.tolist(), codes, strict=True)
     ]
+
+
+class TextPlaces:
+    """Where texts and everything else stand in the packed tensor of some features.
+
+    Attributes:
+        texts: Each with its cells.
+        numbers: Columns of all that is no text.
+        names: Of those columns.
+        width: Of the packed tensor.
+    """
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        texts, numbers, names, first = list[tuple[Feature, slice]](), list[int](), list[str](), 0
+        for feature in features:
+            if feature.is_text:
+                texts.append((feature, slice(first, first + feature.width)))
+            else:
+                numbers += range(first, first + feature.width)
+                names += feature.columns
+            first += feature.width
+        self.texts, self.names = tuple(texts), tuple(names)
+        self.numbers = np.array(numbers, np.intp)
+        self.width = first
