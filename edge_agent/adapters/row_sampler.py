@@ -27,6 +27,7 @@ from edge_agent.contract.rows import (
     HEAD_BYTES,
     ROWS_MAX,
     Reason,
+    Redaction,
     RowBatch,
     RowFeature,
     RowHead,
@@ -131,7 +132,14 @@ class RowPool:
         rules = self.settings.models.get(schema.model, {})
         for feature in schema.features:
             rule = rules.get(feature.name)
-            if rule is not None:
+            if rule is not None and feature.is_text and rule.redaction is Redaction.ROUND:
+                _LOG.warning(
+                    "[row_samples] rounds the text %s of model %s, which stays here then; keep or"
+                    " hash it",
+                    feature.name,
+                    schema.model,
+                )
+            elif rule is not None:
                 features.append(
                     RowFeature(
                         name=feature.name,

@@ -33,6 +33,7 @@ from edge_agent.contract.rows import (
     name_prediction,
 )
 from edge_agent.contract.schema import Dtype, Feature, ModelSchema, Task
+from edge_agent.statistics.packed_texts import unpack_texts
 from fleet_server.adapters.sample_columns import JoinedColumns
 from fleet_server.durable_files import sync_directory, write_durable
 from fleet_server.errors import FleetError, RefusedError
@@ -211,6 +212,9 @@ def _feature_columns(
         yield feature.name, pa.array(hashes, pa.string())
         return
     numbers = np.frombuffer(values, "<f4").reshape(-1, feature.width)
+    if declared and declared.is_text and declared.width == feature.width:
+        yield feature.name, pa.array([_to_utf8(text) for text in unpack_texts(numbers)])
+        return
     names = declared.columns if declared and declared.width == feature.width else ()
     if not names:
         names = (feature.name,) if feature.width == 1 else ()
@@ -220,6 +224,11 @@ def _feature_columns(
         return
     flat = pa.array(numbers.ravel(), pa.float32())
     yield feature.name, pa.FixedSizeListArray.from_arrays(flat, feature.width)
+
+
+def _to_utf8(text: str | None) -> str | None:
+    """Put a question mark in place of lone surrogates, which no file of texts can hold."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _to_column(

@@ -337,3 +337,21 @@ def test_rows_leave_half_of_the_budget_to_windows_and_labels() -> None:
     assert world.meter.room_bytes() > burst // 2 - size - 200
     assert world.uplink.counts()["held"] == 1
     assert world.pump_after(3_600), "later there is more"
+
+
+def test_a_text_stays_here_unless_it_is_named_and_is_hashed_as_a_whole() -> None:
+    features = (Feature(name="heat"), Feature(name="note", dtype="text", chars_max=3))
+    built = build_classifier(features=features)
+    rows = np.array([[1, 2, 104, 105, 0], [2, 2, 104, 105, 0]], np.float32)
+    found = {}
+    for rule in ("keep", "hash", "round 2", "drop", ""):
+        rules = {"heat": "keep"} | ({"note": rule} if rule else {})
+        device = Device({"share": 1.0, "models": {"plant": rules}})
+        activate(device.service, built)
+        device.service.predict("main", rows)
+        (batch,) = device.gather()
+        found[rule] = dict(zip([f.name for f in batch.features], batch.values, strict=True))
+    assert [name for name, one in found.items() if "note" in one] == ["keep", "hash"]
+    assert numbers(found["keep"]["note"]) == [2, 104, 105, 0] * 2
+    first, second = found["hash"]["note"][:8], found["hash"]["note"][8:]
+    assert first == second
