@@ -21,6 +21,7 @@ from converters.ladder import Choice, LadderLimits, Rung
 from converters.metrics import PrimaryMetric, score_targets
 from converters.pareto import find_front, point_of
 from converters.parity import Parity, WorstRow
+from converters.request import MeasurementPlan
 from edge_agent.contract.fields import dump_object, parse_object
 from edge_agent.contract.schema import ModelSchema, Role, Task
 
@@ -153,6 +154,13 @@ def _find_percentiles(residuals: Array) -> dict[str, float]:
 def describe_limits(limits: LadderLimits) -> dict[str, Any]:
     """Give the limits that were in force."""
     return asdict(limits)
+
+
+def describe_front(plan: MeasurementPlan) -> dict[str, Any]:
+    """Give what of every latency is the way of a picture to the network; nothing without one."""
+    if plan.front_ms_p95 == 0:
+        return {}
+    return {"front_ms": {"p50": plan.front_ms_p50, "p95": plan.front_ms_p95}}
 
 
 @cache

@@ -217,7 +217,7 @@ def _describe_input(schema: ModelSchema, evidence: Mapping[str, Any]) -> dict[st
         return {"features": len(schema.features)}
     built = evidence.get("image")
     measured = built if isinstance(built, Mapping) else {}
-    names = ("pictures", "golden", "latency_ms_median", "timed_pixels")
+    names = ("pictures", "golden", "latency_ms_median", "timed_pixels", "front_ms")
     return {
         "image": schema.image.to_json()
         | {name: measured[name] for name in names if name in measured},

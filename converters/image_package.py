@@ -95,6 +95,7 @@ def take_pictures(
                 "pictures": len(pictures),
                 "golden": list(shape),
                 "latency_ms_median": _time(runner, pictures[0]),
+                "front_ms": built.evidence["measured_with"].get("front_ms"),
                 "timed_pixels": list(pictures[0].shape[:2]),
             },
             "graph": _describe_graph(content),

@@ -10,6 +10,7 @@ from converters.errors import ConversionError, InvalidRequestError, ProfileMisfi
 from converters.evidence import (
     EVIDENCE_FORMAT,
     describe_answers,
+    describe_front,
     describe_limits,
     describe_machine,
     describe_metric_of_targets,
@@ -125,6 +126,7 @@ def pack_rung(
                     request.profile.intra_op_threads, request.plan
                 ).to_json(),
                 "rounds": request.plan.rounds,
+                **describe_front(request.plan),
                 "runs_per_round": dict(ladder.runs),
             },
         }

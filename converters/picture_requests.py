@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from converters.build import build_package
 from converters.errors import InvalidRequestError
 from converters.file_requests import split_rows
+from converters.front_timing import add_front
 from converters.guarded_pictures import take_pictures_guarded
 from converters.image_front import pack_pictures
 from converters.image_package import measure_golden, pick_golden
 from converters.picture_files import PictureFiles, PictureList, list_pictures
 from converters.picture_source import PictureSource, PictureWishes, open_picture_source
-from converters.request import BuildRequest, BuiltPackage, ProfileLimits
+from converters.request import BuildRequest, BuiltPackage, MeasurementPlan, ProfileLimits
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.image import IMAGE_CHANNELS, ImageInput
 from edge_agent.contract.package import GOLDEN_ROWS_MAX
@@ -107,6 +108,8 @@ def read_picture_job(
         pack_pictures(PictureFiles(part.paths, wishes.pixels_max), opened.image, profile)[0]
         for part in (kept, held)
     ]
+    pictures_held = PictureFiles(held.paths, wishes.pixels_max)
+    plan = settings.pop("plan", MeasurementPlan())
     asked = limits or ProfileLimits()
     package_bytes_max = min(
         profile.package_bytes_max, asked.package_bytes_max or profile.package_bytes_max
@@ -123,6 +126,7 @@ def read_picture_job(
         limits=replace(asked, package_bytes_max=None),
         metric=find_metric(opened.source.schema.task),
         evidence_context={**context, "picture_notes": notes},
+        plan=add_front(plan, pictures_held, opened.image, profile),
         **settings,
     )
     return PictureJob(

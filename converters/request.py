@@ -92,14 +92,21 @@ class MeasurementPlan:
         rounds: Every rung is timed once in each; the median over rounds counts.
         round_s: Time one rung may take in one round.
         runs_max: Predictions of one rung in one round, at most.
+        front_ms_p50: What comes before every rung and was timed apart: that of a picture on its way
+            to the network (``front_timing.py``). Added to what is measured.
+        front_ms_p95: Its 95th percentile, which the sum of both is at most.
     """
 
     rounds: int = 9
     round_s: float = 0.03
     runs_max: int = 300
+    front_ms_p50: float = 0.0
+    front_ms_p95: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not 0 <= self.front_ms_p50 <= self.front_ms_p95:
+            raise InvalidRequestError("the front takes 0 ms or more, its p95 no less than its p50")
         if not (3 <= self.rounds <= 1_000 and 0 < self.round_s <= 60 and self.runs_max >= 5):
             raise InvalidRequestError("measure 3 to 1,000 rounds of up to 60 s and 5 runs or more")
 

@@ -23,8 +23,15 @@ def show_run(result: dict[str, Any]) -> None:
         )
     if image := result.get("image"):
         sides = " x ".join(map(str, image["timed_pixels"]))
+        front = image.get("front_ms")
+        said = (
+            f"every time holds {front['p50']:.3g} ms (p95 {front['p95']:.3g}) of what goes before"
+            " the network"
+            if front
+            else "times are of the network alone"
+        )
         sentences.append(
-            f"times are of the network alone; with what goes before it a picture of {sides} takes"
+            f"{said}; the whole graph answers a picture of {sides} in"
             f" {image['latency_ms_median']:.3g} ms (median)"
         )
     sentences += [f"note: {note}" for note in result["notes"]]
@@ -34,6 +41,8 @@ def show_run(result: dict[str, Any]) -> None:
 def show_bench(result: dict[str, Any]) -> None:
     """Print the ladder and what would ship."""
     _show_ladder(result["ladder"])
+    if front := (result.get("measured_with") or {}).get("front_ms"):
+        _say_lines([f"every time holds {front['p50']:.3g} ms of what goes before the network"])
     if result["ships"] is not None:
         _say_lines([f"would ship {result['ships']}"])
     else:

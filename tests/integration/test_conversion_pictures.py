@@ -85,8 +85,13 @@ def test_a_package_of_pictures_is_built_measured_and_told(desk: Path) -> None:
     assert result["ladder"][0]["name"] == "fp32"
     assert result["metric"]["shipped"] > 0.9
     assert result["image"]["pictures"] == 60
+    front = result["image"]["front_ms"]
+    for rung in (rung for rung in result["ladder"] if rung["is_built"]):
+        assert rung["latency_ms_p50"] > front["p50"] > 0  # what is waited for: front and network
+        assert rung["latency_ms_p95"] > front["p95"]
     evidence = json.loads(members["evidence.json"])
     assert evidence["limits"]["package_bytes_max"] == 4_194_304
+    assert evidence["measured_with"]["front_ms"] == front
     assert evidence["context"]["pictures"] == "photos"
     said = (desk / "said.txt").read_text()
     for words in (

@@ -23,6 +23,7 @@ from converters.graph import count_operators, parse_model
 from converters.half import compute_half, store_half
 from converters.int8_weights import CONVOLUTIONS, store_int8
 from converters.ladder_drawing import draw_ladder
+from converters.measure import measure_latencies
 from converters.memory import MemoryProbe
 from converters.needs import has_full_range
 from converters.normalise import normalise
@@ -31,7 +32,7 @@ from converters.optimise import optimise
 from converters.outline import read_outline
 from converters.plot import plot_ladder
 from converters.quantize import Ranges, list_followers, list_quantizable, quantize
-from converters.request import BuildRequest, Criterion, Effort, Smaller
+from converters.request import BuildRequest, Criterion, Effort, MeasurementPlan, Smaller
 from converters.runtime import GraphRunner
 from converters.sensitivity import measure_nodes
 from device_profiles.profile import Precision
@@ -393,3 +394,21 @@ def test_evidence_of_an_older_release_has_no_drawing(tmp_path: Any) -> None:
     with pytest.raises(ConversionError, match="no ladder to draw"):
         draw_ladder(tmp_path / "ladder.svg", {"model": "m", "profile": "p", "ladder": []})
     assert list(tmp_path.iterdir()) == []
+
+
+# Pictures
+
+
+def test_a_slow_front_makes_rungs_alike_in_time(network: tuple[BuildRequest, bytes]) -> None:
+    request, fp32 = network
+    rows = np.asarray(request.holdout, np.float32)[:4]
+    runners = {name: GraphRunner(fp32, request.profile) for name in ("one", "other")}
+    plan = MeasurementPlan(rounds=3, round_s=0.001, runs_max=5)
+    slow = replace(plan, front_ms_p50=1e6, front_ms_p95=2e6)
+    for latency in measure_latencies(runners, rows, slow).values():
+        assert latency.ratio.value == pytest.approx(1, abs=1e-3)
+        assert latency.p50_ms > 1e6
+        assert latency.p95_ms > 2e6
+        assert min(latency.rounds_ms) > 1e6
+    with pytest.raises(ConversionError, match="its p95 no less than its p50"):
+        replace(plan, front_ms_p50=2.0, front_ms_p95=1.0)
