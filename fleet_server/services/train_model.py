@@ -155,7 +155,7 @@ class TrainModel:
         with self._step(report, "ingest", path.name) as step:
             check_columns(spec, self.reader.list_columns(path), source=path.name)
             is_class = spec.model.task is Task.CLASSIFICATION
-            target = [spec.data.target]
+            target = spec.data.target_columns
             table = self.reader.read(
                 path,
                 numbers=[*spec.data.number_columns, *([] if is_class else target)],
@@ -164,6 +164,8 @@ class TrainModel:
             dataset = make_dataset(spec, table, source=path.name)
             rows, width = dataset.features.shape
             classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
+            if spec.data.targets:
+                classes = f", {len(spec.data.targets)} targets"
             step.sentence = (
                 f"{rows:,} rows of {width:,} columns{classes}   data {dataset.sha256[:12]}"
             )

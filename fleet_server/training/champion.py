@@ -48,8 +48,9 @@ def ask_champion(
         return ChampionAnswers(
             answers=None, reason=f"it reads column {missing[0]!r}, which the candidate does not"
         )
-    if theirs.classes != schema.classes:
-        return ChampionAnswers(answers=None, reason="it answers other classes")
+    if (theirs.classes, theirs.targets) != (schema.classes, schema.targets):
+        what = "classes" if theirs.classes != schema.classes else "targets"
+        return ChampionAnswers(answers=None, reason=f"it answers other {what}")
     at = {column: place for place, column in enumerate(schema.columns)}
     rows = features[:, [at[column] for column in theirs.columns]]
     reason = _translate(rows, theirs, schema)

@@ -21,7 +21,7 @@ class Dataset:
     Attributes:
         features: float32 [rows, width]; categories as codes, NaN where missing.
         declared: The features, categories with their texts.
-        targets: int64 class index or float64 value, [rows].
+        targets: int64 class index or float64 value, [rows]; several values, [rows, targets].
         classes: Names by index; empty for a regression.
         lanes: Row hashes, uint64 [rows, 2].
         sha256: Version of the data; the same for any order of the rows.
@@ -39,7 +39,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side of the split: features float32 [rows, width] and targets [rows]."""
+    """One side of the split: features float32 [rows, width], targets as of the ``Dataset``."""
 
     features: NDArray[np.float32]
     targets: NDArray[Any]

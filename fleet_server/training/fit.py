@@ -25,6 +25,8 @@ from fleet_server.training.metrics import Answers
 from fleet_server.training.spec import Spec, TrainSection
 
 NOTES_MAX = 10
+_TAKES_TARGETS = ("BaggingRegressor", "MLPRegressor")
+"""Learn several targets, though their tags do not say so."""
 _FIT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError, np.linalg.LinAlgError)
 
 
@@ -48,7 +50,7 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
         RefusedError: A parameter or the rows do not suit the estimator.
     """
     section = spec.train
-    estimator = _build(section, classes, spec.data.features)
+    estimator = _build(section, classes, spec.data.features, targets=len(spec.data.targets))
     if spec.model.task is Task.CLASSIFICATION:
         _check_classifier(section.estimator, estimator, classes)
     one_thread = _find_libraries().limit(limits=1, user_api="blas")
@@ -97,13 +99,20 @@ def answer(
     return answers
 
 
-def _build(section: TrainSection, classes: tuple[str, ...], features: tuple[Feature, ...]) -> Any:
+def _build(
+    section: TrainSection,
+    classes: tuple[str, ...],
+    features: tuple[Feature, ...],
+    *,
+    targets: int = 0,
+) -> Any:
     parts = make_encoder(section.estimator, features, has_steps=bool(section.steps))
     parts += [_make(step.use, step.params, section.seed) for step in section.steps]
     params = dict(section.params)
     if isinstance(params.get("class_weight"), Mapping):
         params["class_weight"] = _weigh_classes(params["class_weight"], classes)
-    parts.append(_make(section.estimator, params, section.seed))
+    last = _make(section.estimator, params, section.seed)
+    parts.append(last if not targets or takes_targets(last) else _one_each(last))
     if len(parts) == 1:
         return parts[0]
     from sklearn.pipeline import make_pipeline
@@ -119,6 +128,18 @@ def _make(name: str, params: Mapping[str, Any], seed: int) -> Any:
         return kind(**params)
     except _FIT_ERRORS as error:
         raise RefusedError(f"{name} cannot be made: {_first_line(error)}") from error
+
+
+def takes_targets(estimator: Any) -> bool:
+    """Tell whether one estimator learns several targets at once."""
+    is_tagged = bool(estimator.__sklearn_tags__().target_tags.multi_output)
+    return is_tagged or type(estimator).__name__ in _TAKES_TARGETS
+
+
+def _one_each(estimator: Any) -> Any:
+    from sklearn.multioutput import MultiOutputRegressor
+
+    return MultiOutputRegressor(estimator)
 
 
 def _weigh_classes(weights: Mapping[str, Any], classes: tuple[str, ...]) -> dict[int, Any]:

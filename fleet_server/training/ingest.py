@@ -91,7 +91,8 @@ def check_columns(spec: Spec, columns: Sequence[str], *, source: str) -> None:
     """
     counts, problems = Counter(columns), []
     wanted = [(c, f"data.features.{f.name}") for f in spec.data.features for c in f.columns]
-    for column, declared in [*wanted, (spec.data.target, "data.target")]:
+    answers = [(column, "data.target") for column in spec.data.target_columns]
+    for column, declared in [*wanted, *answers]:
         if counts[column] > 1:
             problems.append(f"column {column!r} ({declared}) is in the file {counts[column]} times")
         elif not counts[column]:
@@ -130,6 +131,11 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         indexes, classes = name_classes(table.words[name])
         judge.problems += judge_classes(name, classes)
         targets, target_lanes = indexes, hash_words(indexes, classes)
+    elif spec.data.targets:
+        columns = [_check_target(judge, one, table.numbers[one]) for one in spec.data.targets]
+        targets = np.stack(columns, axis=1)
+        target_lanes = hash_rows(targets[:, :-1], hash_numbers(targets[:, -1]))
+        name = json.dumps(spec.data.targets)
     else:
         targets = _check_target(judge, name, table.numbers[name])
         target_lanes = hash_numbers(targets)

@@ -2,7 +2,8 @@
 
 Each metric turns rows into a small matrix of numbers and its value is a function of the column
 sums. A bootstrap then needs only weighted sums; a paired comparison uses the same weights for
-both models. Formulas agree with scikit-learn's (the tests compare them).
+both models. Of several targets a metric is the mean of that of each. Formulas agree with
+scikit-learn's (the tests compare them).
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Answers:
     Attributes:
         labels: int64 [rows], index of the class; empty for a regression.
         probabilities: float64 [rows, classes]; empty for a regression.
-        values: float64 [rows]; empty for a classification.
+        values: float64 [rows], or [rows, targets]; empty for a classification.
     """
 
     labels: NDArray[np.int64]
@@ -44,11 +45,13 @@ class Answers:
 
     @classmethod
     def of_values(cls, values: NDArray[Any]) -> "Answers":
-        """Take the answers of a regression."""
+        """Take the answers of a regression; a table of one column is one value a row."""
+        numbers = np.asarray(values, np.float64)
+        is_several = numbers.ndim == 2 and numbers.shape[1] > 1
         return cls(
             labels=np.empty(0, np.int64),
             probabilities=np.empty((0, 0)),
-            values=np.asarray(values, np.float64).reshape(-1),
+            values=numbers if is_several else numbers.reshape(-1),
         )
 
     @property
@@ -93,11 +96,11 @@ def _with_count(scores: Floats) -> Floats:
 
 
 def _mean(sums: Floats) -> Floats:
-    return np.asarray(sums[..., 1] / sums[..., 0])
+    return np.asarray((sums[..., 1:] / sums[..., :1]).mean(axis=-1))
 
 
 def _root_mean(sums: Floats) -> Floats:
-    return np.asarray(np.sqrt(sums[..., 1] / sums[..., 0]))
+    return np.asarray(np.sqrt(sums[..., 1:] / sums[..., :1]).mean(axis=-1))
 
 
 def _right(truth: NDArray[Any], answers: Answers) -> Floats:
@@ -154,15 +157,16 @@ def _squared_error(truth: NDArray[Any], answers: Answers) -> Floats:
 
 
 def _squared_error_and_spread(truth: NDArray[Any], answers: Answers) -> Floats:
-    centred = truth - truth.mean()  # the spread would drown in a large mean otherwise
+    centred = truth - truth.mean(axis=0)  # the spread would drown in a large mean otherwise
     return np.column_stack(
         [np.ones(len(truth)), (answers.values - truth) ** 2, centred, centred**2]
     )
 
 
 def _explained(sums: Floats) -> Floats:
-    spread = sums[..., 3] - sums[..., 2] ** 2 / sums[..., 0]
-    return np.asarray(1.0 - sums[..., 1] / np.maximum(spread, 1e-300))
+    error, centred, squared = np.split(sums[..., 1:], 3, axis=-1)
+    spread = squared - centred**2 / sums[..., :1]
+    return np.asarray((1.0 - error / np.maximum(spread, 1e-300)).mean(axis=-1))
 
 
 _CLASS, _VALUE = Task.CLASSIFICATION, Task.REGRESSION

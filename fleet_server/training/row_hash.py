@@ -20,12 +20,12 @@ _SUM_BITS = 128
 
 
 def hash_rows(
-    features: NDArray[np.float32], target: Lanes, texts: Mapping[int, Lanes] | None = None
+    features: NDArray[Any], target: Lanes, texts: Mapping[int, Lanes] | None = None
 ) -> Lanes:
     """Hash each row of features and target.
 
     Args:
-        features: [rows, width]; -0 counts as 0, every NaN as one value.
+        features: Numbers [rows, width]; -0 counts as 0, every NaN as one value.
         target: From ``hash_words`` or ``hash_numbers``, [rows, 2].
         texts: By column, from ``hash_words``: a category counts by its text, not by its code,
             which changes with the list.
@@ -86,7 +86,7 @@ def digest_rows(columns: Sequence[str], target: str, lanes: Lanes) -> str:
 
     Args:
         columns: Of the features, in order.
-        target: Column of the answer.
+        target: Column of the answer; a JSON array of several.
         lanes: From ``hash_rows``.
     """
     total = 0

@@ -39,16 +39,23 @@ class DataSection:
 
     Attributes:
         path: Of the CSV or Parquet file, as written; relative to the spec's folder.
-        target: Column with the answer.
+        target: Column with the answer; the first of several.
         features: In the order of the packed tensor; until the data is read, a category may have
             ``categories.LEARNED`` in place of its texts.
         values_max: Of a category, how many texts may be learned.
+        targets: Columns with the answers where a row has several; else empty.
     """
 
     path: str
     target: str
     features: tuple[Feature, ...]
     values_max: Mapping[str, int] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Every column with an answer."""
+        return self.targets or (self.target,)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -193,7 +200,7 @@ def make_schema(spec: Spec, classes: tuple[str, ...]) -> ModelSchema:
             Output(name="probabilities", role=Role.PROBABILITIES),
         )
     else:
-        outputs = (Output(name="value", role=Role.VALUE),)
+        outputs = (Output(name="value", role=Role.VALUE, targets=spec.data.targets),)
     return ModelSchema(
         model=spec.model.name,
         task=spec.model.task,

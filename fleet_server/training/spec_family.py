@@ -46,6 +46,10 @@ def read_family(root: Section, name: str, data: DataSection) -> FamilySection | 
                 "partition",
                 f"{show(column)} is also {what}; within a member it is always the same",
             )
+    if data.targets:
+        root.section("data").add(
+            "target", "names several columns, and the models of a family answer one value each"
+        )
     holes = _HOLE.findall(name)
     if sorted(holes) != sorted(columns):
         named = ", ".join("{" + column + "}" for column in columns) or "the column in braces"

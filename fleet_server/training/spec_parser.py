@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge_agent.contract.outputs import TARGET_CHARS_MAX, TARGETS_MAX
 from edge_agent.contract.schema import Task
 from fleet_server.training.estimators import judge_estimator, judge_params, judge_step
 from fleet_server.training.metrics import METRICS
@@ -66,7 +67,7 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     problems = Problems(lines=find_lines(text))
     root = Section(problems, (), values, kind="")
     model = _read_model(root)
-    data = _read_data(root)
+    data = _read_data(root, model.task)
     family = read_family(root, model.name, data)
     spec = Spec(
         text=text,
@@ -125,7 +126,7 @@ def _read_business(model: Section) -> BusinessGoal | None:
     return BusinessGoal(metric=metric, baseline=baseline or 0.0, target=target or 0.0)
 
 
-def _read_data(root: Section) -> DataSection:
+def _read_data(root: Section, task: Task) -> DataSection:
     data = root.section("data", kind="data")
     source = data.text("source", is_required=True, chars_max=4_096)
     kind, colon, path = source.partition(":")
@@ -133,18 +134,48 @@ def _read_data(root: Section) -> DataSection:
         data.add("source", f"{show(kind + ':')} is {say_later(LATER_SOURCES[kind])}")
     elif source and (kind != "file" or not path.strip()):
         data.add("source", f'{show(source)} must be "file:PATH" of a CSV or Parquet file')
-    target = data.text("target", is_required=True, chars_max=128)
+    targets = _read_targets(data, task)
     features = read_features(data)
-    columns = {column for feature in features for column in feature.columns}
-    if target and target in columns:
-        path_of = next(f.name for f in features if target in f.columns)
-        root.problems.add(
-            ("data", "features", path_of),
-            "is also data.target; the model would read its own answer. Remove it from the features",
-        )
+    for feature in features:
+        if set(targets) & set(feature.columns):
+            root.problems.add(
+                ("data", "features", feature.name),
+                "is also data.target; the model would read its own answer. Remove it from the"
+                " features",
+            )
     return DataSection(
-        path=path, target=target, features=features, values_max=read_values_max(data)
+        path=path,
+        target=targets[0] if targets else "",
+        features=features,
+        values_max=read_values_max(data),
+        targets=targets if len(targets) > 1 else (),
     )
+
+
+def _read_targets(data: Section, task: Task) -> tuple[str, ...]:
+    """Read one column or an array of them."""
+    if not isinstance(data.values.get("target"), list):
+        name = data.text("target", is_required=True, chars_max=TARGET_CHARS_MAX)
+        return (name,) if name else ()
+    names = data.items("target", items_max=TARGETS_MAX)
+    wrong = [n for n in names if not isinstance(n, str) or not 1 <= len(n) <= TARGET_CHARS_MAX]
+    if wrong:
+        data.add("target", f"{show(wrong[0])} is no name of a column")
+        return ()
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        data.add("target", f"names {show(twice)} twice")
+    if len(names) == 1:
+        data.add("target", f"is a list of one; say target = {show(names[0])}")
+    if not names:
+        data.add("target", "names no column")
+    if task is Task.CLASSIFICATION:
+        data.add(
+            "target",
+            "names several columns, and a classification answers one label a row;"
+            " write a spec for each, or make it a regression of numbers",
+        )
+    return tuple(names)
 
 
 def _read_split(root: Section) -> SplitSection:

@@ -11,7 +11,7 @@ from fleet_server.training.spec import MetricLimit, ProfileLimit, make_schema
 from fleet_server.training.spec_keys import KNOWN, LATER
 from fleet_server.training.spec_parser import SPEC_BYTES_MAX, parse_spec
 from fleet_server.training.spec_problems import PROBLEMS_SHOWN_MAX, SpecError
-from tests.support.training import DIGITS_SPEC, PROFILES, edit
+from tests.support.training import DIGITS_SPEC, PROFILES, edit, value_spec
 
 
 def problems(text: str) -> list[str]:
@@ -61,6 +61,13 @@ def test_the_example_is_read_as_written() -> None:
         ('"file:digits.csv"', '"digits.csv"', 'must be "file:PATH"'),
         ('"file:digits.csv"', '"file:"', 'must be "file:PATH"'),
         ('target = "digit"', 'target = "pixels_3"', "is also data.target"),
+        ('target = "digit"', 'target = ["digit", "pixels_3"]', "is also data.target"),
+        ('target = "digit"', 'target = ["digit", "a"]', "a classification answers one label a row"),
+        ('target = "digit"', 'target = ["digit"]', "is a list of one; say target = 'digit'"),
+        ('target = "digit"', 'target = ["a", "b", "a"]', "11: data.target: names 'a' twice"),
+        ('target = "digit"', "target = []", "11: data.target: names no column"),
+        ('target = "digit"', 'target = ["a", 3]', "data.target: 3 is no name of a column"),
+        ('target = "digit"', f"target = {[str(n) for n in range(257)]}", "257 items, at most 256"),
         ('"float32"', '"text"', "13: data.features.pixels: type 'text' is not supported"),
         ('"float32"', '"float64"', "float64 travels as float32"),
         ('type = "float32", ', "", "13: data.features.pixels.type: missing"),
@@ -183,6 +190,19 @@ def test_every_estimator_and_step_is_documented() -> None:
     words = set(re.findall(r"\w+", (Path(__file__).parents[3] / "docs" / "spec.md").read_text()))
     names = {name.rpartition(".")[2] for name in CLASSIFIERS | REGRESSORS | STEPS}
     assert not names - words
+
+
+def test_a_family_answers_one_value() -> None:
+    text = edit(
+        value_spec(task="regression"),
+        {
+            '"t"': '["t", "u"]',
+            '"small"': '"small-{site}"',
+            "[split]": '[family]\npartition = "site"\n[split]',
+        },
+    )
+    (said,) = problems(text)
+    assert "data.target: names several columns, and the models of a family answer one" in said
 
 
 def test_a_range_is_never_narrowed_by_float32() -> None:
