@@ -48,8 +48,8 @@ def pick_calibration(rows: Array) -> Calibration:
         )
     if 0 < len(finite) < CALIBRATION_ROWS_FEW:
         notes.append(
-            f"only {len(finite)} rows to calibrate with: the ranges are theirs alone, give"
-            f" {CALIBRATION_ROWS_FEW} or more"
+            f"only {len(finite)} row{'s' if len(finite) > 1 else ''} to calibrate with: the ranges"
+            f" are theirs alone, give {CALIBRATION_ROWS_FEW} or more"
         )
     if len(finite) > CALIBRATION_ROWS_MAX:
         places = np.linspace(0, len(finite) - 1, CALIBRATION_ROWS_MAX).astype(np.int64)

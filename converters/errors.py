@@ -33,7 +33,7 @@ class UnsupportedEstimatorError(ConversionError):
     """
 
     def __init__(self, estimator: str, reason: str, advice: str) -> None:
-        super().__init__(f"{estimator} cannot be converted: {reason}. {advice}")
+        super().__init__(f"{estimator} cannot be converted: {reason.rstrip('.')}. {advice}")
         self.estimator = estimator
         self.reason = reason
         self.advice = advice

@@ -104,6 +104,13 @@ def open_source(
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         columns = [str(column) for column in names]
+    width = int(getattr(estimator, "n_features_in_", len(columns)))
+    is_there = set(targets) <= set(table.columns)
+    if schema is None and is_there and len(columns) != width:
+        raise InvalidRequestError(
+            f"the model was trained on {width} columns, {table.name} has {len(columns)} besides the"
+            " target"
+        )
     classes = find_classes(find_last_step(estimator))
     labels = () if classes is None else tuple(classes.tolist())
     made = schema or schema_of(

@@ -25,7 +25,8 @@ def parse_foreign(content: bytes, *, what: str) -> ModelProto:
     try:
         check_onnx(content)
     except ContractError as error:
-        raise InvalidRequestError(f"{what} is refused: {error}") from error
+        reason = str(error).removeprefix("model.onnx: ").replace("model.onnx", "it", 1)
+        raise InvalidRequestError(f"{what} is refused: {reason}") from error
     return parse_model(content, what=what)
 
 

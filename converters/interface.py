@@ -67,8 +67,13 @@ def set_input(model: ModelProto, width: int) -> None:
     if len(names) != 1:
         raise InvalidRequestError(f"the graph has {len(names)} inputs, needs one packed tensor")
     name = names[0]
-    if tensor_type(model.graph, name) != TensorProto.FLOAT:
-        raise InvalidRequestError(f"input {name!r} of the graph is not float32")
+    element = tensor_type(model.graph, name)
+    if element != TensorProto.FLOAT:
+        found = TensorProto.DataType.Name(element).lower() if element else "no tensor"
+        raise InvalidRequestError(
+            f"input {name!r} of the graph is not float32 but {found}; rows travel as float32:"
+            " export the model with such an input"
+        )
     shape = tensor_shape(model.graph, name)
     if len(shape) != 2 or shape[0] is not None or shape[1] not in (None, width):
         declared = [size if size is not None else "N" for size in shape]

@@ -85,6 +85,11 @@ def load_estimator(path: Path) -> Any:
         raise InvalidRequestError(
             f"{path.name} holds {unknown[0]}, which is not among the types that are read"
         )
+    if not hasattr(model, "fit"):
+        raise InvalidRequestError(
+            f"{path.name} holds a {type(model).__name__}, which is no estimator; save the fitted"
+            " model itself: skops.io.dump(model, FILE)"
+        )
     return model
 
 

@@ -1,4 +1,4 @@
-"""Columns that the held-out rows do not show: what depends on them was never compared. Pure."""
+"""What the held-out rows do not show, and so no figure tells: said in the notes. Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,12 @@ from converters.errors import InvalidRequestError
 from edge_agent.contract.schema import ModelSchema
 
 NAMED_MAX = 10
+HOLDOUT_ROWS_FEW = 30
+"""Below it a share of rows moves by more than 3 % with one row."""
 
 
 def note_unseen(schema: ModelSchema, holdout: NDArray[np.float32]) -> tuple[str, ...]:
-    """Say which features have no value in any held-out row; a feature is what the schema names.
+    """Say which features have no value in any held-out row, and when there are few rows.
 
     Args:
         schema: Names the features.
@@ -30,11 +32,15 @@ def note_unseen(schema: ModelSchema, holdout: NDArray[np.float32]) -> tuple[str,
             f"no held-out row has a value in any column, {unseen[0]!r} and the others: nothing of"
             " the model can be compared; give rows as the device will see them"
         )
+    count = len(holdout)
+    few = f"every figure is from {count} held-out row{'s' if count > 1 else ''} alone"
+    notes = (f"{few}: give {HOLDOUT_ROWS_FEW} or more",) if count < HOLDOUT_ROWS_FEW else ()
     if not unseen:
-        return ()
+        return notes
     named = ", ".join(map(repr, unseen[:NAMED_MAX]))
     more = f" and {len(unseen) - NAMED_MAX} more" if len(unseen) > NAMED_MAX else ""
     return (
+        *notes,
         f"no held-out row has a value in {named}{more}: what the model answers when there is one"
         " was compared on no row",
     )

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from converters.errors import ConversionError, InvalidRequestError, UnsupportedEstimatorError
 from converters.file_requests import open_source
 from converters.from_onnx import OnnxSource
+from converters.skops_library import import_skops
 from converters.source_files import MODEL_BYTES_MAX, load_estimator, read_file
 from converters.sources import make_source
 from converters.tables import read_table
@@ -63,11 +64,11 @@ def graph(element: int = TensorProto.FLOAT, **how: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (graph(TensorProto.DOUBLE), "input 'features' of the graph is not float32"),
+        (graph(TensorProto.DOUBLE), "input 'features' of the graph is not float32 but double"),
         (graph(TensorProto.INT64), "input 'features' of the graph is not float32"),
         (graph(domain="com.example", operator="Secret"), "com.example"),
         (graph(opset=99), "opset_max"),
-        (b"not a graph", "is refused"),
+        (b"not a graph", "the source is refused: it is not a sound protobuf message"),
     ],
 )
 def test_a_graph_that_does_not_fit_is_refused(content: bytes, words: str) -> None:
@@ -78,8 +79,8 @@ def test_a_graph_that_does_not_fit_is_refused(content: bytes, words: str) -> Non
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (MultiOutputRegressor(Ridge()), "answers 2 targets, a package answers one. Train"),
-        (LinearRegression(), "answers 2 targets, a package answers one"),
+        (MultiOutputRegressor(Ridge()), "answers 2 targets a row, the schema has 1. Name as many"),
+        (LinearRegression(), "answers 2 targets a row, the schema has 1. Name as many"),
     ],
 )
 def test_several_targets_are_refused_with_a_way_out(model: Any, words: str) -> None:
@@ -103,6 +104,23 @@ def test_a_step_that_predicts_nothing_is_refused_with_a_way_out() -> None:
     source = make_source(StandardScaler().fit(rows), schema_of(10))
     with pytest.raises(UnsupportedEstimatorError, match="Put it before a classifier or regressor"):
         source.convert(schema_of(10), CAMERA)
+
+
+def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.skops"
+    import_skops().dump({"model": Ridge().fit([[1.0]], [1.0])}, path)
+    with pytest.raises(InvalidRequestError, match=r"holds a dict, which is no estimator; save the"):
+        load_estimator(path)
+
+
+def test_an_estimator_of_other_columns_than_the_table_is_refused(tmp_path: Path) -> None:
+    path, rows_path = tmp_path / "model.skops", tmp_path / "rows.csv"
+    import_skops().dump(Ridge().fit([[1.0, 2.0, 3.0]], [1.0]), path)
+    rows_path.write_text("a,b,y\n1,2,3\n")
+    table = read_table(rows_path)
+    words = r"trained on 3 columns, rows\.csv has 2 besides the target"
+    with pytest.raises(InvalidRequestError, match=words):
+        open_source(path, table, target="y", name="m", schema=None, profile=CAMERA)
 
 
 def test_a_model_of_other_columns_than_the_table_is_refused(tmp_path: Path) -> None:

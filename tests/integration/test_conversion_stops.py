@@ -209,9 +209,10 @@ def test_a_file_that_is_no_model_is_refused_without_names_of_classes(desk: Path)
 
 def test_a_column_that_no_row_shows_is_named_and_rows_that_show_none_are_refused() -> None:
     rows = np.array([[1.0, np.nan, np.nan], [2.0, np.nan, 3.0]], np.float32)
-    (note,) = note_unseen(schema_of_columns(), rows)
+    few, note = note_unseen(schema_of_columns(), rows)
+    assert few == "every figure is from 2 held-out rows alone: give 30 or more"
     assert note.startswith("no held-out row has a value in 'b': what the model answers")
-    assert note_unseen(schema_of_columns(), rows[:, [0, 0, 2]]) == ()
+    assert note_unseen(schema_of_columns(), np.tile(rows[:, [0, 0, 2]], (15, 1))) == ()
     request = request_of(HistGradientBoostingRegressor(max_iter=2), "diabetes")
     empty = replace(request, holdout=np.full_like(request.holdout, np.nan))
     with pytest.raises(InvalidRequestError, match="no held-out row has a value in any column"):
