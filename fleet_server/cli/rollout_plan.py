@@ -13,8 +13,11 @@ from fleet_server.cli.output import (
     print_table,
     say,
 )
+from fleet_server.errors import MisuseError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fleet_server.services.plan_rollout import RolloutPlan
 
 
@@ -36,7 +39,9 @@ class HaltChoice(StrEnum):
 
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+    version: Annotated[
+        int, typer.Argument(metavar="[VERSION]", min=0, help="Left out for a family.")
+    ] = 0,
     *,
     group: Annotated[str, typer.Option(help="Who; see `edgefleet group ls`.")],
     stages: Annotated[
@@ -100,6 +105,13 @@ def plan(
     output_shift_max: Annotated[
         str, typer.Option(help="Shift of the mix of answers in probation; 100% is off.")
     ] = "35%",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a family: COLUMN=LABEL, where a device label has another name."),
+    ] = None,
+    is_only_better: Annotated[
+        bool, typer.Option("--only-better", help="Of a family: leave members that are not better.")
+    ] = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; store nothing.")
     ] = False,
@@ -109,6 +121,8 @@ def plan(
     """Work out who gets what in which stage, and store it as a draft.
 
     Nothing changes on any device until `rollout start`.
+
+    A family goes out as one: each device takes the member that its label names, else the fallback.
 
     Example: edgefleet rollout plan digits 3 --group cameras --stages 5%,25%,100% --soak 10m
     """
@@ -149,11 +163,28 @@ def plan(
         planner = build_planner(open_fleet(workspace))
         found = planner.plan(
             PlanRequest(
-                model=model, version=version, group=group, stages=stages, policy=policy, slot=slot
+                model=model,
+                version=version,
+                group=group,
+                stages=stages,
+                policy=policy,
+                slot=slot,
+                labels=_read_labels(by or ()),
+                is_only_better=is_only_better,
             )
         )
         number = None if is_dry_run else planner.store(found)
         _print_plan(found, number, as_json=as_json)
+
+
+def _read_labels(said: "Sequence[str]") -> dict[str, str]:
+    found = {}
+    for one in said:
+        column, equals, label = one.partition("=")
+        if not (column and equals and label):
+            raise MisuseError(f"--by {one}: say COLUMN=LABEL, as in --by route=line")
+        found[column] = label
+    return found
 
 
 def _print_plan(found: "RolloutPlan", number: int | None, *, as_json: bool) -> None:
@@ -174,6 +205,7 @@ def _print_plan(found: "RolloutPlan", number: int | None, *, as_json: bool) -> N
                     for stage in found.stages
                 ],
                 "packages": {p.profile: p.target for p in found.packages.values()},
+                "targets": dict(found.targets),
                 "left_out": [
                     {"device": x.device.id, "reason": str(x.reason), "detail": x.detail}
                     for x in found.left_out
@@ -184,7 +216,8 @@ def _print_plan(found: "RolloutPlan", number: int | None, *, as_json: bool) -> N
         )
         return
     columns = ("#", "stage", "devices", "total", "profiles", "first devices")
-    title = f"{request.model} {request.version} to group {request.group}, slot {request.slot}"
+    release = f"{request.model} {request.version}" if request.version else request.model
+    title = f"{release} to group {request.group}, slot {request.slot}"
     print_table(title, columns, plan_rows(found))
     for sentence in plan_sentences(found):
         say(sentence)

@@ -20,7 +20,7 @@ from fleet_server.core.rollout_shadow import choose_shadow, list_held, release_h
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import Tally
 from fleet_server.core.rollout_words import say_devices
-from fleet_server.core.targeting import find_unfitness
+from fleet_server.core.targeting import find_package, find_unfitness
 
 OFFLINE_GRACE_S = 30.0
 """A queued device that was heard this recently is waited for, not passed over."""
@@ -99,7 +99,10 @@ def _find_unfit(look: Round, member: Member) -> Reading | None:
 
 
 def _make_offer(look: Round, member: Member, outcome: Outcome = Outcome.OFFERED) -> None:
-    target = look.view.packages[member.device.profile].target
+    package = find_package(look.view.packages, member.device)
+    if package is None:
+        raise ValueError(f"{member.device.id} is offered what was not built for it")
+    target = package.target
     desired, progress = member.desired, member.progress
     is_retry = progress.tries > 0
     previous = member.previous_target
@@ -172,7 +175,7 @@ def _withdraw_one(look: Round, member: Member) -> None:
     if progress.outcome in _STAY:
         look.members[member.device.number] = released
         return
-    package = look.view.packages.get(member.device.profile)
+    package = find_package(look.view.packages, member.device)
     has_own = package is not None and previous == package.target
     keeps = has_own or (not previous and progress.outcome is Outcome.CONFIRMED)
     if not keeps:
@@ -184,7 +187,7 @@ def _withdraw_one(look: Round, member: Member) -> None:
 
 def _see_return(look: Round, member: Member) -> None:
     """Believe a return when the device has accepted it and says what it runs."""
-    package = look.view.packages.get(member.device.profile)
+    package = find_package(look.view.packages, member.device)
     if package is None or not member.slot.has_newest:
         return
     if member.slot.running_sha256 != package.sha256:

@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.shadow import ShadowPolicy
+from fleet_server.core.family_plan import FamilyPlan
 from fleet_server.core.rollout_words import say_share
 from fleet_server.core.shadow_limits import DisagreementTest
 
@@ -173,6 +174,7 @@ class RolloutPolicy:
         probation: What a candidate must show on a device.
         shadow: How it is compared with what is confirmed there before; None when it is not.
         disagreement: How far it may differ there; None when it is not judged.
+        family: Which member each device takes; None where all take one version.
     """
 
     gate: GatePolicy = GatePolicy()
@@ -185,6 +187,7 @@ class RolloutPolicy:
     probation: ProbationPolicy = _PROBATION
     shadow: ShadowPolicy | None = None
     disagreement: DisagreementTest | None = None
+    family: FamilyPlan | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -219,20 +222,23 @@ class RolloutPolicy:
             "probation": self.probation.to_json(),
             "shadow": self.shadow.to_json() if self.shadow is not None else None,
             "disagreement": self.disagreement.to_json() if self.disagreement is not None else None,
+            **({} if self.family is None else {"family": self.family.to_json()}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
         """Read the JSON form that ``to_json`` gave."""
-        parts = {"gate", "on_halt", "probation", "shadow", "disagreement"}
+        parts = {"gate", "on_halt", "probation", "shadow", "disagreement", "family"}
         known = {f.name for f in fields(cls)} - parts
         shadow, limits = value.get("shadow"), value.get("disagreement")
+        family = value.get("family")
         return cls(
             gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
             probation=ProbationPolicy.from_json(value["probation"]),
             shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
             disagreement=None if limits is None else DisagreementTest.from_json(limits),
+            family=None if family is None else FamilyPlan.from_json(family),
             **{name: value[name] for name in known},
         )
 

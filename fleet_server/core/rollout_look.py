@@ -30,7 +30,7 @@ from fleet_server.core.rollout_round import Decision, Round, RoundPlan, RoundVie
 from fleet_server.core.rollout_shadow import count_shadow, judge_with_shadow
 from fleet_server.core.rollout_state import Member, Rollout, StageRecord, dump_settled
 from fleet_server.core.rollout_words import say_devices
-from fleet_server.core.targeting import find_targets
+from fleet_server.core.targeting import find_package, find_targets
 
 _STILL_WAITING = {"", str(Verdict.WAIT), str(Verdict.WAIT_NO_DATA)}
 """Verdicts that are no news after one another."""
@@ -65,7 +65,7 @@ def read_reports(look: Round) -> None:
         listening_since=view.listening_since,
     )
     for member in tuple(look.members.values()):
-        package = view.packages.get(member.device.profile)
+        package = find_package(view.packages, member.device)
         if package is None:
             continue
         reading = judge_outcome(

@@ -21,7 +21,7 @@ from fleet_server.core.rollout_machine import (
 from fleet_server.core.rollout_outcome import Progress, Reading
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import Tally, TallyKey
-from fleet_server.core.targeting import Candidate, Package
+from fleet_server.core.targeting import Candidate, Packages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class RoundView:
         members: Those whose outcome may change or who may be offered something now.
         outsiders: Devices of the fleet that have no part in it.
         query: Its group; None when the group was removed.
-        packages: The version's packages by profile.
+        packages: The version's packages by profile, or those of a family's members.
         profiles: Known profiles by id.
         is_approved: The version's packages are signed and not rejected.
         is_superseded: A later rollout was started on the same slot.
@@ -58,7 +58,7 @@ class RoundView:
     members: Sequence[Member]
     outsiders: Sequence[Candidate] = ()
     query: LabelQuery | None = None
-    packages: Mapping[str, Package]
+    packages: Packages
     profiles: Mapping[str, DeviceProfile] = field(default_factory=dict)
     is_approved: bool = True
     is_superseded: bool = False

@@ -36,6 +36,8 @@ class Rollout:
 
     Attributes:
         id: Number, 1 and up.
+        model: Model name, or the pattern of a family.
+        version: Version number; 0 of a family, whose members are in the policy.
         stage: Index of the open stage, from 0.
         is_undecided: Paused by the gate, not by a person; resuming lets the stage pass.
         champion_before: Version in service when it completed, 0 when none.
@@ -69,8 +71,8 @@ class Rollout:
 
     @property
     def release(self) -> str:
-        """``MODEL VERSION`` as people say it."""
-        return f"{self.model} {self.version}"
+        """``MODEL VERSION`` as people say it; a family by its name."""
+        return f"{self.model} {self.version}" if self.version else self.model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

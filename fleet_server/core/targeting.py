@@ -10,6 +10,7 @@ from typing import Any
 
 from device_profiles.compatibility import DeviceCapabilities, PackageNeeds, find_misfits
 from device_profiles.profile import DeviceProfile
+from fleet_server.core.family_plan import FamilyPlan
 from fleet_server.core.label_query import LabelQuery, device_facts
 
 
@@ -19,6 +20,7 @@ class Unfit(StrEnum):
     NEVER_ENROLLED = "never-enrolled"
     REVOKED = "revoked"
     NO_ARTIFACT = "no-artifact"
+    NO_MEMBER = "no-member"
     MISFIT = "misfit"
 
 
@@ -65,6 +67,35 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberPackages:
+    """The packages of a family's members.
+
+    Attributes:
+        plan: Which member a device takes.
+        packages: By model and version, then by profile.
+    """
+
+    plan: FamilyPlan
+    packages: Mapping[tuple[str, int], Mapping[str, Package]]
+
+    def find(self, device: Candidate) -> Package | None:
+        """Give what a device takes; None when that is nothing."""
+        member = self.plan.choose(device.labels)
+        return None if member is None else self.packages.get(member.release, {}).get(device.profile)
+
+
+Packages = Mapping[str, Package] | MemberPackages
+"""A version's packages by profile, or those of a family's members."""
+
+
+def find_package(packages: Packages, device: Candidate) -> Package | None:
+    """Give the package that a device takes; None when there is none for it."""
+    if isinstance(packages, MemberPackages):
+        return packages.find(device)
+    return packages.get(device.profile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """A device of the group that gets nothing, with the reason and one sentence."""
 
@@ -84,7 +115,7 @@ class Targets:
 def find_targets(
     devices: Iterable[Candidate],
     query: LabelQuery,
-    packages: Mapping[str, Package],
+    packages: Packages,
     profiles: Mapping[str, DeviceProfile],
 ) -> Targets:
     """Split the devices that a query means.
@@ -92,7 +123,7 @@ def find_targets(
     Args:
         devices: Every device of the fleet.
         query: The group.
-        packages: The version's packages by profile id.
+        packages: The version's packages by profile id, or those of a family.
         profiles: Known profiles by id; a device of an unknown one is judged by package alone.
     """
     fit: list[Candidate] = []
@@ -109,7 +140,7 @@ def find_targets(
 
 
 def find_unfitness(
-    device: Candidate, packages: Mapping[str, Package], profiles: Mapping[str, DeviceProfile]
+    device: Candidate, packages: Packages, profiles: Mapping[str, DeviceProfile]
 ) -> LeftOut | None:
     """Say why one device cannot be given a version; None when it can.
 
@@ -122,10 +153,9 @@ def find_unfitness(
         return LeftOut(
             device=device, reason=Unfit.NEVER_ENROLLED, detail="it was added but never joined"
         )
-    package = packages.get(device.profile)
+    package = find_package(packages, device)
     if package is None:
-        detail = f"no package was built for profile {device.profile}"
-        return LeftOut(device=device, reason=Unfit.NO_ARTIFACT, detail=detail)
+        return _say_absent(device, packages)
     profile = profiles.get(device.profile)
     if profile is None or device.capabilities is None:
         return None
@@ -135,3 +165,16 @@ def find_unfitness(
         return None
     detail = "; ".join(str(misfit) for misfit in misfits)
     return LeftOut(device=device, reason=Unfit.MISFIT, detail=detail)
+
+
+def _say_absent(device: Candidate, packages: Packages) -> LeftOut:
+    """Say why there is no package for a device."""
+    what = ""
+    if isinstance(packages, MemberPackages):
+        member = packages.plan.choose(device.labels)
+        if member is None:
+            why = packages.plan.say_why_none(device.labels)
+            return LeftOut(device=device, reason=Unfit.NO_MEMBER, detail=why)
+        what = f" of {member.model} {member.version}"
+    detail = f"no package{what} was built for profile {device.profile}"
+    return LeftOut(device=device, reason=Unfit.NO_ARTIFACT, detail=detail)

@@ -128,6 +128,10 @@ class RolloutStore(Protocol):
         """Count devices of the rollout that say they run its version now."""
         ...
 
+    def count_targets(self, rollout: Rollout) -> dict[str, int]:
+        """Count what the slots of its devices say they run, by target."""
+        ...
+
     def find_overlaps(self, rollout: Rollout) -> dict[int, int]:
         """Return active rollouts of the same slot with the number of devices they share."""
         ...
@@ -170,6 +174,16 @@ class FleetView(Protocol):
 
     def list_packages(self, model: str, version: int) -> dict[str, Package]:
         """Return a version's packages by profile."""
+        ...
+
+    def list_member_packages(
+        self, members: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], dict[str, Package]]:
+        """Return the packages of these versions, by model and version, then by profile."""
+        ...
+
+    def count_in_state(self, members: Sequence[tuple[str, int]], state: str) -> int:
+        """Count those of these versions that are in a state."""
         ...
 
     def list_alarms(self, rollout: Rollout) -> list[str]:

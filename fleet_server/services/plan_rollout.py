@@ -4,11 +4,13 @@ A plan is a value; storing it makes a draft, which changes nothing on any device
 started. An unapproved version is refused here already.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from fleet_server.core.family_plan import FamilyPlan
 from fleet_server.core.rollout_limits import RolloutPolicy
 from fleet_server.core.rollout_words import say_devices
 from fleet_server.core.stage_plan import (
@@ -18,14 +20,32 @@ from fleet_server.core.stage_plan import (
     parse_stages,
     plan_stages,
 )
-from fleet_server.core.targeting import Candidate, LeftOut, Package, Targets, Unfit, find_targets
+from fleet_server.core.targeting import (
+    Candidate,
+    LeftOut,
+    MemberPackages,
+    Package,
+    Packages,
+    Targets,
+    Unfit,
+    find_package,
+    find_targets,
+)
 from fleet_server.errors import MisuseError, NotFoundError, RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import DeviceRecord, Wish
 from fleet_server.ports.rollouts import Book, Books, NewRollout, ProfileSource
 from fleet_server.services.approve_model import APPROVED
 from fleet_server.services.assign_devices import Assigner
+from fleet_server.services.browse_family import BrowseFamily
 from fleet_server.services.define_group import find_group, is_in, read_query
+from fleet_server.services.rollout_members import (
+    count_members,
+    is_approved,
+    load_packages,
+    plan_family,
+)
+from fleet_server.training.spec_family import name_slot, names_family
 
 SLOT_CHARS_MAX = 64
 REGRESSION = "regression"
@@ -36,8 +56,12 @@ class PlanRequest:
     """What is asked for.
 
     Attributes:
-        slot: Slot name; empty for the model's name.
+        model: Model name, or the pattern of a family.
+        version: Version number; 0 of a family.
+        slot: Slot name; empty for the model's name, or what a family's members are signed for.
         stages: As written, such as ``5%,25%,100%``.
+        labels: Of a family: device label by partition column, where the names differ.
+        is_only_better: Of a family: leave members alone that are not shown to be better.
     """
 
     model: str
@@ -46,6 +70,8 @@ class PlanRequest:
     stages: str
     policy: RolloutPolicy
     slot: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_only_better: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +81,8 @@ class RolloutPlan:
     Attributes:
         request: What was asked for, its slot filled in.
         stages: Who is in which stage.
-        packages: What each profile gets.
+        packages: What each profile gets; empty for a family, whose targets are by device.
+        targets: What each device gets, by device id.
         left_out: Devices of the group that get nothing, with the reason.
         notes: Sentences on what could not be done as asked.
         now_running: What the slot's devices run now, by target, and how many.
@@ -64,6 +91,7 @@ class RolloutPlan:
     request: PlanRequest
     stages: tuple[PlannedStage, ...]
     packages: Mapping[str, Package]
+    targets: Mapping[str, str]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     now_running: Mapping[str, int]
@@ -83,6 +111,7 @@ class RolloutPlanner:
     profiles: ProfileSource
     clock: Clock
     actor: str
+    families: BrowseFamily
 
     def plan(self, request: PlanRequest) -> RolloutPlan:
         """Work out a plan; nothing is stored.
@@ -93,7 +122,7 @@ class RolloutPlanner:
             MisuseError: The stages cannot be read or do not fit the devices; or labels of a
                 regression are to be compared.
         """
-        request = replace(request, slot=request.slot or request.model)
+        request = self._settle(request)
         if len(request.slot) > SLOT_CHARS_MAX:
             raise MisuseError(f"slot {request.slot[:80]!r} is longer than {SLOT_CHARS_MAX}")
         try:
@@ -101,7 +130,7 @@ class RolloutPlanner:
         except StageError as error:
             raise MisuseError(f"--stages: {error}; for example: 5%,25%,100%") from error
         with self.books.reading() as book:
-            packages = find_packages(book, request.model, request.version)
+            packages = find_packages(book, request.model, request.version, request.policy.family)
             _check_labels(book, request)
             targets = self._find_targets(book, request, packages)
             groups = _find_tests(book, specs)
@@ -113,7 +142,7 @@ class RolloutPlanner:
             )
         if not targets.fit:
             raise RefusedError(say_nobody(request, targets.left_out))
-        release = f"{request.model}/{request.version}"
+        release = name_release(request)
         try:
             planned = plan_stages(targets.fit, specs, release=release, groups=groups)
         except StageError as error:
@@ -124,10 +153,15 @@ class RolloutPlanner:
             notes.append(
                 f"{say_devices(offline)} offline now: held up for by nobody, served when back"
             )
+        if (family := request.policy.family) is not None:
+            own, back = count_members(family, [device.labels for device in targets.fit])
+            notes.append(f"{say_devices(own)} get a member of their own, {back:,} the fallback")
+        given = {device.id: find_package(packages, device) for device in targets.fit}
         return RolloutPlan(
             request=request,
             stages=planned.stages,
-            packages=packages,
+            packages={} if isinstance(packages, MemberPackages) else packages,
+            targets={device: found.target for device, found in given.items() if found},
             left_out=targets.left_out,
             notes=tuple(notes),
             now_running=dict(now_running.most_common()),
@@ -158,7 +192,7 @@ class RolloutPlanner:
                 act="rollout.plan",
                 subject=f"rollout/{number}",
                 detail={
-                    "release": f"{request.model}/{request.version}",
+                    "release": name_release(request),
                     "group": request.group,
                     "stages": {stage.name: len(stage.devices) for stage in plan.stages},
                     "left_out": dict(reasons),
@@ -167,9 +201,22 @@ class RolloutPlanner:
             )
         return number
 
-    def _find_targets(
-        self, book: Book, request: PlanRequest, packages: Mapping[str, Package]
-    ) -> Targets:
+    def _settle(self, request: PlanRequest) -> PlanRequest:
+        """Fill in the slot, and for a family which version of which member goes to whom."""
+        if not names_family(request.model):
+            if request.labels or request.is_only_better:
+                raise MisuseError(f"{request.model} is no family; leave --by and --only-better")
+            if not request.version:
+                raise MisuseError(f"say which version of {request.model}")
+            return replace(request, slot=request.slot or request.model)
+        if request.version:
+            raise MisuseError(f"{request.model} is a family; leave the version")
+        view = self.families.view(request.model)
+        family = plan_family(view, request.labels, is_only_better=request.is_only_better)
+        slot = request.slot or name_slot(request.model)
+        return replace(request, slot=slot, policy=replace(request.policy, family=family))
+
+    def _find_targets(self, book: Book, request: PlanRequest, packages: Packages) -> Targets:
         """Split the group, with everything that assigning would object to."""
         view = find_group(book, request.group)
         if not view.devices:
@@ -184,7 +231,10 @@ class RolloutPlanner:
         fit: list[Candidate] = []
         left_out = list(targets.left_out)
         for device in targets.fit:
-            wish = Wish(device=device.id, slot=request.slot, target=packages[device.profile].target)
+            package = find_package(packages, device)
+            if package is None:  # not among those that fit
+                continue
+            wish = Wish(device=device.id, slot=request.slot, target=package.target)
             found = _object(assigner, wish, records.get(device.id), device)
             if found is None:
                 fit.append(device)
@@ -195,8 +245,9 @@ class RolloutPlanner:
 
 def _check_labels(book: Book, request: PlanRequest) -> None:
     """Refuse to judge the labels of a model that gives none."""
-    test = request.policy.disagreement
-    if test is None or test.difference_min or book.fleet.find_task(request.model) != REGRESSION:
+    test, family = request.policy.disagreement, request.policy.family
+    model = request.model if family is None else family.all_members[0].model
+    if test is None or test.difference_min or book.fleet.find_task(model) != REGRESSION:
         return
     raise MisuseError(
         f"{request.model} is a regression and has no labels to differ; say from where on numbers"
@@ -204,13 +255,30 @@ def _check_labels(book: Book, request: PlanRequest) -> None:
     )
 
 
-def find_packages(book: Book, model: str, version: int) -> dict[str, Package]:
-    """Return the packages of an approved version by profile.
+def name_release(request: PlanRequest) -> str:
+    """Name what is rolled out, for the audit log and the order of devices."""
+    if request.version:
+        return f"{request.model}/{request.version}"
+    members = () if request.policy.family is None else request.policy.family.all_members
+    listed = "\n".join(f"{member.model}/{member.version}" for member in members)
+    return f"{request.model}/{hashlib.sha256(listed.encode()).hexdigest()[:12]}"
+
+
+def find_packages(
+    book: Book, model: str, version: int, family: FamilyPlan | None = None
+) -> Packages:
+    """Return the packages of an approved version by profile, or those of a family's members.
 
     Raises:
         NotFoundError: No such version.
-        RefusedError: It is not approved, or has no packages.
+        RefusedError: It is not approved, or has no packages; no member of the family is approved.
     """
+    if family is not None:
+        if not is_approved(book, model, version, family):
+            raise RefusedError(
+                f"no member of {model} is approved any more; `edgefleet model approve '{model}'`"
+            )
+        return load_packages(book, model, version, family)
     state = book.fleet.find_version_state(model, version)
     if state is None:
         raise NotFoundError(
@@ -232,7 +300,7 @@ def say_nobody(request: PlanRequest, left_out: Sequence[LeftOut]) -> str:
     parts = [f"{count} {reason}" for reason, count in Counter(x.reason for x in left_out).items()]
     first = left_out[0]
     return (
-        f"nobody in group {request.group} can be given {request.model} {request.version}:"
+        f"nobody in group {request.group} can be given {request.model} {request.version or ''}:"
         f" {', '.join(parts)}; for example {first.device.id}: {first.detail}"
     )
 

@@ -18,6 +18,7 @@ from fleet_server.core.targeting import LeftOut, find_targets
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.rollouts import Book, Books, MemberView, ProfileSource, StoredDecision
 from fleet_server.services.define_group import find_query, is_in, read_query
+from fleet_server.services.rollout_members import load_packages
 from fleet_server.services.steer_rollout import find_rollout
 
 FAILURES_SHOWN = 5
@@ -165,7 +166,8 @@ class RolloutReader:
                 return []
             query = read_query(text)
             devices = [d for d in book.fleet.list_candidates() if is_in(query, d)]
-            packages = book.fleet.list_packages(rollout.model, rollout.version)
+            family = rollout.policy.family
+            packages = load_packages(book, rollout.model, rollout.version, family)
             found = find_targets(devices, query, packages, self.profiles.load_all()).left_out
             return list(found[:LEFT_OUT_SHOWN])
 

@@ -23,9 +23,9 @@ from fleet_server.errors import BusyError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import Wish
 from fleet_server.ports.rollouts import Book, Books, Fence, ProfileSource
-from fleet_server.services.approve_model import APPROVED
 from fleet_server.services.assign_devices import Assigner, Objection
 from fleet_server.services.define_group import find_query
+from fleet_server.services.rollout_members import crown, is_approved, load_packages
 
 ACTOR = "controller"
 LOOKS_AT_ONCE_MAX = 4
@@ -136,7 +136,7 @@ class RolloutRunner:
         query = _read_query(book, rollout)
         is_open = rollout.state is RolloutState.RUNNING and query is not None
         outsiders = book.fleet.list_outsiders(rollout.id, query) if is_open and query else []
-        state = book.fleet.find_version_state(rollout.model, rollout.version)
+        family = rollout.policy.family
         is_judged = rollout.policy.disagreement is not None and rollout.state not in FINAL
         return RoundView(
             rollout=rollout,
@@ -144,9 +144,9 @@ class RolloutRunner:
             members=book.rollouts.load_members(rollout),
             outsiders=outsiders,
             query=query,
-            packages=book.fleet.list_packages(rollout.model, rollout.version),
+            packages=load_packages(book, rollout.model, rollout.version, family),
             profiles=self.profiles.load_all(),
-            is_approved=state == APPROVED,
+            is_approved=is_approved(book, rollout.model, rollout.version, family),
             is_superseded=book.rollouts.is_superseded(rollout),
             alarms=book.fleet.list_alarms(rollout),
             shadows=book.rollouts.list_shadows(rollout) if is_judged else {},
@@ -168,8 +168,7 @@ class RolloutRunner:
             book.rollouts.add_decision(rollout.id, decision, at=now)
         acts = list(plan.acts)
         if plan.champion is not None:
-            book.fleet.move_champion(rollout.model, plan.champion)
-            detail = {"from": rollout.champion_before, "to": plan.champion}
+            detail = crown(book, rollout, plan.champion)
             acts.append(Act(act="model.champion", detail=detail))
         for act in acts:
             is_model = act.act.startswith("model.")

@@ -31,6 +31,7 @@ from fleet_server.errors import BusyError, MisuseError, NotFoundError, RefusedEr
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.rollouts import Book, Books
 from fleet_server.services.plan_rollout import find_packages
+from fleet_server.services.rollout_members import uncrown
 
 REASON_CHARS = range(8, 401)
 _PAST = {
@@ -156,20 +157,16 @@ class RolloutDesk:
 
     def _restore_champion(self, book: Book, rollout: Rollout, reason: str) -> None:
         """Put the version before back in service, unless another was put there since."""
-        if book.fleet.find_champion(rollout.model) != rollout.version:
+        moved = uncrown(book, rollout)
+        if not moved:
             return
-        book.fleet.move_champion(rollout.model, rollout.champion_before)
         book.audit.append(
             at=self.clock.now(),
             actor=self.actor,
             act="model.champion",
             subject=rollout.model,
             reason=reason,
-            detail={
-                "from": rollout.version,
-                "to": rollout.champion_before,
-                "rollout": rollout.id,
-            },
+            detail={**moved, "rollout": rollout.id},
         )
 
     def _write(
@@ -242,7 +239,7 @@ def say_effect(book: Book, rollout: Rollout, event: RolloutEvent) -> str:
 
 
 def _check_start(book: Book, rollout: Rollout) -> None:
-    find_packages(book, rollout.model, rollout.version)
+    find_packages(book, rollout.model, rollout.version, rollout.policy.family)
     for other, shared in sorted(book.rollouts.find_overlaps(rollout).items()):
         raise RefusedError(
             f"rollout {other} is under way on slot {rollout.slot} of {say_devices(shared)} of this"

@@ -24,6 +24,7 @@ from fleet_server.services.read_rollouts import RolloutReader
 from fleet_server.services.run_rollouts import RolloutRunner
 from fleet_server.services.steer_rollout import RolloutDesk
 from fleet_server.wiring.devices import PROFILES_DIR
+from fleet_server.wiring.training import build_family_browser
 from fleet_server.wiring.trust import user_name
 
 LOG = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def build_planner(fleet: Fleet, *, actor: str | None = None) -> RolloutPlanner:
         profiles=build_profiles(fleet),
         clock=fleet.clock,
         actor=actor or user_name(),
+        families=build_family_browser(fleet),
     )
 
 

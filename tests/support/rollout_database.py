@@ -23,6 +23,7 @@ from edge_agent.contract.package import TargetCustom
 from fleet_server.adapters.database.engine import open_engine, read_session, write_session
 from fleet_server.adapters.database.lease import DatabaseLease
 from fleet_server.adapters.database.migrate import migrate
+from fleet_server.adapters.database.model_repository import DatabaseModelRegistry
 from fleet_server.adapters.database.rollout_book import RolloutBooks
 from fleet_server.adapters.database.shadow_rows import write_shadows
 from fleet_server.adapters.database.tables import (
@@ -41,6 +42,7 @@ from fleet_server.core.rollout_state import Desired
 from fleet_server.ports.devices import DeviceRecord
 from fleet_server.ports.trust import SignedTarget
 from fleet_server.services.assign_devices import Assigner
+from fleet_server.services.browse_family import BrowseFamily
 from fleet_server.services.define_group import GroupDesk
 from fleet_server.services.plan_rollout import PlanRequest, RolloutPlanner
 from fleet_server.services.read_rollouts import RolloutReader
@@ -154,6 +156,7 @@ class DatabaseFleet:
             profiles=self.profiles,
             clock=self.clock,
             actor="ann",
+            families=BrowseFamily(registry=DatabaseModelRegistry(self.engine)),
         )
 
     @property

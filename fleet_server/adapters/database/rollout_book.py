@@ -1,7 +1,7 @@
 """One transaction over the control database, as rollouts and groups see it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -34,6 +34,7 @@ from fleet_server.errors import UnreachableError
 from fleet_server.ports.rollouts import Book, Fence
 
 ALARMS_MAX = 20
+MEMBERS_PER_QUERY = 500
 
 
 class RolloutBook:
@@ -130,6 +131,33 @@ class FleetRepository:
             for profile, target, sha256 in self._session.exec(query)
         }
 
+    def list_member_packages(
+        self, members: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], dict[str, Package]]:
+        """Return the packages of these versions, by model and version, then by profile."""
+        row = ArtifactRow
+        found: dict[tuple[str, int], dict[str, Package]] = {}
+        columns = (col(row.model), col(row.version), col(row.profile))
+        for part in _parts(members):
+            query = sa.select(*columns, col(row.target), col(row.sha256)).where(
+                col(row.model).in_([model for model, _ in part])
+            )
+            for model, version, profile, target, sha256 in self._session.execute(query):
+                if (model, version) in part:
+                    package = Package(profile=profile, target=target, sha256=sha256)
+                    found.setdefault((model, version), {})[profile] = package
+        return found
+
+    def count_in_state(self, members: Sequence[tuple[str, int]], state: str) -> int:
+        """Count those of these versions that are in a state."""
+        count = 0
+        for part in _parts(members):
+            query = select(VersionRow.model, VersionRow.number).where(
+                col(VersionRow.model).in_([model for model, _ in part]), VersionRow.state == state
+            )
+            count += sum((model, number) in part for model, number in self._session.exec(query))
+        return count
+
     def list_alarms(self, rollout: Rollout) -> list[str]:
         """Name open, unacknowledged drift alarms that arose among its devices since its start."""
         if rollout.started_at is None or not rollout.policy.is_held_by_alarms:
@@ -147,10 +175,12 @@ class FleetRepository:
             .exists()
         )
         groups = [rollout.group, *self._profile_groups(rollout)]
+        family = rollout.policy.family
+        models = [m.model for m in family.all_members] if family else [rollout.model]
         query = (
             select(DriftAlarmRow)
             .where(
-                col(DriftAlarmRow.model) == rollout.model,
+                col(DriftAlarmRow.model).in_(models),
                 col(DriftAlarmRow.state).in_([str(AlarmState.OPEN), str(AlarmState.CLOSING)]),
                 col(DriftAlarmRow.opened_at) >= rollout.started_at,
                 col(DriftAlarmRow.acknowledged_at).is_(None),
@@ -192,6 +222,12 @@ class FleetRepository:
             .distinct()
         )
         return [f"profile={profile}" for profile in self._session.exec(query)]
+
+
+def _parts(members: Sequence[tuple[str, int]]) -> Iterator[set[tuple[str, int]]]:
+    """Give versions in parts that a query takes."""
+    for start in range(0, len(members), MEMBERS_PER_QUERY):
+        yield set(members[start : start + MEMBERS_PER_QUERY])
 
 
 def _candidate(row: DeviceRow) -> Candidate:

@@ -195,17 +195,33 @@ class RolloutRepository:
 
     def count_running(self, rollout: Rollout) -> int:
         """Count devices of the rollout that say they run its version now."""
+        family = rollout.policy.family
+        releases = (
+            {(rollout.model, rollout.version)}
+            if family is None
+            else {member.release for member in family.all_members}
+        )
+        wanted = {f"{model}/{version}" for model, version in releases}
+        return sum(
+            count
+            for target, count in self.count_targets(rollout).items()
+            if target.rpartition("/")[0] in wanted
+        )
+
+    def count_targets(self, rollout: Rollout) -> dict[str, int]:
+        """Count what the slots of its devices say they run, by target."""
+        running = col(SlotRow.running_target)
         query = (
-            select(func.count())
-            .select_from(RolloutDeviceRow)
-            .join(SlotRow, col(SlotRow.device) == col(RolloutDeviceRow.device))
+            sa.select(running, func.count())
+            .join(RolloutDeviceRow, col(SlotRow.device) == col(RolloutDeviceRow.device))
             .where(
                 col(RolloutDeviceRow.rollout) == rollout.id,
                 col(SlotRow.slot) == rollout.slot,
-                col(SlotRow.running_target).startswith(f"{rollout.model}/{rollout.version}/"),
+                running != "",
             )
+            .group_by(running)
         )
-        return self._session.exec(query).one()
+        return dict(self._session.execute(query).all())
 
     def find_overlaps(self, rollout: Rollout) -> dict[int, int]:
         """Return active rollouts of the same slot with the number of devices they share."""
