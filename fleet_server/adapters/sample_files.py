@@ -197,7 +197,8 @@ def _own_columns(
         yield "_predicted", pa.array(words, pa.string())
         yield "_confidence", pa.array([row.confidence for row in rows], pa.float32())
     else:
-        yield "_predicted", pa.array(predicted, pa.float64())
+        # Not a number where a row has several targets: the batch has room for one.
+        yield "_predicted", pa.array(predicted, pa.float64(), from_pandas=True)
 
 
 _REASONS = {Reason.SHARE: "share", Reason.UNCERTAIN: "uncertain"}

@@ -357,6 +357,23 @@ def test_answers_of_two_kinds_are_refused_with_a_way_out(server: Server, tmp_pat
     assert len(server.export(tmp_path / "rows.parquet", version=1)) == 1
 
 
+def test_rows_of_several_targets_come_out_without_an_answer(server: Server, tmp_path: Path) -> None:
+    built = build_regressor(targets=("flow", "heat"))
+    release(server.fleet, "load", 1, built.blob, is_approved=False)
+    own = RowBatch(
+        artifact=bytes.fromhex(built.sha256)[:8],
+        stream=0,
+        share=1.0,
+        features=(RowFeature(name="f1"),),
+        rows=(RowHead(3, 0, 0, Reason.SHARE, float("nan"), 0.0),),
+        values=(np.array([2.5], "<f4").tobytes(),),
+    )
+    server.say(frame_batch(BOOT, 1, encode_batch(own)))
+    server.desk.export(Export(model="load", out=tmp_path / "rows.parquet"))
+    (row,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert (row["f1"], row["_predicted"]) == (2.5, None)
+
+
 def test_an_export_that_would_leave_rows_out_is_refused(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

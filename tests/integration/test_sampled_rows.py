@@ -1,5 +1,6 @@
 """Sampled rows from an answer on the device to a message for the server."""
 
+import math
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_a_regression_gives_its_value() -> None:
     (batch,) = device.gather()
     values = answer.outputs["value"].reshape(-1).tolist()
     assert [(r.predicted, r.confidence) for r in batch.rows] == [(v, 0.0) for v in values]
+    assert numbers(batch.values[0]) == built.rows[:2, 1].tolist()
+
+
+def test_of_several_targets_the_row_leaves_without_an_answer() -> None:
+    built = build_regressor(targets=("flow", "heat"))
+    device = Device({"share": 1.0, "models": {"load": {"f1": "keep"}}})
+    activate(device.service, built)
+    device.service.predict("main", built.rows[:2])
+    (batch,) = device.gather()
+    assert all(math.isnan(r.predicted) for r in batch.rows)
     assert numbers(batch.values[0]) == built.rows[:2, 1].tolist()
 
 
