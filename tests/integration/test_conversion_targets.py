@@ -95,7 +95,7 @@ def test_the_evidence_has_each_target(built: BuiltPackage) -> None:
     assert [one["target"] for one in evidence["parity"]["targets"]] == list(TARGETS)
     assert {row["target"] for row in evidence["parity"]["worst"]} <= set(TARGETS)
     assert set(evidence["residual_percentiles"]) == set(TARGETS)
-    with np.load(io.BytesIO(unpack_members(built.blob)[GOLDEN])) as golden:
+    with np.load(io.BytesIO(unpack_members(built.blob)[GOLDEN]), allow_pickle=False) as golden:
         assert golden[f"{GOLDEN_OUTPUT_PREFIX}value"].shape == (8, 3)
 
 
