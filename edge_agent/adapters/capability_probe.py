@@ -23,7 +23,9 @@ from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import parse_object
 
 CHILD = (sys.executable, "-m", "edge_agent.adapters.capability_child")
-TIMEOUT_S = 60.0
+TIMEOUTS_S = (60.0, 240.0)
+"""Of the first and the second look: a small device that is busy starting may need minutes, and one
+that is called unfit is offered nothing until it starts again."""
 ANSWER_BYTES_MAX = 65_536
 FAULT_CHARS_MAX = 512
 
@@ -76,12 +78,15 @@ class ChildProbe:
         return find_machine_facts(self._directory) | self._ask_child()
 
     def _ask_child(self) -> dict[str, Any]:
-        try:
-            end = run_child(self._child, timeout_s=TIMEOUT_S, output_bytes_max=ANSWER_BYTES_MAX)
-        except OSError as error:
-            return _without_runtime(f"the look at it could not be started: {error}")
+        for timeout_s in TIMEOUTS_S:
+            try:
+                end = run_child(self._child, timeout_s=timeout_s, output_bytes_max=ANSWER_BYTES_MAX)
+            except OSError as error:
+                return _without_runtime(f"the look at it could not be started: {error}")
+            if end.status is not None:
+                break
         if end.status is None:
-            return _without_runtime(f"it did not come up within {TIMEOUT_S:.0f} s")
+            return _without_runtime(f"it did not come up within {timeout_s:.0f} s")
         if end.status != 0:
             why = f": {end.last_words}" if end.status > 0 else ""
             return _without_runtime(f"the process that loaded it {say_status(end.status)}{why}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from edge_agent.adapters import files, identity_store
+from edge_agent.adapters import capability_probe, files, identity_store
 from edge_agent.adapters.capability_probe import ChildProbe, DeviceProbe, find_ram_bytes
 from edge_agent.adapters.directory_lock import DirectoryLock, is_locked, read_holder
 from edge_agent.adapters.job_lanes import ThreadLanes
@@ -190,3 +190,25 @@ def test_a_runtime_that_kills_is_told_and_the_machine_is_still_described(
     assert found["onnxruntime"].count(".") == 2
     assert "opset_max" not in found
     assert found["arch"]
+
+
+def test_a_runtime_that_was_slow_once_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capability_probe, "TIMEOUTS_S", (0.5, 60.0))
+    body = (
+        "import pathlib, sys, time; seen = pathlib.Path(sys.argv[1]);"
+        'seen.exists() or (seen.touch(), time.sleep(60)); print(\'{"onnxruntime": "1.23.2"}\')'
+    )
+    child = (sys.executable, "-c", body, str(tmp_path / "seen"))
+    found = ChildProbe(tmp_path, child=child).probe()
+    assert found["onnxruntime"] == "1.23.2"
+    assert "runtime_fault" not in found
+
+
+def test_a_runtime_that_never_comes_up_is_said_with_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capability_probe, "TIMEOUTS_S", (0.1, 0.2))
+    child = (sys.executable, "-c", "import time; time.sleep(60)")
+    assert "come up within" in str(ChildProbe(tmp_path, child=child).probe()["runtime_fault"])
