@@ -26,6 +26,7 @@ from fleet_server.api.routes.audit import audit_router
 from fleet_server.api.routes.devices import devices_router
 from fleet_server.api.routes.drift import drift_router
 from fleet_server.api.routes.enrol import enrol_router
+from fleet_server.api.routes.fits import fits_router
 from fleet_server.api.routes.groups import groups_router
 from fleet_server.api.routes.login import login_router
 from fleet_server.api.routes.models import models_router
@@ -84,6 +85,7 @@ def create_app(fleet: Fleet, *, people: People | None = None) -> FastAPI:
         tokens_router(people),
         users_router(people),
         models_router(fleet),
+        fits_router(fleet),
         devices_router(fleet),
         groups_router(fleet),
         rollouts_router(fleet),

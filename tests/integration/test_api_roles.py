@@ -13,8 +13,8 @@ from tests.support.api import ApiBench, operations
 
 VIEWERS = """
 openapi logout get_me set_my_password list_tokens make_token revoke_token list_models get_model
-list_versions get_version list_profiles get_profile list_devices get_device list_groups get_group
-list_rollouts get_rollout list_members explain_rollout list_alarms
+list_versions get_version check_version list_profiles get_profile list_devices get_device
+list_groups get_group list_rollouts get_rollout list_members explain_rollout list_alarms
 """
 OPERATORS = """
 add_device add_device_again label_device revoke_device set_group plan_rollout preview_rollout

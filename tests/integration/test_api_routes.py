@@ -123,6 +123,15 @@ def test_models_profiles_and_alarms_are_read(bench: ApiBench) -> None:
         {"version": 1, "state": "approved"},
     ]
     assert bench.call("GET", "/v1/models/m/versions/1", Role.VIEWER)["artifacts"]
+    fit = bench.call("GET", "/v1/models/m/versions/1/fit?limit=4", Role.VIEWER)
+    assert (fit["model"], fit["version"], len(fit["devices"])) == ("m", 1, 4)
+    assert {"camera", "raspberry-pi-3"} <= {one["profile"] for one in fit["profiles"]}
+    later = bench.call(
+        "GET", f"/v1/models/m/versions/1/fit?after={fit['next']}&limit=1000", Role.VIEWER
+    )
+    assert later["next"] is None
+    ids = [one["device"] for one in (*fit["devices"], *later["devices"])]
+    assert ids == sorted(set(ids))
     profiles = bench.call("GET", "/v1/profiles?limit=2", Role.VIEWER)
     assert len(profiles["profiles"]) == 2
     assert bench.call("GET", "/v1/profiles/camera", Role.VIEWER)["values"]["id"] == "camera"
