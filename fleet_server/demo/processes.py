@@ -123,7 +123,7 @@ class FleetProcesses:
             StepFailedError: Another exit code; carries what the command said.
         """
         done = subprocess.run(  # noqa: S603 - our own commands, no shell
-            [command_path(program), *arguments],
+            [self.find_command(program), *arguments],
             capture_output=True,
             text=True,
             timeout=COMMAND_S_MAX,
@@ -136,6 +136,10 @@ class FleetProcesses:
                 f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
             )
         return done
+
+    def find_command(self, program: str) -> str:
+        """Locate what ``run`` starts."""
+        return command_path(program)
 
     def json(self, *arguments: str) -> Any:
         """Run a reader with ``--json`` and return what it printed.

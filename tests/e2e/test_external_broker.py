@@ -20,6 +20,7 @@ from fleet_server.run_state import read_run_file
 from fleet_server.wiring.broker import check_external_broker
 from fleet_server.wiring.devices import build_device_reader
 from tests.support.waiting import wait_until
+from tests.support.warm_commands import WarmCommands, WarmFleet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.xdist_group("external")]
 DEVICE = "dev-far"
@@ -60,8 +61,10 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
-    processes = FleetProcesses(tmp_path_factory.mktemp("outside"))
+def outside(
+    tmp_path_factory: pytest.TempPathFactory, warm_commands: WarmCommands
+) -> Iterator[Outside]:
+    processes = WarmFleet(tmp_path_factory.mktemp("outside"), warm_commands)
     broker, server, api = find_free_ports(3)
     processes.run(
         "init", str(processes.workspace), "--broker-port", str(broker), "--server-port",

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+from tests.support.warm_commands import WarmCommands
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 PAGE = Path(__file__).parents[2] / "docs" / "recovery.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def test_the_ceremonies_and_drills_can_be_run_as_they_stand(tmp_path: Path) -> None:
+def test_the_ceremonies_and_drills_can_be_run_as_they_stand(
+    tmp_path: Path, warm_commands: WarmCommands
+) -> None:
     blocks = BLOCK.findall(PAGE.read_text())
     assert len(blocks) >= 8
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("EDGEFLEET_")},
         "HOME": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{warm_commands.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "NO_COLOR": "1",
     }
     done = subprocess.run(
@@ -29,7 +33,7 @@ def test_the_ceremonies_and_drills_can_be_run_as_they_stand(tmp_path: Path) -> N
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=170,
+        timeout=380,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

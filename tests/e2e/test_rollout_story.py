@@ -14,6 +14,7 @@ from fleet_server.demo.field import Digits, invert, load_digits, write_spec
 from fleet_server.demo.processes import FleetProcesses
 from fleet_server.demo.traffic import Application
 from fleet_server.free_ports import find_free_ports
+from tests.support.warm_commands import WarmCommands, WarmFleet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 CAMERA_ONLY = """[profiles]
@@ -22,8 +23,8 @@ camera = { label_flips_max = 0.02, metric_drop_max = 0.01 }
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetProcesses]:
-    fleet = FleetProcesses(tmp_path, read_in_process)
+def fleet(tmp_path: Path, warm_commands: WarmCommands) -> Iterator[FleetProcesses]:
+    fleet = WarmFleet(tmp_path, warm_commands, read=read_in_process)
     broker, server, api = (str(p) for p in find_free_ports(3))
     fleet.run(
         "init", str(fleet.workspace), "--broker-port", broker, "--server-port", server,

@@ -31,6 +31,7 @@ from fleet_server.wiring.devices import build_device_reader
 from tests.support.agent_fleet import PROFILE, release, wish
 from tests.support.serving import build_classifier
 from tests.support.waiting import wait_until
+from tests.support.warm_commands import WarmCommands, WarmFleet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.xdist_group("up-insecure")]
 DEVICE = "dev-plain"
@@ -72,8 +73,8 @@ class Plain:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plain]:
-    processes = FleetProcesses(tmp_path_factory.mktemp("plain"))
+def plain(tmp_path_factory: pytest.TempPathFactory, warm_commands: WarmCommands) -> Iterator[Plain]:
+    processes = WarmFleet(tmp_path_factory.mktemp("plain"), warm_commands)
     try:
         yield from join_and_run(processes)
     finally:
@@ -178,8 +179,10 @@ def test_with_the_next_start_everybody_speaks_tls_again(plain: Plain) -> None:
     assert not JoinTicket.decode(ticket).is_plain
 
 
-def test_no_other_address_is_served_without_tls(tmp_path: Path) -> None:
-    processes = FleetProcesses(tmp_path)
+def test_no_other_address_is_served_without_tls(
+    tmp_path: Path, warm_commands: WarmCommands
+) -> None:
+    processes = WarmFleet(tmp_path, warm_commands)
     init(processes)
     config = processes.workspace / "edgefleet.toml"
     text = config.read_text()
