@@ -15,6 +15,7 @@ _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Ca
 ALLOWED_TYPES = frozenset(
     {
         "numpy.dtype",
+        "converters.text_table.TextTable",
         "sklearn._loss.loss.HalfTweedieLoss",
         "sklearn._loss.loss.HalfTweedieLossIdentity",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
