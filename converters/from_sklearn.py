@@ -30,9 +30,10 @@ NOTES = SourceNotes(
     given_as="fitted estimators and pipelines",
     files=(".skops",),
     read_by="skops, under a list of exact types; pickles are never read",
-    keeps="preprocessing, answers and probabilities of every estimator of the table below that is"
-    " exact or repaired; a detector of outliers as its decision function",
-    cannot="several labels a row, free text, functions of Python, what the table refuses",
+    keeps="preprocessing of numbers, categories, gaps and free text, answers and probabilities of"
+    " every estimator of the table below that is exact or repaired; a detector of outliers as its"
+    " decision function",
+    cannot="several labels a row, functions of Python, what the table refuses",
 )
 
 

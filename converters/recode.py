@@ -59,12 +59,14 @@ class _Scope:
         features: Of each column of the table.
         places: Column of the packed tensor for each column of the table.
         feed: Packed rows to the table.
+        is_packed: Whether the table is the packed rows themselves, a text in many columns.
     """
 
     width: int
     features: tuple[Feature, ...]
     places: tuple[int, ...]
     feed: Feed
+    is_packed: bool = False
 
     def is_code(self, column: int) -> bool:
         return not self.features[column].is_number and not self.features[column].is_text
@@ -72,7 +74,8 @@ class _Scope:
     def cells(self, column: int) -> list[int]:
         """Packed columns of one column of the table."""
         first = self.places[column]
-        width = self.features[column].width if self.features[column].is_text else 1
+        is_wide = self.features[column].is_text and not self.is_packed
+        width = self.features[column].width if is_wide else 1
         return list(range(first, first + width))
 
     def only(self, column: int) -> "_Scope":
@@ -120,6 +123,7 @@ def recode(
         features=tuple(by_place[place] for place in order),
         places=order,
         feed=feed,
+        is_packed=places is None,
     )
     recoded = _replace_imputers(_recode(copy.deepcopy(estimator), scope))
     return rewrite_category_splits(recoded)
@@ -226,6 +230,9 @@ def _recode_columns(transformer: ColumnTransformer, scope: _Scope) -> ColumnTran
             continue
         packed = [cell for column in columns for cell in scope.cells(column)]
         texts = [column for column in columns if scope.features[column].is_text]
+        if isinstance(branch, TextTable) and len(texts) == len(columns) == branch.n_features_in_:
+            branches.append((name, branch, packed))
+            continue
         if texts:
             branches.append((name, _recode_branch(name, branch, columns, texts, scope), packed))
             continue

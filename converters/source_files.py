@@ -19,6 +19,7 @@ ARCHIVE_MEMBERS_MAX = 100_000
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
 ALLOWED_TYPES = frozenset(
     {
+        "converters.text_table.TextTable",
         "numpy.dtype",
         "sklearn._loss.loss.HalfTweedieLoss",
         "sklearn._loss.loss.HalfTweedieLossIdentity",

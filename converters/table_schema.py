@@ -23,6 +23,7 @@ from converters.table_feed import (
 )
 from converters.tables import Table
 from converters.text_plan import is_vectorizer
+from converters.text_table import TextTable
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.schema import (
     CATEGORIES_MAX,
@@ -72,9 +73,12 @@ def list_texts(estimator: Any, columns: Sequence[str]) -> list[str]:
 
 def is_fed_tables(estimator: Any) -> bool:
     """Tell whether an estimator was fitted on texts, not on packed rows."""
+    parts = list_parts(estimator)
+    if any(isinstance(part, TextTable) for part in parts):
+        return False
     return any(
         is_vectorizer(part) or any(isinstance(value, str) for value in _list_known(part))
-        for part in list_parts(estimator)
+        for part in parts
     )
 
 

@@ -41,7 +41,7 @@ TERMS_MAX = 65_536
 """Columns of one vectorizer; a row of them is dense in the graph."""
 TERM_CHARS_MAX = 1_024
 NGRAMS_MAX = 16
-_SYMBOLS_MAX = 60_000
+_SYMBOLS_MAX = 40_000
 SPACE = " "
 _ATOM = r"(?:\\[wWdDsS]|\[\^?\]?(?:\\.|[^\]\\])*\])"
 _PATTERN = re.compile(

@@ -8,9 +8,10 @@ kind. Lower case depends on neighbours for one letter alone, the Greek capital s
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,10 @@ SIGMA, SIGMA_SMALL, SIGMA_FINAL = "\u03a3", "\u03c3", "\u03c2"
 OTHER, CASED, IGNORABLE = 0, 1, 2
 """What a character is to the sigma beside it."""
 _PAGE_SIZES = (32, 64, 128, 256)
-_ASSIGNED = (*range(0x40000), *range(0xE0000, 0xE1000))
+_ASSIGNED = ((0, 0x40000), (0xE0000, 0xE1000))
 """Where characters that differ from each other are; all others are unassigned or private."""
 _ALL = sys.maxunicode + 1
 _UNASSIGNED = 0x50000
-_REST = np.setdiff1d(np.arange(_ALL), _ASSIGNED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def tabulate_symbols(
         lookup[pair] = number((symbol,), case)
     kinds = lookup[pairs]
     if not _change(chr(_UNASSIGNED), is_lowered, strip):
-        kinds[_REST] = number((), OTHER)
+        kinds[_ASSIGNED[0][1] : _ASSIGNED[1][0]] = kinds[_ASSIGNED[1][1] :] = number((), OTHER)
     for code, text in changed.items():
         kinds[code] = number(spell(text), int(case_of[code]))
     sigma = None
@@ -169,7 +169,7 @@ def _find_changes(
 ) -> Mapping[int, str]:
     """Give what becomes of the code points that do not stay as they are."""
     changes = {}
-    for code in _ASSIGNED:
+    for code in _list_assigned():
         text = _change(chr(code), is_lowered, strip)
         if text != chr(code):
             changes[code] = text
@@ -189,13 +189,17 @@ def _change(
 def _find_cases() -> NDArray[np.uint16]:
     """Ask Python's lower case what each character is to a capital sigma behind it."""
     cases = np.zeros(_ALL, np.uint16)
-    for code in _ASSIGNED:
+    for code in _list_assigned():
         character = chr(code)
         if (character + SIGMA).lower()[-1] == SIGMA_FINAL:
             cases[code] = CASED
         elif ("A" + character + SIGMA).lower()[-1] == SIGMA_FINAL:
             cases[code] = IGNORABLE
     return cases
+
+
+def _list_assigned() -> Iterator[int]:
+    return chain.from_iterable(range(*bounds) for bounds in _ASSIGNED)
 
 
 @cache

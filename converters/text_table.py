@@ -1,13 +1,13 @@
 """A vectorizer as a step that reads the packed cells of one text; its graph is ``text_front.py``.
 
-Stands in converted copies of an estimator only.
+Stands in converted copies of an estimator, and in estimators that are trained on packed rows.
 """
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from converters.errors import UnsupportedEstimatorError
@@ -24,7 +24,7 @@ class TextTable(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklea
     """Counts and weighs the terms of texts.
 
     Args:
-        vectorizer: Fitted.
+        vectorizer: Fitted, or to be by ``fit``.
         tfidf: A fitted one that weighs its counts; None when there is none.
         chars_max: Most characters of a text.
     """
@@ -39,25 +39,33 @@ class TextTable(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sklea
         """Packed cells of a text."""
         return 1 + int(self.chars_max)
 
-    @property
+    @cached_property
     def plan(self) -> TextPlan:
         """What the graph follows; raises UnsupportedEstimatorError."""
-        return read_plan(self.vectorizer, self.tfidf)
+        return read_plan(self.fitted, self.tfidf)
 
-    def fit(self, _rows: Any, _targets: Any = None) -> Self:
-        """Nothing to learn."""
+    @property
+    def fitted(self) -> Any:
+        """The vectorizer that answers."""
+        return getattr(self, "fitted_", self.vectorizer)
+
+    def fit(self, rows: Any, _targets: Any = None) -> Self:
+        """Learn the terms of packed texts."""
+        self.fitted_ = clone(self.vectorizer).fit(_unpack(rows))
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        """It is made fitted."""
-        return True
+        """Tell whether its vectorizer knows its terms."""
+        return hasattr(self.fitted, "vocabulary_") or self.fitted.vocabulary is not None
 
-    def transform(self, rows: Any) -> NDArray[Any]:
-        """Give [rows, terms] of packed cells [rows, 1 + chars_max]."""
-        texts = [text or "" for text in unpack_texts(np.asarray(rows))]
-        found = self.vectorizer.transform(texts)
-        found = found if self.tfidf is None else self.tfidf.transform(found)
-        return np.asarray(found.toarray())
+    def transform(self, rows: Any) -> Any:
+        """Give sparse [rows, terms] of packed cells [rows, 1 + chars_max]."""
+        found = self.fitted.transform(_unpack(rows))
+        return found if self.tfidf is None else self.tfidf.transform(found)
+
+
+def _unpack(rows: Any) -> list[str]:
+    return [text or "" for text in unpack_texts(np.asarray(rows))]
 
 
 def register_text_table() -> None:
@@ -68,7 +76,7 @@ def register_text_table() -> None:
 
 
 def _find_shape(operator: Any) -> None:
-    columns = len(operator.raw_operator.vectorizer.vocabulary_)
+    columns = len(operator.raw_operator.fitted.vocabulary_)
     operator.outputs[0].type = type(operator.inputs[0].type)([None, columns])
 
 
@@ -76,7 +84,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     table: TextTable = operator.raw_operator
     if container.target_opset < OPSET_MIN:
         raise UnsupportedEstimatorError(
-            type(table.vectorizer).__name__,
+            type(table.fitted).__name__,
             f"reading texts needs operator set {OPSET_MIN}, the profile allows"
             f" {container.target_opset}",
             "Choose a profile with a newer runtime.",

@@ -53,13 +53,25 @@ def ask_champion(
         return ChampionAnswers(answers=None, reason=f"it answers other {what}")
     at = {column: place for place, column in enumerate(schema.columns)}
     rows = features[:, [at[column] for column in theirs.columns]]
-    reason = _translate(rows, theirs, schema)
+    reason = _find_other_texts(theirs, schema) or _translate(rows, theirs, schema)
     if reason:
         return ChampionAnswers(answers=None, reason=reason)
     answers = answer_shipped(members[MODEL], theirs.task, profile, rows)
     if not answers.is_finite:
         return ChampionAnswers(answers=None, reason="it answers what is not a finite number")
     return ChampionAnswers(answers=answers)
+
+
+def _find_other_texts(theirs: ModelSchema, ours: ModelSchema) -> str:
+    """Say which text the two read of another length, where that would cut one of them."""
+    room = {feature.name: feature.chars_max for feature in ours.texts}
+    for feature in theirs.texts:
+        if room.get(feature.name) != feature.chars_max:
+            return (
+                f"it reads at most {feature.chars_max} characters of {feature.name!r}, the"
+                f" candidate {room.get(feature.name, 0)}"
+            )
+    return ""
 
 
 def _translate(rows: NDArray[np.float32], theirs: ModelSchema, ours: ModelSchema) -> str:

@@ -23,6 +23,7 @@ from fleet_server.training.encoding import make_encoder
 from fleet_server.training.estimators import load_class
 from fleet_server.training.metrics import Answers
 from fleet_server.training.spec import Spec, TrainSection
+from fleet_server.training.texts import TextTerms
 
 NOTES_MAX = 10
 _TAKES_TARGETS = ("BaggingRegressor", "MLPRegressor")
@@ -50,7 +51,13 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
         RefusedError: A parameter or the rows do not suit the estimator.
     """
     section = spec.train
-    estimator = _build(section, classes, spec.data.features, targets=len(spec.data.targets))
+    estimator = _build(
+        section,
+        classes,
+        spec.data.features,
+        targets=len(spec.data.targets),
+        texts=spec.data.texts,
+    )
     if spec.model.task is Task.CLASSIFICATION:
         _check_classifier(section.estimator, estimator, classes)
     one_thread = _find_libraries().limit(limits=1, user_api="blas")
@@ -105,8 +112,9 @@ def _build(
     features: tuple[Feature, ...],
     *,
     targets: int = 0,
+    texts: Mapping[str, TextTerms] | None = None,
 ) -> Any:
-    parts = make_encoder(section.estimator, features, has_steps=bool(section.steps))
+    parts = make_encoder(section.estimator, features, has_steps=bool(section.steps), texts=texts)
     parts += [_make(step.use, step.params, section.seed) for step in section.steps]
     params = dict(section.params)
     if isinstance(params.get("class_weight"), Mapping):

@@ -35,6 +35,7 @@ from fleet_server.training.row_hash import (
 )
 from fleet_server.training.spec import Spec
 from fleet_server.training.spec_features import FLOAT32_MAX, INTEGER_EXACT_MAX
+from fleet_server.training.texts import PackedColumn, pack_column
 
 CELLS_MAX = 250_000_000
 """Rows times columns: 1 GB as float32."""
@@ -90,7 +91,7 @@ def check_columns(spec: Spec, columns: Sequence[str], *, source: str) -> None:
         DataError: Naming each that is not, with the nearest name there is.
     """
     counts, problems = Counter(columns), []
-    wanted = [(c, f"data.features.{f.name}") for f in spec.data.features for c in f.columns]
+    wanted = [(c, f"data.features.{f.name}") for f in spec.data.features for c in f.table_columns]
     answers = [(column, "data.target") for column in spec.data.target_columns]
     for column, declared in [*wanted, *answers]:
         if counts[column] > 1:
@@ -117,7 +118,7 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
             source, [f"{table.rows:,} rows of {width:,} columns are over {CELLS_MAX:,} values"]
         )
     judge = _Judge(rows=table.rows)
-    features, coded = _read_features(judge, spec, table)
+    features, coded, packed = _read_features(judge, spec, table)
     name = spec.data.target
     classes: tuple[str, ...] = ()
     targets: NDArray[Any]
@@ -141,16 +142,18 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         target_lanes = hash_numbers(targets)
     if judge.problems:
         raise DataError(f"{source} (rows counted from 1, without the header)", judge.problems)
-    texts = {spec.data.columns.index(column): one.lanes for column, one in coded.items()}
-    lanes = hash_rows(features, target_lanes, texts)
+    named = spec.data.table_columns
+    texts = {named.index(own): one.lanes for own, one in coded.items()}
+    texts |= {named.index(own): one.lanes for own, one in packed.items()}
+    lanes = hash_rows(features[:, _list_hashed(spec)], target_lanes, texts)
     order = order_rows(lanes)
-    names = json.dumps([list(spec.data.columns), name])
+    names = json.dumps([list(named), name])
     return Dataset(
         features=features[order],
         targets=targets[order],
         classes=classes,
         lanes=lanes[order],
-        sha256=digest_rows(spec.data.columns, name, lanes),
+        sha256=digest_rows(named, name, lanes),
         columns_sha256=hashlib.sha256(names.encode()).hexdigest(),
         declared=settle_features(spec.data.features, coded),
     )
@@ -161,13 +164,31 @@ def settle_spec(spec: Spec, dataset: Dataset) -> Spec:
     return replace(spec, data=replace(spec.data, features=dataset.declared))
 
 
+def _list_hashed(spec: Spec) -> list[int] | slice:
+    """Give a packed column for each column of the table: a text counts as a whole."""
+    if not spec.data.texts:
+        return slice(None)
+    first, places = 0, list[int]()
+    for feature in spec.data.features:
+        places += range(first, first + (1 if feature.is_text else feature.width))
+        first += feature.width
+    return places
+
+
 def _read_features(
     judge: _Judge, spec: Spec, table: RawTable
-) -> tuple[NDArray[np.float32], dict[str, CodedColumn]]:
+) -> tuple[NDArray[np.float32], dict[str, CodedColumn], dict[str, PackedColumn]]:
     features = np.empty((table.rows, len(spec.data.columns)), np.float32)
     coded: dict[str, CodedColumn] = {}
+    packed: dict[str, PackedColumn] = {}
     place = 0
     for feature in spec.data.features:
+        if feature.is_text:
+            text = packed[feature.name] = pack_column(feature, table.words[feature.name])
+            judge.problems += text.problems
+            features[:, place : place + feature.width] = text.cells
+            place += feature.width
+            continue
         if not feature.is_number:
             limit = spec.data.values_max.get(feature.name, VALUES_MAX_DEFAULT)
             one = coded[feature.name] = code_column(feature, table.words[feature.name], limit)
@@ -182,7 +203,7 @@ def _read_features(
             with np.errstate(over="ignore"):  # what overflows was noted
                 features[:, place] = values
             place += 1
-    return features, coded
+    return features, coded, packed
 
 
 def _check_feature(judge: _Judge, feature: Feature, column: str, values: Floats) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from fleet_server.training.texts import TextTerms
 
 TEST_SHARE_DEFAULT = 0.2
 
@@ -43,6 +44,7 @@ class DataSection:
         features: In the order of the packed tensor; until the data is read, a category may have
             ``categories.LEARNED`` in place of its texts.
         values_max: Of a category, how many texts may be learned.
+        texts: Of a text, what is learned of it.
         targets: Columns with the answers where a row has several; else empty.
     """
 
@@ -50,6 +52,7 @@ class DataSection:
     target: str
     features: tuple[Feature, ...]
     values_max: Mapping[str, int] = field(default_factory=dict)
+    texts: Mapping[str, TextTerms] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
 
     @property
@@ -63,13 +66,18 @@ class DataSection:
         return tuple(column for feature in self.features for column in feature.columns)
 
     @property
+    def table_columns(self) -> tuple[str, ...]:
+        """Columns of the features in the table, in their order: a text is one."""
+        return tuple(column for feature in self.features for column in feature.table_columns)
+
+    @property
     def number_columns(self) -> tuple[str, ...]:
         """Those of them that are read as numbers."""
         return tuple(c for feature in self.features if feature.is_number for c in feature.columns)
 
     @property
     def word_columns(self) -> tuple[str, ...]:
-        """Those of them that are read as words: categories and booleans."""
+        """Columns of the table that are read as words: categories, booleans and texts."""
         return tuple(feature.name for feature in self.features if not feature.is_number)
 
 

@@ -40,7 +40,7 @@ def read_family(root: Section, name: str, data: DataSection) -> FamilySection | 
     family = root.section("family", kind="family")
     columns = _read_partition(family)
     for column in columns:
-        if column == data.target or column in data.columns:
+        if column == data.target or column in data.table_columns:
             what = "data.target" if column == data.target else "a feature"
             family.add(
                 "partition",

@@ -8,6 +8,7 @@ import numpy as np
 from edge_agent.contract.schema import (
     CATEGORY_CHARS_MAX,
     FEATURES_MAX,
+    TEXT_CHARS_MAX,
     WIDTH_MAX,
     Dtype,
     Feature,
@@ -15,11 +16,20 @@ from edge_agent.contract.schema import (
 from fleet_server.training.categories import LEARNED, VALUES_MAX, VALUES_MAX_DEFAULT
 from fleet_server.training.spec_keys import LATER_TYPES, say_later
 from fleet_server.training.spec_problems import Section, is_number, show
+from fleet_server.training.texts import (
+    CHARS_MAX_DEFAULT,
+    NGRAMS_MAX,
+    TERMS_MAX,
+    TERMS_MAX_DEFAULT,
+    UNITS,
+    TextTerms,
+)
 
 DTYPES = tuple(str(dtype) for dtype in Dtype)
 FROM_DATA = "from-data"
 _NUMBER_KEYS = ("shape", "range", "min", "max", "unit")
 _CATEGORY_KEYS = ("values", "values_max", "unknown")
+_TEXT_KEYS = ("chars_max", "terms_max", "ngrams", "terms")
 DIMENSIONS_MAX = 4
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INTEGER_EXACT_MAX = 2**24
@@ -64,8 +74,10 @@ def _is_usable_type(table: Section, name: str, section: Section) -> bool:
 
 def _read_feature(section: Section, name: str) -> Feature:
     dtype = section.values.get("type")
-    wrong: tuple[str, ...] = _NUMBER_KEYS if dtype in (Dtype.BOOL, Dtype.CATEGORY) else ()
+    has_words = dtype in (Dtype.BOOL, Dtype.CATEGORY, Dtype.TEXT)
+    wrong: tuple[str, ...] = _NUMBER_KEYS if has_words else ()
     wrong += _CATEGORY_KEYS if dtype != Dtype.CATEGORY else ()
+    wrong += _TEXT_KEYS if dtype != Dtype.TEXT else ()
     for key in wrong:
         if key in section:
             section.add(key, f"a {dtype} has none")
@@ -74,6 +86,9 @@ def _read_feature(section: Section, name: str) -> Feature:
         return Feature(name=name, dtype=Dtype.BOOL, is_nullable=is_nullable)
     if dtype == Dtype.CATEGORY:
         return _read_category(section, name, is_nullable=is_nullable)
+    if dtype == Dtype.TEXT:
+        chars_max = section.integer("chars_max", CHARS_MAX_DEFAULT, low=1, high=TEXT_CHARS_MAX)
+        return Feature(name=name, dtype=Dtype.TEXT, is_nullable=is_nullable, chars_max=chars_max)
     low, high = _read_range(section)
     if dtype == "int64":
         _check_whole(section, low, high)
@@ -96,6 +111,22 @@ def read_values_max(data: Section) -> dict[str, int]:
             limit = value.get("values_max", VALUES_MAX_DEFAULT)
             limits[name] = limit if isinstance(limit, int) else VALUES_MAX_DEFAULT
     return limits
+
+
+def read_text_terms(data: Section) -> dict[str, TextTerms]:
+    """Read what is learned of each text."""
+    terms = {}
+    table = data.section("features")
+    for name, value in table.values.items():
+        if not isinstance(value, dict) or value.get("type") != Dtype.TEXT:
+            continue
+        section = Section(table.problems, (*table.path, name), value)
+        terms[name] = TextTerms(
+            terms_max=section.integer("terms_max", TERMS_MAX_DEFAULT, low=1, high=TERMS_MAX),
+            ngrams=section.integer("ngrams", 1, low=1, high=NGRAMS_MAX),
+            unit=_choose(section, "terms", UNITS, UNITS[0]),
+        )
+    return terms
 
 
 def _read_category(section: Section, name: str, *, is_nullable: bool) -> Feature:
@@ -203,7 +234,7 @@ def _check_columns(table: Section, features: list[Feature]) -> None:
         return
     owner: dict[str, str] = {}
     for feature in features:
-        for column in feature.columns:
+        for column in feature.table_columns:
             if column in owner:
                 table.add(
                     feature.name, f"column {column!r} also belongs to feature {owner[column]!r}"

@@ -22,6 +22,10 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "values_max",
         "unknown",
         "missing",
+        "chars_max",
+        "terms_max",
+        "ngrams",
+        "terms",
     ),
     "split": ("test", "seed", "freeze"),
     "train": ("estimator", "params", "steps", "seed"),
@@ -71,7 +75,7 @@ LATER: Mapping[str, Mapping[str, str]] = {
     },
     "data.features.*": {
         "nulls_max": 'say missing = "allow" or "refuse"',
-        "tokens_max": "",
+        "tokens_max": "say chars_max of the text, and terms_max of what is learned of it",
     },
     "split": {
         "by": "rows are split at random by their own hash",
@@ -111,9 +115,7 @@ LATER_SOURCES: Mapping[str, str] = {
     "captured": "export the rows to a CSV or Parquet file: file:PATH",
     "sklearn": "write the table to a file first, as examples/digits/export_digits.py does",
 }
-LATER_TYPES: Mapping[str, str] = {
-    "text": "turn the text into numbers or a category before training",
-}
+LATER_TYPES: Mapping[str, str] = {}
 LATER_TASKS = ("anomaly",)
 
 

@@ -27,7 +27,7 @@ from fleet_server.training.spec import (
     TrainSection,
 )
 from fleet_server.training.spec_family import names_family, read_family
-from fleet_server.training.spec_features import read_features, read_values_max
+from fleet_server.training.spec_features import read_features, read_text_terms, read_values_max
 from fleet_server.training.spec_keys import (
     CRITERIA,
     EFFORTS,
@@ -137,7 +137,7 @@ def _read_data(root: Section, task: Task) -> DataSection:
     targets = _read_targets(data, task)
     features = read_features(data)
     for feature in features:
-        if set(targets) & set(feature.columns):
+        if set(targets) & set(feature.table_columns):
             root.problems.add(
                 ("data", "features", feature.name),
                 "is also data.target; the model would read its own answer. Remove it from the"
@@ -148,6 +148,7 @@ def _read_data(root: Section, task: Task) -> DataSection:
         target=targets[0] if targets else "",
         features=features,
         values_max=read_values_max(data),
+        texts=read_text_terms(data),
         targets=targets if len(targets) > 1 else (),
     )
 

@@ -68,7 +68,7 @@ def test_the_example_is_read_as_written() -> None:
         ('target = "digit"', "target = []", "11: data.target: names no column"),
         ('target = "digit"', 'target = ["a", 3]', "data.target: 3 is no name of a column"),
         ('target = "digit"', f"target = {[str(n) for n in range(257)]}", "257 items, at most 256"),
-        ('"float32"', '"text"', "13: data.features.pixels: type 'text' is not supported"),
+        ('"float32"', '"text"', "13: data.features.pixels.shape: a text has none"),
         ('"float32"', '"float64"', "float64 travels as float32"),
         ('type = "float32", ', "", "13: data.features.pixels.type: missing"),
         ("[8, 8]", "[8, 0]", "13: data.features.pixels.shape: 0 is not a whole number"),
