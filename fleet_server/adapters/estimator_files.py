@@ -7,6 +7,7 @@ anything else is refused before any of it is made.
 
 from typing import Any
 
+from converters.errors import say_reason
 from converters.skops_library import import_skops
 from converters.source_files import check_archive
 from fleet_server.errors import RefusedError
@@ -14,8 +15,8 @@ from fleet_server.errors import RefusedError
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
 ALLOWED_TYPES = frozenset(
     {
-        "numpy.dtype",
         "converters.text_table.TextTable",
+        "numpy.dtype",
         "sklearn._loss.loss.HalfTweedieLoss",
         "sklearn._loss.loss.HalfTweedieLossIdentity",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -60,9 +61,7 @@ def read_estimator(data: bytes) -> Any:
     except RefusedError:
         raise
     except Exception as error:  # a damaged archive raises a dozen kinds
-        raise RefusedError(
-            f"the source model is refused: {type(error).__name__}: {error}"[:400]
-        ) from error
+        raise RefusedError(f"the source model is refused: {say_reason(error)}") from error
 
 
 def _check(data: bytes) -> None:

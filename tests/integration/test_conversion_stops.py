@@ -1,5 +1,6 @@
 """``edge-convert`` that is told to end, killed or misused: nothing lies about, nothing is lost."""
 
+import errno
 import fcntl
 import json
 import os
@@ -128,6 +129,21 @@ def test_no_room_for_temporary_files_is_said(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
     with pytest.raises(ConversionError, match=r"no temporary folder in .*TMPDIR"), work_folder():
         pass
+
+
+def test_a_disk_that_fills_up_half_way_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fill() -> None:
+        with work_folder() as home:
+            (home / "half").write_bytes(b"written")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConversionError, match=r"the disk of .* is full; free .*TMPDIR"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
