@@ -90,7 +90,8 @@ def _print(trained: "TrainedFamily") -> None:
     if trained.rows_without:
         say(f"note: {trained.rows_without} rows belong to no member and were left aside")
     if trained.registered:
-        say(f"next: edgefleet model show '{trained.pattern}', then model approve the same")
+        say(f"next: edgefleet model show '{trained.pattern}'")
+        say(f"then: edgefleet model approve '{trained.pattern}'")
 
 
 def _spread(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
