@@ -57,6 +57,7 @@ def print_version(version: "Version", model: "Model") -> None:
     """Print everything that is known of a version."""
     _print_origin(version, model)
     _print_metrics(version)
+    _print_targets(version)
     _print_confusion(version)
     gates = version.evaluation.get("gates", ())
     if gates:
@@ -132,6 +133,17 @@ def _print_metrics(version: "Version") -> None:
         ("metric", "source", *shipped),
         rows,
     )
+
+
+def _print_targets(version: "Version") -> None:
+    for profile, result in version.evaluation.get("shipped", {}).items():
+        targets = result.get("targets", {})
+        rows = [
+            (name, *(f"{value:.4g}" for value in own.values())) for name, own in targets.items()
+        ]
+        if rows:
+            metrics = next(iter(targets.values()))
+            print_table(f"held-out metrics of each target, {profile}", ("target", *metrics), rows)
 
 
 def _print_confusion(version: "Version") -> None:

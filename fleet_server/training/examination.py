@@ -5,7 +5,7 @@ questions, the champion's included.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from device_profiles.profile import DeviceProfile
@@ -46,11 +46,13 @@ class ProfileResult:
         estimates: Every metric of the task with its bounds.
         confusion: Rows by truth and answer; empty for a regression.
         gates: Each limit judged.
+        targets: Of several targets, every metric of each.
     """
 
     estimates: Mapping[str, Estimate]
     confusion: list[list[int]]
     gates: Sequence[Gate]
+    targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form stored with the version; the gates are stored apart."""
@@ -58,7 +60,8 @@ class ProfileResult:
             name: {key: value for key, value in asdict(estimate).items() if key != "rows"}
             for name, estimate in self.estimates.items()
         }
-        return {"metrics": metrics, "confusion": self.confusion}
+        said = {"metrics": metrics, "confusion": self.confusion}
+        return {**said, "targets": self.targets} if self.targets else said
 
 
 class Examination:
@@ -98,8 +101,21 @@ class Examination:
         if champion is not None:
             gates += self._compare(answers, profile, champion)
         return ProfileResult(
-            estimates=estimates, confusion=self.confusion(answers), gates=tuple(gates)
+            estimates=estimates,
+            confusion=self.confusion(answers),
+            gates=tuple(gates),
+            targets=self._measure_targets(answers),
         )
+
+    def _measure_targets(self, answers: Answers) -> dict[str, Mapping[str, float]]:
+        """Give every metric of each of several targets."""
+        truth = self._test.targets
+        return {
+            name: measure_all(
+                self._schema.task, truth[:, place], Answers.of_values(answers.values[:, place])
+            )
+            for place, name in enumerate(self._schema.targets)
+        }
 
     def compare_champion(
         self, blob: bytes, profile: DeviceProfile, champion: Champion, name: str

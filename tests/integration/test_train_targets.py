@@ -63,9 +63,12 @@ def test_a_device_answers_each_target_as_the_source_model_does(
 def test_every_figure_is_the_mean_over_the_targets(bench: TrainingBench, version: Version) -> None:
     metric = json.loads(bench.member(version, EVIDENCE))["metric"]
     assert (metric["name"], set(metric["targets"])) == ("r2", {"bp", "progression"})
-    each = [one["shipped"] for one in metric["targets"].values()]
+    each = [metric["targets"][name]["shipped"] for name in ("bp", "progression")]
     assert metric["shipped"] == pytest.approx(np.mean(each))
     assert version.metrics["r2"] == pytest.approx(metric["source"])
+    targets = version.evaluation["shipped"]["camera"]["targets"]
+    assert [round(one["r2"], 6) for one in targets.values()] == [round(r2, 6) for r2 in each]
+    assert list(targets["bp"]) == ["mae", "rmse", "r2"]
 
 
 def test_an_estimator_of_one_target_is_trained_once_for_each(bench: TrainingBench) -> None:
