@@ -89,11 +89,12 @@ def cut_channels(model: ModelProto, group: Group, kept: Array) -> None:
         for attribute in model.graph.node[place].attribute:
             if attribute.name == "group":
                 attribute.i = len(kept)
-    for place in group.reshapes:
-        name = fresh_name(model, "rest")
-        rest = numpy_helper.from_array(np.array([0, -1], np.int64), name)
-        model.graph.initializer.append(rest)
-        model.graph.node[place].input[1] = name
+    for place in group.reshapes:  # two may share a constant, so each gets its own
+        node, name = model.graph.node[place], fresh_name(model, "shape")
+        first, second = (int(size) for size in read_constant(model, node.input[1]))
+        shape = np.array([first, second * len(kept) // group.channels], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(shape, name))
+        node.input[1] = name
 
 
 def read_constant(model: ModelProto, name: str) -> Array:

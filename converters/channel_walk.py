@@ -235,9 +235,11 @@ class _Walk:
 
     def _reshape(self, place: int, node: NodeProto, label: _Label) -> bool:
         shape = self._constants.get(node.input[1])
-        if shape is None or shape.shape != (MATRIX,) or read_attribute(node, "allowzero", 0):
+        if shape is None or shape.shape != (MATRIX,):
             return False
         first, second = (int(size) for size in shape)
+        if first == 0 and read_attribute(node, "allowzero", 0):
+            return False
         if (first, second) != (0, -1):
             sizes = self._infer_sizes().get(node.input[0])
             if sizes is None or first not in (0, -1) or second != int(np.prod(sizes)):

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from converters.criteria import is_smaller
 from converters.distil import distil
 from converters.errors import ConversionError
 from converters.graph import count_operators, parse_model
+from converters.int8_weights import WEIGHT_BITS, store_int8
 from converters.ladder import Rung, find_losses
 from converters.normalise import normalise
 from converters.quantize import find_obstacle, quantize
 from converters.request import Smaller
 from converters.rungs import Workshop
-from converters.smaller_convolutions import list_convolution_cuts, narrow_convolutions
+from converters.smaller_convolutions import Narrowing
 from converters.smaller_networks import list_network_cuts, narrow_network
 from converters.smaller_trees import list_tree_cuts
 from converters.source import SourceModel
@@ -27,6 +29,7 @@ SHARES_QUICK = (0.5, 0.25)
 SHARES_FULL = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 STUDENT_ROWS_MAX = 20_000
 STAY_SAID_MAX = 10
+_NARROWER = "narrower_convolutions"
 
 
 def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
@@ -37,16 +40,17 @@ def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
     cuts: dict[str, Callable[[float], bytes]] = dict(list_tree_cuts(fp32, rows, profile))
     is_of_trees = bool(cuts)
     finite = rows[np.isfinite(rows).all(axis=1)]
-    able, stay = list_convolution_cuts(fp32) if len(finite) else ([], [])
-    for name in able:
-        cuts[name] = lambda share: narrow_convolutions(fp32, share, finite, profile)
-    said = {"left_alone": stay[:STAY_SAID_MAX]} if stay else {}
+    narrowing = Narrowing(fp32, finite, profile)
+    if narrowing.is_possible:
+        cuts[_NARROWER] = narrowing.cut
+    said = {"left_alone": narrowing.stay[:STAY_SAID_MAX]} if narrowing.stay else {}
     for name in list_network_cuts(fp32) if len(finite) else []:
         cuts[name] = lambda share: narrow_network(fp32, share, finite, profile)
     found = {
-        name: _search(work, name, cut, said if name in able else {}) for name, cut in cuts.items()
+        name: _search(work, name, cut, said if name == _NARROWER else {})
+        for name, cut in cuts.items()
     }
-    slim = found.get("narrower_convolutions")
+    slim = found.get(_NARROWER)
     if slim is not None and found.get("narrower_layers") is not None:
         _search(
             work, "narrower_network", lambda share: narrow_network(slim, share, finite, profile)
@@ -61,7 +65,7 @@ def build_smaller(work: Workshop, fp32: bytes, source: SourceModel) -> None:
             Precision.FP32,
             None,
             note=f"nothing to cut among {operators}: no trees, no hidden dense layer and no"
-            f" convolution that may be narrower{_join(stay)}",
+            f" convolution that may be narrower{_join(narrowing.stay)}",
         )
     if work.request.smaller is Smaller.DISTILLED:
         _teach(work, source, is_of_trees=is_of_trees)
@@ -84,6 +88,8 @@ def _search(
     for share in SHARES_FULL if work.is_full else SHARES_QUICK:
         try:
             model = cut(share)
+            if best is not None and model == best[1]:
+                continue
             rung = work.judge(Rung(name=name, precision=Precision.FP32), work.examine(model))
         except (ConversionError, ValueError, np.linalg.LinAlgError) as error:
             note = str(error)[:200]
@@ -117,8 +123,13 @@ def _search(
 
 
 def _quantize_too(work: Workshop, name: str, model: bytes) -> None:
-    """Put the static int8 form of a smaller network on the ladder, too."""
+    """Put the int8 forms of a smaller network on the ladder, too: stored where it pays, static."""
     precision, profile = Precision.INT8_STATIC, work.request.profile
+    if work.is_full and Precision.INT8_DYNAMIC in profile.precisions:
+        stored = store_int8(model, profile).model
+        if stored is not None and is_smaller(len(stored), len(model)):
+            settings = {"bits": WEIGHT_BITS}
+            work.add(f"{name}_int8_weights", Precision.INT8_DYNAMIC, stored, settings=settings)
     is_wanted = work.is_full and precision in profile.precisions and len(work.calibration.rows) > 0
     if not is_wanted or find_obstacle(parse_model(model, what="it"), precision):
         return

@@ -25,8 +25,9 @@ from converters.runtime import open_watcher
 from device_profiles.profile import DeviceProfile
 
 Array = NDArray[Any]
-CHANNELS_MIN = 4
-"""Narrower layers save nothing."""
+_STEPS = ((16, 8), (8, 4), (0, 2))
+"""Channels kept come in eights where there are many: onnxruntime computes others one by one, which
+was measured to take up to three times as long as the wider layer did."""
 ROWS_MAX = 512
 FEATURES_MAX = 2_304
 """A layer with more inputs (256 channels of 3 x 3) keeps its weights and gets a new bias alone."""
@@ -34,46 +35,98 @@ _RIDGE = 1e-4
 _TINY = 1e-12
 
 
-def list_convolution_cuts(fp32: bytes) -> tuple[list[str], list[str]]:
-    """Name the ways to narrow convolutions, and the convolutions that stay, with the reason."""
-    groups = find_groups(parse_model(fp32, what="the fp32 graph")).values()
-    own = [group for group in groups if group.has_convolution]
-    stay = [f"{group.channels} channels: {group.pinned}" for group in own if group.pinned]
-    is_able = any(_may_shrink(group) for group in own)
-    return ["narrower_convolutions"] if is_able else [], stay
-
-
-def narrow_convolutions(fp32: bytes, share: float, rows: Array, profile: DeviceProfile) -> bytes:
-    """Keep a share of the channels of every convolution that may lose some.
+class Narrowing:
+    """The ways to narrow the convolutions of one graph.
 
     Args:
         fp32: Normalised bytes.
-        share: Of each layer, above 0 to 1.
-        rows: Finite training rows, float32 [N, width].
-        profile: Bounds of the result.
+        rows: Training rows, float32 [N, width]; those with missing values are left out.
+        profile: Bounds of the results.
+
+    Attributes:
+        is_possible: Whether any channel may go.
+        stay: The convolutions that stay, with the reason.
     """
-    whole = parse_model(fp32, what="the fp32 graph")
-    model = ModelProto()
-    model.CopyFrom(whole)
-    places = np.unique(np.linspace(0, len(rows) - 1, ROWS_MAX).astype(np.int64))
-    asked, groups = rows[places], find_groups(model)
-    kept: dict[int, Array] = {}
-    for number, group in groups.items():
-        count = max(CHANNELS_MIN, round(share * group.channels))
-        if not _may_shrink(group) or count >= group.channels:
-            continue
-        fits = _fit_readers(whole, model, group, kept, asked, profile)
-        kept[number] = _eliminate(fits, group.channels, count)
-        cut_channels(model, group, kept[number])
-        for reader, fit in zip(group.readers, fits, strict=True):
-            if reader.makes == number:  # it adds to what it reads, so it lost the same outputs
-                fit.keep_outputs(kept[number])
-            _write_layer(model, reader, fit, groups)
-    return normalise(model, profile)
+
+    def __init__(self, fp32: bytes, rows: Array, profile: DeviceProfile) -> None:
+        self._whole, self._profile = parse_model(fp32, what="the fp32 graph"), profile
+        finite = rows[np.isfinite(rows).all(axis=1)]
+        places = np.linspace(0, len(finite) - 1, min(len(finite), ROWS_MAX)).astype(np.int64)
+        self._rows = finite[places]
+        groups = find_groups(self._whole)
+        own = [group for group in groups.values() if group.has_convolution]
+        self.stay = [f"{group.channels} channels: {group.pinned}" for group in own if group.pinned]
+        self.is_possible = len(finite) > 0 and any(_may_shrink(group) for group in own)
+        self._costs: dict[int, Array] | None = None
+
+    def cut(self, share: float) -> bytes:
+        """Keep a share of all channels that may go, in each layer those it can spare least.
+
+        Layers lose as many as makes their own error equal: one that spares none keeps all.
+
+        Args:
+            share: Above 0 to 1.
+        """
+        model = ModelProto()
+        model.CopyFrom(self._whole)
+        groups, counts = find_groups(model), self._share_out(share)
+        kept: dict[int, Array] = {}
+        for number, group in groups.items():
+            count = counts.get(number, group.channels)
+            if count >= group.channels:
+                continue
+            fits = self._fit(model, group, kept)
+            kept[number], _ = _eliminate(fits, group.channels, count)
+            cut_channels(model, group, kept[number])
+            for reader, fit in zip(group.readers, fits, strict=True):
+                if reader.makes == number:  # it adds to what it reads, so it lost the same outputs
+                    fit.keep_outputs(kept[number])
+                _write_layer(model, reader, fit, groups)
+        return normalise(model, self._profile)
+
+    def _share_out(self, share: float) -> dict[int, int]:
+        """Tell how many channels each group keeps: a whole number of its steps."""
+        groups = {n: one for n, one in find_groups(self._whole).items() if _may_shrink(one)}
+        if self._costs is None:
+            self._costs = {
+                number: _eliminate(
+                    self._fit(self._whole, group, {}), group.channels, find_step(group.channels)
+                )[1]
+                for number, group in groups.items()
+            }
+        counts = {number: group.channels for number, group in groups.items()}
+        wanted = share * sum(counts.values())
+        steps = []
+        for number, costs in self._costs.items():
+            size = find_step(counts[number])
+            stops = range(counts[number] - 1, size - 1, -1)
+            steps += [
+                (float(cost), number, left)
+                for cost, left in zip(costs, stops, strict=True)
+                if left % size == 0
+            ]
+        for _, number, left in sorted(steps, key=lambda step: (step[0], step[1], -step[2])):
+            if sum(counts.values()) <= wanted:
+                break
+            counts[number] = left
+        return counts
+
+    def _fit(self, model: ModelProto, group: Group, kept: dict[int, Array]) -> list["_Fit"]:
+        return _fit_readers(self._whole, model, group, kept, self._rows, self._profile)
+
+
+def find_step(channels: int) -> int:
+    """Tell by how many channels a layer is narrowed, and how many it keeps at least.
+
+    >>> find_step(64), find_step(12), find_step(6)
+    (8, 4, 2)
+    """
+    return next(step for least, step in _STEPS if channels >= least)
 
 
 def _may_shrink(group: Group) -> bool:
-    return group.has_convolution and not group.pinned and group.channels > CHANNELS_MIN
+    able = group.has_convolution and not group.pinned
+    return able and group.channels > find_step(group.channels)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,15 +183,22 @@ class _Fit:
         self.weights, self.target = self.weights[:, kept], self.target[kept]
 
 
-def _eliminate(fits: list[_Fit], channels: int, count: int) -> Array:
-    """Drop the cheapest channel until so many are left; give their numbers."""
-    left = list(range(channels))
+def _eliminate(fits: list[_Fit], channels: int, count: int) -> tuple[Array, Array]:
+    """Drop the cheapest channel until so many are left.
+
+    Returns:
+        The numbers of those left, and after each step the share of what the readers make that is
+        lost so far, the mean over readers.
+    """
+    left, lost = list(range(channels)), [0.0]
     while len(left) > count:
-        cheapest = int(np.argmin(np.sum([fit.cost() for fit in fits], axis=0)))
+        cost = np.mean([fit.cost() for fit in fits], axis=0)
+        cheapest = int(np.argmin(cost))
+        lost.append(lost[-1] + max(0.0, float(cost[cheapest])))
         for fit in fits:
             fit.drop(cheapest)
         del left[cheapest]
-    return np.array(left, np.int64)
+    return np.array(left, np.int64), np.array(lost[1:])
 
 
 def _fit_readers(
