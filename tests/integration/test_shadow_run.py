@@ -150,6 +150,13 @@ def look(world: WorkerWorld, is_it: Callable[[ShadowSight], bool]) -> ShadowSigh
     return found
 
 
+def test_targets_of_another_order_are_compared_by_name(bench: Bench) -> None:
+    own = build_regressor(targets=("flow", "heat"))
+    swapped = build_regressor(targets=("heat", "flow"))  # the same numbers under other names
+    report = bench.compare(bench.start(swapped, beside=own), own.rows[:20], own)
+    assert (report.rows, report.differs, report.difference[0]) == (20, 0, 0)
+
+
 def test_a_candidate_that_answers_otherwise_is_counted_row_by_row_and_never_answers(
     world: WorkerWorld,
 ) -> None:
