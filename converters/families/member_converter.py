@@ -23,8 +23,8 @@ from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema
 
 Array = NDArray[Any]
-CHECK_EVERY = 50
-"""One of so many members is converted in full as well."""
+CHECK_FIRST, CHECK_EVERY = 50, 200
+"""Of the members that are filled in, which one is converted in full as well, and then each of."""
 TRIES_MAX = 8
 """Members converted in full before a family without a template is left in peace."""
 
@@ -94,7 +94,7 @@ class MemberConverter:
         filled = MemberGraph(
             model=model, source=source, conversion=self._conversion, way=Way.FILLED
         )
-        if self._filled % CHECK_EVERY:
+        if self._filled != CHECK_FIRST and self._filled % CHECK_EVERY:
             return filled
         full = self._convert_in_full(estimator, source, schema, profile, rows, dtype)
         if full.model == model:

@@ -13,6 +13,7 @@ import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from fleet_server.adapters.parent_watch import follow_parent
 from fleet_server.training.family import Member
 from fleet_server.training.family_member import FamilyRecipe, MemberOutcome, train_members
 
@@ -61,8 +62,17 @@ def _train(
         batch_size=1,
         max_nbytes=None,
     )
-    for outcomes in pool(joblib.delayed(train_members)(recipe, part) for part in parts):
+    command = os.getpid()
+    for outcomes in pool(joblib.delayed(_train_part)(command, recipe, part) for part in parts):
         yield from outcomes
+
+
+def _train_part(
+    command: int, recipe: FamilyRecipe, members: Sequence[Member]
+) -> list[MemberOutcome]:
+    """Train some members in a process that ends with the command."""
+    follow_parent(command)
+    return train_members(recipe, members)
 
 
 def _train_alone(recipe: FamilyRecipe, members: list[Member]) -> Iterator[MemberOutcome]:
@@ -73,7 +83,8 @@ def _train_alone(recipe: FamilyRecipe, members: list[Member]) -> Iterator[Member
             while waiting:
                 member = waiting.popleft()
                 try:
-                    (outcome,) = process.submit(train_members, recipe, [member]).result()
+                    job = process.submit(_train_part, os.getpid(), recipe, [member])
+                    (outcome,) = job.result()
                 except TerminatedWorkerError:
                     yield MemberOutcome(member=member.name, failure=KILLED)
                     break

@@ -8,8 +8,10 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from converters.errors import NoRungFitsError
+from converters.families import member_converter
 from converters.families.family_builder import BuiltMember, FamilyBuilder
-from converters.families.member_converter import Way
+from converters.families.graph_template import GraphTemplate
+from converters.families.member_converter import MemberConverter, Way
 from converters.request import BuildRequest, Effort, ProfileLimits
 from device_profiles.catalog import load_profile
 from edge_agent.contract.package import EVIDENCE, unpack_members
@@ -92,3 +94,18 @@ def test_the_evidence_of_a_filled_member_has_no_other_members_figures(
     built = builder.build(ask(5))
     assert evidence(built)["context"]["graph"] == str(Way.FILLED)
     assert evidence(built)["tries"] == []
+
+
+def test_now_and_then_a_member_is_converted_both_ways_and_a_difference_ends_the_template(
+    builder: FamilyBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_converter, "CHECK_EVERY", 3)
+    ways = [builder.build(ask(seed)).way for seed in range(3, 6)]
+    assert ways == [Way.FILLED, Way.CHECKED, Way.FILLED]
+    other = MemberConverter().convert(ask(9).estimator, SCHEMA, PROFILE, ask(9).holdout).model
+    monkeypatch.setattr(GraphTemplate, "render", lambda *_: other)
+    request = ask(6, rows_off_max=1.0, error_max=1e9)
+    assert builder.build(request).way is Way.FULL, "its answers were another member's"
+    monkeypatch.setattr(member_converter, "CHECK_EVERY", 1)
+    assert builder.build(ask(7)).way is Way.FULL
+    assert builder.build(ask(8)).way is Way.FULL, "the template is given up"
