@@ -86,7 +86,7 @@ def test_a_candidate_whose_process_dies_is_rolled_back_and_the_confirmed_answers
     os.kill(worker, signal.SIGSEGV)
     wait_until(lambda: is_gone(worker))
     wait_until(lambda: version_of(lab, directory) == "1")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 20  # 2 where nothing else runs
     row = lab.wait_for_slot("dev-crash", "failed", two)
     assert (row.code, row.running_target) == ("probation-crash", one)
     assert "died of SIGSEGV" in row.detail

@@ -16,7 +16,7 @@ from tests.support.gateway import WorkspaceLab
 from tests.support.telemetry_load import LoadedDevice
 
 DEVICES = 4
-RATE = 150.0
+RATE = 60.0
 """Windows per second and device, as long as the kills last."""
 GOOD, EARLY = ("-m", "fleet_server.workers.gateway"), ("-m", "tests.support.gateway_early_ack")
 DONE_S_MAX = 90.0

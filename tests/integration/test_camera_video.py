@@ -147,12 +147,13 @@ def test_the_newest_frame_wins_and_the_pace_is_kept() -> None:
         greys = [grey_of(frame.image) for frame in frames]
         steps = [(b - a) % 250 for a, b in itertools.pairwise(greys)]
         assert min(steps) >= 25, f"{greys}: older frames queued up"
-        assert watching.video.dropped <= 2, "the rest was not due"
+        before = watching.video.dropped
+        assert before <= 20, "of some 60 the rest was not due"
         slow = watching.take(1)
         time.sleep(0.5)
         assert slow
         watching.take(1)
-        assert watching.video.dropped > 5
+        assert watching.video.dropped > before + 3
 
 
 def test_rtsp_with_a_password_which_is_never_said(capfd: pytest.CaptureFixture[str]) -> None:

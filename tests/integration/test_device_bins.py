@@ -311,12 +311,12 @@ def test_repeated_and_neighbouring_judgements_cost_next_to_nothing(
     envelope = fleet.assign(V1, 1)
     device.judge(files, envelope, V1)
     other = fleet.bin_file(path_of(1, "faces"))
-    started = time.perf_counter()
+    started = time.thread_time()
     for counter in range(2, 52):
         device.judge(files, fleet.assign(V1, counter), V1)
         device.judge(files | other, b"", V1)
     # 100 judgements over the same metadata, none of which runs python-tuf again; measured 40 ms.
-    assert time.perf_counter() - started < 0.4
+    assert time.thread_time() - started < 0.4
 
 
 def test_a_device_in_service_follows_the_server_from_flat_into_bins(tmp_path: Path) -> None:

@@ -202,8 +202,9 @@ def test_a_foreign_graph_is_built_in_a_child_and_comes_back_as_a_package() -> No
 
 
 def test_a_graph_that_wants_all_memory_is_refused_and_we_live() -> None:
+    source = OnnxSource(hungry(), SCHEMA, CAMERA, replace(TIGHT, first_answer_s=50))
     with pytest.raises(RuntimeRefusedError, match=r"(?i)alloc|memory"):
-        build_package(request_with(hungry()))
+        build_package(request_with(hungry(), estimator=source))
 
 
 def test_a_graph_that_loops_for_ever_is_refused_and_we_live() -> None:

@@ -164,10 +164,10 @@ def test_devices_follow_a_chain_of_roots(world: TrustWorld) -> None:
 def test_a_repeated_evaluation_costs_next_to_nothing(world: TrustWorld) -> None:
     files, envelope = world.refresh(), world.assign(V2, 6)
     world.handle(files, envelope)
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(100):
         world.handle(files, envelope)
-    assert time.perf_counter() - started < 0.1  # 1 ms each; measured 0.03 ms
+    assert time.thread_time() - started < 0.1  # 1 ms each; measured 0.03 ms
 
 
 # The server's side of the same rules -------------------------------------------------------------
