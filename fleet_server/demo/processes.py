@@ -16,7 +16,7 @@ from threading import Event, Lock
 from typing import IO, Any
 
 COMMAND_S_MAX = 120.0
-POLL_S = 0.1
+POLL_S = 0.2
 Reader = Callable[[list[str], Mapping[str, str]], tuple[int, str]]
 """Takes arguments and environment; returns exit code and what was printed."""
 
