@@ -14,12 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from converters.answers import Answer, find_answer, find_classes, find_last_step
 from converters.attempts import convert_in_turn, with_repairs
-from converters.errors import InvalidRequestError, UnsupportedEstimatorError
+from converters.errors import InvalidRequestError, UnsupportedEstimatorError, say_reason
 from converters.interface import LABEL, PROBABILITIES, VALUE
 from converters.recode import recode
 from converters.repairs import prepare
 from converters.sklearn_graph import describe, list_ways, quiet
 from converters.source import Conversion, SourceNotes
+from converters.unseen import say_missing
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.outputs import TARGETS_MAX
 from edge_agent.contract.schema import ModelSchema, Task
@@ -117,7 +118,8 @@ class SklearnSource:
                     return {LABEL: labels, PROBABILITIES: np.eye(len(self._classes))[labels]}
                 probabilities = np.asarray(self._estimator.predict_proba(fed))
         except ValueError as error:
-            raise InvalidRequestError(f"{self.name} refuses the rows: {error}") from error
+            reason = f"{say_reason(error).rstrip('.')}{say_missing(rows)}"
+            raise InvalidRequestError(f"{self.name} refuses the rows: {reason}") from error
         return {LABEL: labels, PROBABILITIES: probabilities}
 
     def _feed(self, rows: Array) -> Array:

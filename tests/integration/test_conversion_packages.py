@@ -314,7 +314,9 @@ def test_missing_values_that_the_model_cannot_take_are_refused() -> None:
     request = request_of(logistic(), "digits")
     holdout = request.holdout.copy()
     holdout[0, 0] = np.nan
-    with pytest.raises(InvalidRequestError, match="refuses the rows"):
+    with pytest.raises(
+        InvalidRequestError, match=r"refuses the rows: Input X contains NaN; \d+ of \d+ rows"
+    ):
         build_package(replace(request, holdout=holdout))
 
 
