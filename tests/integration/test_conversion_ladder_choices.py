@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from converters.build import build_package
 from converters.errors import NoRungFitsError
 from converters.request import (
+    BuildRequest,
     BuiltPackage,
     Criterion,
     Effort,
@@ -46,11 +47,15 @@ def camera_cnn() -> BuiltPackage:
 
 
 @pytest.fixture(scope="module")
-def camera_mlp() -> BuiltPackage:
-    request = request_of(network(512, 256), "digits", plan=STEADY)
-    half = replace(request.profile, precisions=tuple(Precision))
+def wide() -> BuildRequest:
+    return request_of(network(512, 256), "digits", plan=STEADY)
+
+
+@pytest.fixture(scope="module")
+def camera_mlp(wide: BuildRequest) -> BuiltPackage:
+    half = replace(wide.profile, precisions=tuple(Precision))
     return build_package(
-        replace(request, profile=half, effort=Effort.FULL, smaller=Smaller.DISTILLED, limits=LOOSE)
+        replace(wide, profile=half, effort=Effort.FULL, smaller=Smaller.DISTILLED, limits=LOOSE)
     )
 
 
@@ -69,8 +74,8 @@ def test_a_convolutional_network_for_a_camera_is_a_quarter_and_no_slower(
     assert rungs["int8_dynamic"]["settings"] == {"bits": 7, "bits_of_convolutions": 8}
 
 
-def test_a_wide_network_for_a_camera_is_a_quarter_and_no_slower() -> None:
-    package = build_package(request_of(network(512, 256), "digits", plan=STEADY))
+def test_a_wide_network_for_a_camera_is_a_quarter_and_no_slower(wide: BuildRequest) -> None:
+    package = build_package(wide)
     rungs = rungs_of(package)
     chosen = rungs[package.evidence["rung"]]
     assert chosen["model_bytes"] <= 0.30 * rungs["fp32"]["model_bytes"]

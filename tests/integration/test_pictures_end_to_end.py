@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -55,18 +56,28 @@ def _draw(digit: Array, seed: int) -> Array:
     return np.clip(sized[..., None] * tint, 0, 255).astype(np.uint8)
 
 
-def _pictures() -> tuple[list[Array], Array]:
+@cache
+def _pictures() -> tuple[list[Array], Array, Array]:
     digits, targets = load_digits(return_X_y=True)
-    return [_draw(digit, n) for n, digit in enumerate(digits[:700])], targets[:700]
+    pictures = [_draw(digit, n) for n, digit in enumerate(digits[:700])]
+    return pictures, targets[:700], pack_pictures(pictures, IMAGE, PROFILE)[0]
 
 
-PICTURES, TARGETS = _pictures()
-PIXELS, _ = pack_pictures(PICTURES, IMAGE, PROFILE)
+def drawn() -> list[Array]:
+    return _pictures()[0]
+
+
+def truths() -> Array:
+    return _pictures()[1]
+
+
+def pixels() -> Array:
+    return _pictures()[2]
 
 
 def _inner() -> Built:
     model = fit_quietly(
-        MLPClassifier((48,), max_iter=200, random_state=0), PIXELS[:500], TARGETS[:500]
+        MLPClassifier((48,), max_iter=200, random_state=0), pixels()[:500], truths()[:500]
     )
     schema = schema_of(64, [str(n) for n in range(10)])
     return build_package(
@@ -74,9 +85,9 @@ def _inner() -> Built:
             estimator=model,
             schema=schema,
             profile=PROFILE,
-            calibration=PIXELS[:500],
-            holdout=PIXELS[500:],
-            holdout_targets=TARGETS[500:],
+            calibration=pixels()[:500],
+            holdout=pixels()[500:],
+            holdout_targets=truths()[500:],
             plan=QUICK,
         )
     )
@@ -89,7 +100,7 @@ def inner() -> Built:
 
 @pytest.fixture(scope="module")
 def package(inner: Built) -> Built:
-    return take_pictures(inner, IMAGE, PICTURES[500:], PROFILE)
+    return take_pictures(inner, IMAGE, drawn()[500:], PROFILE)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +126,8 @@ def test_the_package_reads_digits_from_pictures_of_any_size(
     package: Built, agent: tuple[Path, World]
 ) -> None:
     service = agent[1].service
-    labels = [int(service.predict("main", p[None]).outputs["label"][0]) for p in PICTURES[500:]]
-    assert np.mean(np.array(labels) == TARGETS[500:]) > 0.85
+    labels = [int(service.predict("main", p[None]).outputs["label"][0]) for p in drawn()[500:]]
+    assert np.mean(np.array(labels) == truths()[500:]) > 0.85
     assert package.evidence["image"]["pictures"] == 200
 
 
@@ -129,7 +140,7 @@ def test_a_device_tests_it_with_golden_pictures(package: Built) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_a_file_in_the_body_is_answered_as_its_pixels(agent: tuple[Path, World], kind: str) -> None:
-    content = _encode(PICTURES[3], kind.upper())
+    content = _encode(drawn()[3], kind.upper())
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     status, answer = agent[1].ask(
         "/v1/models/main/predict", content, headers={"Content-Type": f"image/{kind}"}
@@ -143,7 +154,7 @@ def test_a_file_in_the_body_is_answered_as_its_pixels(agent: tuple[Path, World],
 def test_a_tensor_of_several_pictures_is_answered_raw_and_as_json(
     agent: tuple[Path, World],
 ) -> None:
-    pictures = np.stack([PICTURES[3], PICTURES[3][:, ::-1]])
+    pictures = np.stack([drawn()[3], drawn()[3][:, ::-1]])
     tensor = {"name": "image", "datatype": "UINT8", "shape": list(pictures.shape)}
     raw = pictures.tobytes()
     head = json.dumps(
@@ -211,7 +222,7 @@ def test_telemetry_counts_figures_of_the_pictures(package: Built) -> None:
     service = make_service(outbox=outbox)
     service.activate("main", blob=package.blob, target=TARGET, sha256=package.sha256)
     service.predict("main", np.full((3, 50, 60, 3), 4, np.uint8))
-    service.predict("main", PICTURES[520][None])
+    service.predict("main", drawn()[520][None])
     service.close()
     ((_, window),) = outbox.pending(10)
     reference = Reference.decode(package.reference)
@@ -228,7 +239,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(inner: Built) -> 
         take_pictures(
             inner,
             ImageInput(height=9, width=8, colours=ColourOrder.GREY),
-            PICTURES[500:],
+            drawn()[500:],
             PROFILE,
         )
     with pytest.raises(InvalidRequestError, match="no pictures"):
@@ -245,10 +256,10 @@ def test_files_folders_and_the_client_are_answered_alike(
 ) -> None:
     directory, world = agent
     for number in (1, 2):
-        (tmp_path / f"{number}.png").write_bytes(_encode(PICTURES[number]))
+        (tmp_path / f"{number}.png").write_bytes(_encode(drawn()[number]))
     (tmp_path / "3.png").write_bytes(b"damaged")
     want = [
-        world.service.predict("main", PICTURES[number][None]).outputs["label"].tolist()
+        world.service.predict("main", drawn()[number][None]).outputs["label"].tolist()
         for number in (1, 2)
     ]
     assert main(["predict", str(tmp_path / "1.png"), "--dir", str(directory)]) == 0
@@ -259,7 +270,7 @@ def test_files_folders_and_the_client_are_answered_alike(
     assert [[answer["label"]] for answer in folder[:2]] == want
     assert "is no PNG or JPEG picture" in folder[2]["error"]
     with connect(directory) as client:
-        assert client.predict(PICTURES[1]).outputs["label"].tolist() == want[0]
+        assert client.predict(drawn()[1]).outputs["label"].tolist() == want[0]
         content = (tmp_path / "2.png").read_bytes()
         assert client.predict_picture(content).outputs["label"].tolist() == want[1]
     (tmp_path / "rows.csv").write_text("a\n1\n")
@@ -268,10 +279,10 @@ def test_files_folders_and_the_client_are_answered_alike(
 
 
 def test_a_camera_s_folder_feeds_it(agent: tuple[Path, World], tmp_path: Path) -> None:
-    (tmp_path / "frame.png").write_bytes(_encode(PICTURES[5]))
+    (tmp_path / "frame.png").write_bytes(_encode(drawn()[5]))
     stop = Event()
     camera = CameraFolder(tmp_path, stop, every_s=0.05, is_taking_existing=True)
     answer = next(predict_frames(agent[0], None, camera, stop))
     stop.set()
-    want = agent[1].service.predict("main", PICTURES[5][None]).outputs["label"][0]
+    want = agent[1].service.predict("main", drawn()[5][None]).outputs["label"][0]
     assert answer["label"] == want

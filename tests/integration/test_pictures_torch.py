@@ -1,5 +1,6 @@
 """A CNN of PyTorch behind the front answers raw pictures as torch answers resized ones."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 from tests.support.convert import QUICK
 from tests.support.serving import TARGET, make_service
 
-torch = pytest.importorskip("torch")
+# Not imported here: every process of a test run collects this file.
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
 PROFILE = load_profile("camera")
 MEAN, DEVIATION = (0.48, 0.45, 0.4), (0.23, 0.22, 0.22)
 IMAGE = ImageInput(height=16, width=16, mean=MEAN, deviation=DEVIATION, colours=ColourOrder.BGR)
@@ -29,6 +31,8 @@ def _picture(seed: int) -> Any:
 
 
 def _network() -> Any:
+    import torch
+
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1),
@@ -41,6 +45,8 @@ def _network() -> Any:
 
 
 def _answer_with_torch(network: Any, picture: Any) -> Any:
+    import torch
+
     planes = torch.from_numpy(picture[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32))
     sized = torch.nn.functional.interpolate(
         planes, (16, 16), mode="bilinear", align_corners=False, antialias=True
