@@ -201,7 +201,8 @@ def check_xgboost(estimator: Any) -> tuple[str, ...]:
     if (targets := _count_targets(learner)) > 1:
         raise UnsupportedEstimatorError(
             name,
-            f"its converter mixes up the trees of its {targets} targets",
+            f"its {targets} targets are not trees apart (dart, gblinear, leaves of several numbers,"
+            " quantiles)",
             "Use MultiOutputRegressor(XGBRegressor(...)), one model a target.",
         )
     kinds = estimator.get_booster().feature_types or ()

@@ -44,8 +44,10 @@ XGBOOST_NOTES = SourceNotes(
     files=(".ubj", ".json"),
     read_by="XGBoost's own reader of its JSON and UBJSON files, in a child process with limits",
     keeps="every branch, missing values (NaN), base scores, log links; the weights dart gives its"
-    " trees, in their leaves; gblinear as a linear model; the scores of rankers",
-    cannot="several targets, objectives of one's own, missing values other than NaN",
+    " trees, in their leaves; gblinear as a linear model; the scores of rankers; several"
+    " targets, a booster each",
+    cannot="several targets by dart, gblinear, multi_output_tree or quantiles, objectives of one's"
+    " own, missing values other than NaN",
 )
 _registered: set[str] = set()
 

@@ -30,6 +30,7 @@ from converters.errors import UnsupportedEstimatorError
 from converters.regressor_chain import register_chain
 from converters.tree_folding import fold_members, fold_scalers
 from converters.tree_thresholds import is_tree_model, rounds_to_float32
+from converters.xgboost_targets import split_targets
 from edge_agent.contract.schema import ModelSchema
 
 _DEPTH_MAX = 20
@@ -121,6 +122,8 @@ def prepare(
             "the threshold is on its decision function, which a package does not answer",
             "Use a threshold on a classifier with predict_proba.",
         )
+    if is_xgboost(last) and answer is Answer.VALUE:
+        clone = with_last_step(clone, split_targets(last, repairs))
     _prepare_parts(clone, repairs)
     clone = _replace_selectors(clone, repairs)
     last = find_last_step(clone)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_linnerud
@@ -26,6 +27,7 @@ from converters.from_onnx import OnnxSource
 from converters.from_sklearn import SklearnSource
 from converters.request import BuildRequest, BuiltPackage, Effort, ProfileLimits, Smaller
 from converters.skops_library import import_skops
+from converters.sources import make_source
 from device_profiles.catalog import load_profile
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.package_check import check_package
@@ -109,6 +111,24 @@ def test_a_smaller_student_learns_every_target() -> None:
     rungs = {rung["name"]: rung for rung in build_package(request).evidence["ladder"]}
     assert rungs["distilled"]["is_built"], rungs["distilled"]["note"]
     assert rungs["fewer_trees"]["is_built"]
+
+
+def test_trees_of_xgboost_are_taken_apart_by_target() -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(120, 3)).astype(np.float32)
+    targets = np.column_stack([rows[:, 0] + 9, rows[:, 1] ** 2 - 5, rows.sum(axis=1) * 3])
+    how = {"n_jobs": 1, "random_state": 0}
+    stopped = xgboost.XGBRegressor(n_estimators=40, early_stopping_rounds=1, **how)
+    seen = [(rows[80:], targets[80:])]
+    stopped.fit(rows[:80], targets[:80], eval_set=seen, verbose=False)
+    for model in (stopped, xgboost.train({}, xgboost.DMatrix(rows, targets), num_boost_round=3)):
+        done = make_source(model, schema()).convert(schema(), CAMERA, rows)
+        assert done.tries[-1].is_exact
+        assert done.repairs[0].endswith("its 3 targets written as a booster each")
+    for parts in ({"multi_strategy": "multi_output_tree"}, {"booster": "gblinear"}):
+        model = xgboost.XGBRegressor(n_estimators=2, **how, **parts).fit(rows, targets)
+        with pytest.raises(UnsupportedEstimatorError, match="its 3 targets are not trees apart"):
+            make_source(model, schema()).convert(schema(), CAMERA, rows)
 
 
 # Refusals -----------------------------------------------------------------------------------------
