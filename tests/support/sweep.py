@@ -24,6 +24,7 @@ from device_profiles.catalog import load_profile
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, SEVERAL, STEPS, SweepCase
 from tests.support.sweep_rows import load_rows
+from tests.support.sweep_texts import judge_texts
 
 Array = NDArray[Any]
 EXACT, REPAIRED, REFUSED, UNFIT = "exact", "repaired", "refused", "no model"
@@ -70,6 +71,9 @@ class Judged:
 
 def judge(case: SweepCase) -> Outcome:
     """Fit, convert and compare one estimator, on float64 and float32 rows."""
+    if case.feed == "texts":
+        judged = _judge_texts(case)
+        return merge(case.kind, case.name, judged, judged)
     found = [_judge_rows(case, dtype) for dtype in (np.float64, np.float32)]
     return merge(case.kind, case.name, *found)
 
@@ -88,10 +92,17 @@ def merge(kind: str, name: str, wide: Judged, narrow: Judged) -> Outcome:
     )
 
 
+def _judge_texts(case: SweepCase) -> Judged:
+    is_exact, refusal = judge_texts(case.name, case.make)
+    if refusal:
+        return Judged(verdict=REFUSED, how=refusal)
+    return Judged(verdict=EXACT if is_exact else OTHER, how="counts terms of a free text")
+
+
 def _judge_rows(case: SweepCase, dtype: type[np.floating[Any]]) -> Judged:
     if case.feed == "text":
         return Judged(
-            verdict=REFUSED, how="fitted on texts, labels or pictures, not on rows of numbers"
+            verdict=REFUSED, how="fitted on records, labels or pictures, not on rows of a table"
         )
     rows, targets = load_rows(case)
     rows = rows.astype(dtype)

@@ -158,11 +158,12 @@ MAKERS: dict[str, Make] = {
     "VotingRegressor": lambda c: c(_number_members()),
 }
 TEXT = (
-    *("CountVectorizer", "DictVectorizer", "FeatureHasher", "HashingVectorizer"),
-    *("LabelBinarizer", "LabelEncoder", "MultiLabelBinarizer", "PatchExtractor"),
-    *("TfidfTransformer", "TfidfVectorizer"),
+    *("DictVectorizer", "FeatureHasher", "LabelBinarizer", "LabelEncoder"),
+    *("MultiLabelBinarizer", "PatchExtractor"),
 )
-"""Fitted on texts, labels or pictures, not on rows of numbers."""
+"""Fitted on records, labels or pictures, not on rows of a table."""
+TEXTS = ("CountVectorizer", "HashingVectorizer", "TfidfTransformer", "TfidfVectorizer")
+"""Fitted on free text, a TfidfTransformer behind a CountVectorizer."""
 _COUNTS = ("CategoricalNB", "OneHotEncoder", "OrdinalEncoder", "TargetEncoder", "BernoulliRBM")
 _POSITIVE = ("ComplementNB", "MultinomialNB", "NMF", "MiniBatchNMF", "LatentDirichletAllocation")
 _POSITIVE_SCORES = ("AdditiveChi2Sampler", "SkewedChi2Sampler", "SelectKBest", "SelectPercentile")
@@ -201,6 +202,8 @@ def _cases_of(name: str, cls: Any) -> list[SweepCase]:
 
     if name in TEXT:
         return [case(STEPS, "text")]
+    if name in TEXTS:
+        return [case(STEPS, "texts")]
     feed = _feed_of(name)
     return [case(kind, feed) for kind in _kinds_of(name, cls, build())]
 
