@@ -13,12 +13,9 @@ from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.family_plan import FamilyPlan
 from fleet_server.core.rollout_words import say_share
+from fleet_server.core.sequential_limits import WaldBounds
 from fleet_server.core.shadow_limits import DisagreementTest
 
-SHARE_ERROR_MIN = 1e-6
-SHARE_ERROR_MAX = 0.5
-WATCH_ALPHA_SHARE = 0.2
-"""Part of alpha that each watching test may spend: it starts anew again and again."""
 SOAK_S_MAX = 2_592_000.0
 FAILURES_MIN_MAX = 1_000
 FINISHED_MIN_MAX = 1_000_000
@@ -32,7 +29,7 @@ RETRY_DELAY_S_MAX = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequentialTest:
+class SequentialTest(WaldBounds):
     """Limits of the sequential test.
 
     Attributes:
@@ -53,27 +50,7 @@ class SequentialTest:
                 f"0 < goal < never above < 1 must hold, got goal {say_share(self.goal)} and"
                 f" never above {say_share(self.never_above)}"
             )
-        for name in ("alpha", "beta"):
-            if not SHARE_ERROR_MIN <= getattr(self, name) < SHARE_ERROR_MAX:
-                raise ValueError(
-                    f"{name} must be {SHARE_ERROR_MIN:g} to below {SHARE_ERROR_MAX:g},"
-                    f" got {getattr(self, name)}"
-                )
-
-    @property
-    def halt_at(self) -> float:
-        """Evidence at which the release is stopped."""
-        return math.log((1 - self.beta) / self.alpha)
-
-    @property
-    def watch_halt_at(self) -> float:
-        """Evidence at which a stage that has passed is stopped after all."""
-        return math.log((1 - self.beta) / (self.alpha * WATCH_ALPHA_SHARE))
-
-    @property
-    def advance_at(self) -> float:
-        """Evidence, negative, at which the stage is found good."""
-        return math.log(self.beta / (1 - self.alpha))
+        self.check_error_shares()
 
     def weigh(self, finished: int, failed: int) -> float:
         """Give the log likelihood ratio of *never above* to *goal*; grows with every failure.

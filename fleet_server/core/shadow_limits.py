@@ -13,10 +13,8 @@ from typing import Any
 
 from edge_agent.contract.shadow import DIFFERENCE_EDGES, ShadowPolicy, ShadowReport, ShadowState
 from fleet_server.core.rollout_words import say_share
+from fleet_server.core.sequential_limits import WaldBounds
 
-WATCH_ALPHA_SHARE = 0.2
-"""Part of alpha that watching a stage that has passed may spend."""
-SHARE_ERROR_MIN, SHARE_ERROR_MAX = 1e-6, 0.5
 LIKENESS_MIN, LIKENESS_MAX = 1e-4, 0.9
 GOAL_SHARE = 0.2
 """The goal, as a part of never above, where only that is given."""
@@ -31,7 +29,7 @@ ROWS_COUNTED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DisagreementTest:
+class DisagreementTest(WaldBounds):
     """Limits of the sequential test on what was compared in shadow.
 
     Attributes:
@@ -57,34 +55,16 @@ class DisagreementTest:
                 "0 < goal < never above < 1 must hold of rows that differ in shadow, got goal"
                 f" {say_share(self.goal)} and never above {say_share(self.never_above)}"
             )
-        for name, low, high in (
-            ("alpha", SHARE_ERROR_MIN, SHARE_ERROR_MAX),
-            ("beta", SHARE_ERROR_MIN, SHARE_ERROR_MAX),
-            ("likeness", LIKENESS_MIN, LIKENESS_MAX),
-        ):
-            value = getattr(self, name)
-            if not low <= value < high:  # written so that NaN is refused too
-                raise ValueError(f"{name} must be {low:g} to below {high:g}, got {value}")
+        self.check_error_shares()
+        if not LIKENESS_MIN <= self.likeness < LIKENESS_MAX:  # so written, NaN is refused too
+            raise ValueError(
+                f"likeness must be {LIKENESS_MIN:g} to below {LIKENESS_MAX:g}, got {self.likeness}"
+            )
         if self.difference_min and self.difference_min not in DIFFERENCE_EDGES:
             known = ", ".join(f"{edge:g}" for edge in DIFFERENCE_EDGES)
             raise ValueError(
                 f"differences are counted from {known} on, not from {self.difference_min:g}"
             )
-
-    @property
-    def halt_at(self) -> float:
-        """Evidence at which the candidate is stopped."""
-        return math.log((1 - self.beta) / self.alpha)
-
-    @property
-    def watch_halt_at(self) -> float:
-        """Evidence at which a stage that has passed is stopped after all."""
-        return math.log((1 - self.beta) / (self.alpha * WATCH_ALPHA_SHARE))
-
-    @property
-    def advance_at(self) -> float:
-        """Evidence, negative, at which the candidate is found good."""
-        return math.log(self.beta / (1 - self.alpha))
 
     def weigh(self, rows: int, differing: int) -> float:
         """Give one device's log likelihood ratio of *never above* to *goal*; devices add.
