@@ -6,7 +6,6 @@ A directory is the whole of an agent: ``identity/``, ``state.json``, ``blobs/``,
 
 import logging
 import queue
-import secrets
 import signal
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from device_profiles.errors import ProfileError
 from device_profiles.profile import DeviceProfile
 from edge_agent.adapters.blob_store import DirectoryBlobStore
 from edge_agent.adapters.capability_probe import ChildProbe
+from edge_agent.adapters.chance import random_bits, random_share
 from edge_agent.adapters.chunk_store import DirectoryChunkStore
 from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.device_figures import DeviceFigures
@@ -75,8 +75,8 @@ class AgentProcess:
         self._inbox: queue.Queue[object] = queue.Queue(INBOX_MAX)
         self.identity = load_identity(directory)
         self.profile = load_device_profile(self.identity, directory, settings)
-        boot = secrets.randbits(63)
-        clock, jitter = SystemClock(), secrets.SystemRandom().random
+        boot = random_bits(63)
+        clock, jitter = SystemClock(), random_share
         access_of(directory, settings)  # refused here, not only where it is used
         state_store = FileStateStore(directory)
         state = restore_state(state_store)

@@ -40,6 +40,8 @@ class ControlledAgent(Protocol):
 
 @dataclass(slots=True)
 class _Link:
+    """The session with the broker."""
+
     is_connected: bool = False
     since: datetime | None = None
     reason: str = ""

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +117,8 @@ def find_row_section(directory: Path) -> Mapping[str, Any] | None:
 
 def settings_rows() -> list[str]:
     """Write the rows of the table in docs/agent.md."""
+    from inspect import getdoc  # a megabyte with what it needs, and no agent writes this table
+
     told = dict(
         re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", getdoc(RowSettings) or "", re.MULTILINE)
     )

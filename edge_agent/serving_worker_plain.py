@@ -5,11 +5,13 @@ some megabytes. With TLS the agent starts ``serving_worker`` itself.
 """
 
 import sys
+from types import ModuleType
 
 from edge_agent.adapters import fewer_imports  # noqa: F401 - before all others
 
 # isort: split
 sys.modules["ssl"] = None  # type: ignore[assignment]  # as if it were not installed
+sys.modules["asyncio.sslproto"] = ModuleType("asyncio.sslproto")  # only TLS looks inside
 import asyncio  # noqa: E402, F401 - loaded here, without it
 
 del sys.modules["ssl"]

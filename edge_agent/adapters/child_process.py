@@ -16,8 +16,8 @@ from typing import IO
 
 from edge_agent.adapters.files import open_scratch
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""numpy's own threads would cost memory and are used for nothing."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+"""numpy's own threads, and a heap for each of ours, would cost memory and are used for nothing."""
 _WORDS_BYTES = 2_048
 
 

@@ -10,6 +10,7 @@ from edge_agent.adapters.lean import defer
 HARDLY_USED = (
     *("urllib.request", "inspect", "ast", "locale", "ipaddress"),
     *("pickle", "tokenize", "uuid", "zipfile"),
+    *("bz2", "lzma", "platform", "shutil"),
 )
 
 for _name in HARDLY_USED:

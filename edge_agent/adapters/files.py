@@ -20,6 +20,7 @@ from edge_agent.errors import StorageError
 TEMPORARY_SUFFIX = ".tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SCRATCH = "/tmp"  # noqa: S108 - what is opened there never has a name
 
 
 @contextlib.contextmanager
@@ -202,9 +203,14 @@ def note_in_lock_file(handle: int, data: bytes) -> None:
 
 def open_scratch() -> IO[bytes]:
     """Open a file without a name for a child's output; it is gone when it is closed."""
-    import tempfile  # loads every compressor there is
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+    try:
+        number = os.open(os.environ.get("TMPDIR") or _SCRATCH, flags, 0o600)
+    except OSError:  # no such folder, or a file system that cannot
+        import tempfile  # loads every compressor there is
 
-    return tempfile.TemporaryFile()
+        return tempfile.TemporaryFile()
+    return os.fdopen(number, "w+b")
 
 
 def tell_kernel(path: Path, text: str) -> None:

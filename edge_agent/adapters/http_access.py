@@ -7,22 +7,21 @@ Left out: several tokens and rights; behind a proxy the proxy decides.
 Invariant: no body is read of a request that is not allowed.
 """
 
-import hmac
 import ipaddress
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.adapters.http_parser import HttpError
 from edge_agent.errors import SettingsError
 from edge_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
     import ssl
+
+    from edge_agent.adapters.http_parser import HttpError
 
 LIVE_PATH = "/v2/health/live"
 """Answered to everybody: a supervisor need not hold the token to see that the agent lives."""
@@ -70,22 +69,33 @@ class HttpAccess:
         elif not self.needs_certificate and (
             b"origin" in headers or headers.get(b"sec-fetch-site", b"") in _BROWSER_SITES
         ):
-            raise HttpError(
-                HTTPStatus.FORBIDDEN,
+            raise _refusal(
+                "FORBIDDEN",
                 "requests of web pages are not served; set http_token_file, or let the page's"
                 " own server ask",
             )
 
     def _check_token(self, given: bytes) -> None:
+        import hmac
+
         scheme, _, token = given.partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self.token):
             return
         what = "another token than this agent's" if given else "no token"
-        raise HttpError(
-            HTTPStatus.UNAUTHORIZED,
+        raise _refusal(
+            "UNAUTHORIZED",
             f"the request bears {what}; send Authorization: Bearer TOKEN",
             {"WWW-Authenticate": 'Bearer realm="edge-agent"'},
         )
+
+
+def _refusal(status: str, words: str, headers: Mapping[str, str] | None = None) -> "HttpError":
+    """Make the refusal; the agent's own process reads these rules and answers nobody."""
+    from http import HTTPStatus
+
+    from edge_agent.adapters.http_parser import HttpError
+
+    return HttpError(HTTPStatus[status], words, headers)
 
 
 def access_of(directory: Path, settings: AgentSettings) -> HttpAccess:

@@ -118,6 +118,8 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Head:
+    """What stands before a body."""
+
     method: str
     path: str
     headers: dict[bytes, bytes]

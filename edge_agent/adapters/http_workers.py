@@ -36,6 +36,8 @@ class Batching(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
+    """A request that waits for a thread."""
+
     request: Request
     key: Hashable | None
     on_done: Callable[[Response], None]

@@ -16,7 +16,6 @@ one that talks to the server sends.
 
 import itertools
 import logging
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from edge_agent.adapters.chance import random_bits
 from edge_agent.adapters.files import move_durable, remove_durable
 from edge_agent.adapters.outbox_labels import (
     DROPPED,
@@ -102,7 +102,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._appended = 0
         self._version: int | None = None
-        self._merge_boot, self._merge_sequences = secrets.randbits(63), itertools.count()
+        self._merge_boot, self._merge_sequences = random_bits(63), itertools.count()
         self._db = self._open(is_joining=is_joining)
         with self._translated():
             self._counts = self._read_counts()

@@ -1,9 +1,9 @@
 """The key of hashes of sampled values: made on the device, never sent anywhere."""
 
-import secrets
 import stat
 from pathlib import Path
 
+from edge_agent.adapters.chance import random_bytes
 from edge_agent.adapters.files import read_file, write_durable
 from edge_agent.errors import SettingsError, StorageError
 
@@ -19,7 +19,7 @@ def load_row_key(path: Path) -> bytes:
     try:
         text = read_file(path)
         if text is None:
-            key = secrets.token_bytes(KEY_BYTES)
+            key = random_bytes(KEY_BYTES)
             write_durable(path, key.hex().encode() + b"\n")
             return key
         if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):

@@ -12,7 +12,6 @@ that slot; every process marks its windows and answers with another boot id.
 """
 
 import logging
-import secrets
 import socket
 import sys
 import threading
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from edge_agent.adapters.chance import random_bits
 from edge_agent.adapters.worker_child import WorkerChild
 from edge_agent.adapters.worker_shadows import WorkerShadows
 from edge_agent.adapters.worker_supervisor import Answer, WorkerLostError, WorkerSupervisor
@@ -176,7 +176,7 @@ class WorkerInferenceService:
                     *self.shadows.operations(),
                 ]
             )
-            self._config["boot"] = secrets.randbits(BOOT_BITS)
+            self._config["boot"] = random_bits(BOOT_BITS)
         configured, *activated = futures[: 1 + len(wanted)]
         served = futures[1 + len(wanted)]
         for (slot, each), future in zip(wanted.items(), activated, strict=True):

@@ -78,6 +78,8 @@ class Owner(Protocol):
 
 @dataclass(slots=True)
 class _Asked:
+    """An operation without an answer yet."""
+
     operation: str
     future: "Future[Answer]"
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from edge_agent.adapters.chance import random_bits, random_bytes, random_share
+
 NEVER_ON_A_DEVICE = [
     "fastapi",
     "sqlmodel",
@@ -67,6 +69,7 @@ def test_the_agents_own_process_loads_neither_runtime_nor_numpy_nor_a_server() -
         *("urllib.request", "http.client", "email"),
         *("importlib.metadata", "zipfile", "tarfile", "csv", "shutil", "tempfile", "difflib"),
         *("logging.handlers", "ctypes", "calendar"),
+        *("inspect", "ast", "dis", "random", "secrets", "edge_agent.adapters.http_parser"),
     ],
 )
 def test_the_agents_own_process_stays_small(name: str, loaded_by_run: set[str]) -> None:
@@ -92,6 +95,34 @@ def test_what_serves_without_tls_loads_none() -> None:
     loaded = all_loaded_by("edge_agent.serving_worker_plain")
     never = {"ssl", "_ssl", "tarfile", "difflib", "tomllib"}
     assert loaded & never == set()
+
+
+def test_a_childs_output_needs_no_compressor() -> None:
+    program = """
+import sys
+from edge_agent.adapters.files import open_scratch
+with open_scratch() as file:
+    file.write(b"said")
+    file.seek(0)
+    assert file.read() == b"said"
+print([n for n in ("tempfile", "shutil", "random", "lzma") if n in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_random_numbers_fill_their_range() -> None:
+    bits = [random_bits(63) for _ in range(200)]
+    assert all(0 <= one < 1 << 63 for one in bits)
+    assert max(bits) > 1 << 62
+    assert len(set(bits)) == 200
+    assert {random_bits(1) for _ in range(200)} == {0, 1}
+    shares = [random_share() for _ in range(200)]
+    assert 0 <= min(shares) < 0.1
+    assert 0.9 < max(shares) < 1
+    assert len(random_bytes(16)) == 16
 
 
 def test_what_is_announced_is_there_when_it_is_used() -> None:
