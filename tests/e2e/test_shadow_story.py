@@ -87,7 +87,7 @@ def test_candidates_are_compared_on_real_requests_and_the_counts_arrive(lab: Age
     first = lab.release("plant", 1, package(0.0))
     lab.wish("dev-shadow", first, shadow=SHADOW)
     lab.wait_for_slot("dev-shadow", "confirmed", first)
-    wait_until(lambda: first in shadows(lab))
+    wait_until(lambda: first in shadows(lab), timeout_s=60)
     skipped = shadows(lab)[first]
     assert (skipped.state, skipped.rows) == ("skipped", 0)
     assert "nothing is confirmed" in skipped.note
@@ -106,12 +106,12 @@ def follow(lab: AgentLab, requests: Requests) -> None:
         answered: set[str] = set()
 
         def is_through(target: str = target, answered: set[str] = answered) -> bool:
-            answered.add(requests.ask())
+            answered.update(requests.ask() for _ in range(3))
             return target in shadows(lab) and shadows(lab)[target].state == "over"
 
-        wait_until(is_through)
+        wait_until(is_through, timeout_s=60)
         assert answered <= {str(version - 1), str(version)}
-        wait_until(partial(is_answering, requests, str(version)))
+        wait_until(partial(is_answering, requests, str(version)), timeout_s=60)
         lab.wait_for_slot("dev-shadow", "confirmed", target)
         found = shadows(lab)[target]
         bins = json.loads(found.bins)
@@ -149,7 +149,7 @@ def stop_by_rollout(lab: AgentLab, requests: Requests) -> None:
         seen.update(str(outcome) for stage in view.stages for outcome in stage.outcomes)
         return view.rollout.state is RolloutState.ROLLED_BACK
 
-    wait_until(is_over)
+    wait_until(is_over, timeout_s=60)
     assert answered == {"3"}
     assert "shadow" in seen
     rollout = reader.show(number).rollout

@@ -31,8 +31,7 @@ def _picture(seed: int) -> Any:
 
 
 def _network() -> Any:
-    import torch
-
+    torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1),
@@ -45,8 +44,7 @@ def _network() -> Any:
 
 
 def _answer_with_torch(network: Any, picture: Any) -> Any:
-    import torch
-
+    torch = pytest.importorskip("torch")
     planes = torch.from_numpy(picture[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32))
     sized = torch.nn.functional.interpolate(
         planes, (16, 16), mode="bilinear", align_corners=False, antialias=True
