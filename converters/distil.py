@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from converters.errors import InvalidRequestError
+from converters.errors import ConversionError, InvalidRequestError
 from converters.interface import LABEL, PROBABILITIES, VALUE
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Task
@@ -46,8 +46,13 @@ def distil(
         is_of_trees: Family of the source.
 
     Raises:
-        ConversionError: The rows do not show every class, or no student can be trained on them.
+        ConversionError: The rows do not show every class, or hold texts, or no student can be
+            trained on them.
     """
+    if schema.texts:
+        raise ConversionError(
+            f"a student reads numbers as they are, and {schema.texts[0].name!r} is a text"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_of_trees:

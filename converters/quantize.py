@@ -138,7 +138,8 @@ def quantize(
             if precision is Precision.INT8_DYNAMIC:
                 _write_dynamic(source, path, profile, nodes)
             else:
-                _write_static(source, path, profile, nodes, _Rows(rows), ranges, cache)
+                fed = _Rows(rows if ranges is Ranges.MINMAX else _cut_even(rows))
+                _write_static(source, path, profile, nodes, fed, ranges, cache)
             quantized = parse_model(path.read_bytes(), what="the quantized graph")
         model = normalise(quantized, profile)
     except Exception as error:  # noqa: BLE001 - the quantizer raises anything; the rung is then out
@@ -187,6 +188,12 @@ def _write_static(
         calibrate_method=_METHODS[ranges],
         calibration_cache_path=cache,
     )
+
+
+def _cut_even(rows: Array) -> Array:
+    """Leave out what makes a last, smaller batch: histograms are of batches of one size."""
+    kept = len(rows) - len(rows) % CALIBRATION_BATCH_ROWS
+    return rows[: kept or len(rows)]
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types

@@ -18,6 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from converters.build import BuildRequest, build_package
+from converters.distil import distil
+from converters.errors import ConversionError
 from converters.request import Effort
 from converters.table_feed import TableModel
 from device_profiles.catalog import load_profile
@@ -299,3 +301,10 @@ def test_requests_together_are_answered_like_each_alone(agent: tuple[Path, World
         np.testing.assert_allclose(
             prediction.outputs["probabilities"], alone.outputs["probabilities"], atol=1e-6
         )
+
+
+def test_no_student_is_trained_on_the_code_points_of_a_text() -> None:
+    rows = pack(CELLS[:20]).astype(np.float32)
+    answers = {"probabilities": MODEL.predict_proba(CELLS[:20])}
+    with pytest.raises(ConversionError, match="'note' is a text"):
+        distil(SCHEMA_OF_TEXTS, load_profile("camera"), rows, answers, is_of_trees=False)
