@@ -2,8 +2,9 @@
 
 A real server trains, signs and rolls out; the agent runs under QEMU with Debian's aarch64 Python
 and the pinned wheels (``arm_userland.sh`` makes the folder): join, install, self-test, infer,
-telemetry, an update and its rollback. Then the same with a runtime known to die on the processor,
-which must end as a refused self-test, not as a dead agent.
+telemetry, an update and its rollback. Then the runtime under a running agent is replaced by one
+known to die on the processor, as an upgrade of packages would: that must end as a refused
+self-test, not as a dead agent, and started again the device is offered nothing.
 
 Says nothing about speed, memory limits, heat or the card of a real board (docs/support_matrix.md).
 """
@@ -35,6 +36,7 @@ BOARDS = {
     "cortex-a76": "raspberry-pi-5",
 }
 DIES_ON = ("cortex-a53", "cortex-a72")
+AGENT = ("-m", "edge_agent")
 MODEL = "diabetes"
 ROW = [59.0, 2.0, 32.1, 101.0, 157.0, 93.2, 38.0, 4.0, 4.86, 87.0]
 PATIENCE_S = 240.0
@@ -88,7 +90,7 @@ class ArmCheck:
 
     def _check_sound(self, cpu: str) -> None:
         said = Said(cpu)
-        device, agent = self._join(cpu, cpu.removeprefix("cortex-"), broken=False)
+        device, agent = self._join(cpu, cpu.removeprefix("cortex-"))
         said("joined over mutual TLS")
         first = self._roll_out(1, device.device_id)
         self._wait(lambda: self._slot(device)["state"] == "confirmed", "version 1", agent)
@@ -114,39 +116,50 @@ class ArmCheck:
 
     def _check_broken(self, cpu: str) -> None:
         said = Said(cpu)
-        device, agent = self._join(cpu, f"{cpu.removeprefix('cortex-')}-broken", broken=True)
-        self._roll_out(1, device.device_id)
+        device, agent = self._join(cpu, f"{cpu.removeprefix('cortex-')}-broken")
+        self._wait(lambda: self._capability(device, "onnxruntime"), "its capabilities", agent)
+        self._write_interpreter(device.interpreter, cpu, broken=True)
+        first = self._roll_out(1, device.device_id)
         self._wait(lambda: self._slot(device).get("state") == "failed", "a refusal", agent)
         slot = self._slot(device)
         if not str(slot["code"]).startswith("selftest-") or not agent.is_alive:
             raise StepFailedError(f"{device.device_id}: {slot}, agent alive: {agent.is_alive}")
         said(f"onnxruntime 1.21.0 is refused as {slot['code']}: {slot['detail'][:100]}")
+        self._wait(lambda: self._is_over(first), "the end of the rollout", agent)
+        agent.stop(60)
+        agent.start()
+        self._wait(lambda: self._capability(device, "runtime_fault"), "the fault", agent)
+        second = self._roll_out(1, device.device_id)
+        self._wait(lambda: self._left_out(second), "a device that is left out", agent)
+        said(f"started again it is offered nothing: {self._left_out(second)[:120]}")
         agent.stop(60)
         self.fleet.run("device", "revoke", device.device_id, "--reason", "checked")
 
     # The device ---------------------------------------------------------------------------------
 
-    def _join(self, cpu: str, name: str, *, broken: bool) -> tuple[Device, Background]:
+    def _join(self, cpu: str, name: str) -> tuple[Device, Background]:
         device = Device(
             cpu=cpu,
             device_id=f"pi-{name}",
-            interpreter=self._interpreter(cpu, broken=broken),
+            interpreter=self.fleet.root / f"python-{name}",
             directory=self.fleet.root / "devices" / name,
             port=find_free_ports(1)[0],
         )
+        self._write_interpreter(device.interpreter, cpu, broken=False)
         added = self.fleet.run("device", "add", device.device_id, "--profile", BOARDS[cpu])
         join = next(word for word in added.stdout.split() if word.startswith("ef1:"))
-        agent = ("-m", "edge_agent")
         place = ("--dir", str(device.directory))
-        program = str(device.interpreter)
-        self.fleet.run(*agent, "join", join, *place, program=program)
-        options = ("--http-port", str(device.port), "--window-s", "2")
-        running = self.fleet.start(device.device_id, program, *agent, "run", *place, *options)
-        return device, running
+        self.fleet.run(*AGENT, "join", join, *place, program=str(device.interpreter))
+        return device, self._start(device)
 
-    def _interpreter(self, cpu: str, *, broken: bool) -> Path:
+    def _start(self, device: Device) -> Background:
+        place = ("--dir", str(device.directory))
+        options = ("--http-port", str(device.port), "--window-s", "2")
+        program = str(device.interpreter)
+        return self.fleet.start(device.device_id, program, *AGENT, "run", *place, *options)
+
+    def _write_interpreter(self, path: Path, cpu: str, *, broken: bool) -> None:
         """Write what the agent takes for its Python; child processes are started with it too."""
-        path = self.fleet.root / f"python-{cpu}{'-broken' if broken else ''}"
         site = [*([self.userland / "broken"] if broken else []), self.userland / "site", REPOSITORY]
         lines = (
             "#!/bin/sh",
@@ -155,9 +168,10 @@ class ArmCheck:
             f" -E PYTHONPATH={':'.join(str(place) for place in site)}"
             f' {self.userland}/debian/usr/bin/python3.11 "$@"',
         )
-        path.write_text("\n".join(lines) + "\n")
-        path.chmod(0o755)
-        return path
+        half = path.with_suffix(".half")
+        half.write_text("\n".join(lines) + "\n")
+        half.chmod(0o755)
+        half.replace(path)
 
     # The server ---------------------------------------------------------------------------------
 
@@ -175,6 +189,19 @@ class ArmCheck:
         shown = self.fleet.json("device", "show", device.device_id)
         slot: dict[str, Any] = shown["slots"].get(MODEL, {"state": "empty", "running": ""})
         return slot
+
+    def _capability(self, device: Device, name: str) -> str:
+        """Give what the device says of itself, empty before it does."""
+        shown = self.fleet.json("device", "show", device.device_id)
+        return str((shown["capabilities"] or {}).get(name) or "")
+
+    def _is_over(self, rollout: int) -> bool:
+        return self.fleet.json("rollout", "show", str(rollout))["finished_at"] is not None
+
+    def _left_out(self, rollout: int) -> str:
+        """Say why a device of a rollout is not offered anything, empty when none is left out."""
+        shown = self.fleet.json("rollout", "show", str(rollout))
+        return "; ".join(left["detail"] for left in shown["left_out"])
 
     def _runs(self, device: Device, version: int) -> bool:
         slot = self._slot(device)

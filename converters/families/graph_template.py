@@ -157,9 +157,7 @@ def _describe(step: Any) -> list[Any]:
     params = {name: repr(getattr(step, name)) for name in _name_params(kind)}
     is_ensemble = _is_ensemble(step)
     shapes = {
-        name: (value.shape, value.dtype.str)
-        for name, value in _fitted(step)
-        if not is_ensemble
+        name: (value.shape, value.dtype.str) for name, value in _fitted(step) if not is_ensemble
     }
     classes = [str(value) for value in getattr(step, "classes_", ())]
     width = int(getattr(step, "n_features_in_", 0))
