@@ -36,7 +36,8 @@ def test_a_package_imports_nothing_when_it_is_imported(path: Path) -> None:
     imports = [
         line for line in path.read_text().splitlines() if line.startswith(("import", "from"))
     ]
-    assert imports == []
+    loads_the_runtime = path.parent.name in ("edge_agent", "converters")
+    assert imports == (["import os"] if loads_the_runtime else []), "os: to keep the runtime quiet"
 
 
 @pytest.mark.parametrize("name", ["agent.txt", "server.txt", "dev.txt"])
