@@ -96,7 +96,7 @@ class VideoFrames:
         self._every_s = every_s
         self._changed = threading.Condition()
         self._newest: VideoFrame | None = None
-        self._fault: InputError | None = None
+        self._fault: Exception | None = None
         self._due_at = 0.0
         self._is_over = False
         self.dropped = self.reconnects = 0
@@ -152,7 +152,16 @@ class VideoFrames:
         return None
 
     def _watch(self) -> None:
-        """Keep the newest frame at hand, whatever the stream does."""
+        """Keep the newest frame at hand; what ends this is raised where frames are taken."""
+        try:
+            self._keep_up()
+        except Exception as error:  # noqa: BLE001 - a thread's door
+            with self._changed:
+                self._fault = error
+                self._changed.notify_all()
+
+    def _keep_up(self) -> None:
+        """Read, whatever the stream does, until stopped; raises InputError as ``frames``."""
         failures, said = 0, ""
         while not (self._stop.is_set() or self._is_over):
             began, was_there = self._clock.monotonic(), False
@@ -168,11 +177,6 @@ class VideoFrames:
                 why = "it ended"
             except VideoEndedError as error:
                 why = str(error)
-            except InputError as error:
-                with self._changed:
-                    self._fault = error
-                    self._changed.notify_all()
-                return
             if why != said:
                 self._tell(f"{self._source.shown}: {why}; it is tried again")
                 said = why

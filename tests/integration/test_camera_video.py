@@ -230,6 +230,15 @@ def test_frames_beyond_the_bound_are_refused(film: Path, monkeypatch: pytest.Mon
         watching.take(1)
 
 
+def test_what_nobody_foresaw_ends_a_stream_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(_self: VideoFrames) -> None:
+        raise KeyError("the decoder's own")
+
+    monkeypatch.setattr(VideoFrames, "_open", break_down)
+    with Watching("rtsp://127.0.0.1:9/s") as watching, pytest.raises(KeyError, match="decoder's"):
+        watching.take(1)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "shown"),
     [
