@@ -30,10 +30,14 @@ from tests.support.convert import load_table, request_of
 
 ROOT = Path(__file__).parents[2]
 STUCK = """
+import signal
 import threading
 from converters.cli.options import refusals
 from converters.cli.work_folder import work_folder
 
+# A run in the background may have inherited that these are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with refusals(), work_folder() as home:
     (home / "part").write_bytes(b"x" * 1000)
     print(home, flush=True)
