@@ -32,6 +32,9 @@ GOODBYE_S = 1.0
 """For a TLS client to close its side, after the agent closed its own."""
 ACCEPT_AGAIN_S = 0.2
 """After the system has refused another connection, for want of file descriptors mostly."""
+ACCEPTING_TURNS = 4
+"""Turns of the loop from accepting a client to its ``Connection``: asyncio forgets those whom it
+has accepted when its server is closed before that."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -127,6 +130,10 @@ class HttpInferenceServer:
         begun.set_result(None)
         sweep = self._loop.create_task(self._sweep())
         await self._stopping.wait()
+        for each in sockets:
+            self._loop.remove_reader(each)
+        for _ in range(ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         for close in closers:
             close()
         for connection in tuple(self._connections):

@@ -541,3 +541,37 @@ def test_stopping_finishes_what_was_begun_and_closes_the_rest() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=1)
     slow.close()
     idle.close()
+
+
+class Hello(Application):
+    def is_heavy(self, _request: Request) -> bool:
+        return False
+
+    def answer(self, _request: Request) -> Response:
+        return Response(body=b'{"hello":true}')
+
+
+def test_who_was_accepted_in_the_moment_of_the_end_is_answered() -> None:
+    server = HttpInferenceServer(Hello())
+    port = server.start()
+    loop = server._loop
+    assert loop is not None
+    held, gone = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        gone.wait(10)
+
+    loop.call_soon_threadsafe(hold)
+    assert held.wait(10)
+    client = Client(port)  # waits in the queue of the kernel, and so does what it asks
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    stopping = threading.Thread(target=lambda: server.stop(drain_s=5.0))
+    stopping.start()
+    time.sleep(0.1)
+    gone.set()
+    try:
+        assert client.read()[0] == 200
+    finally:
+        client.close()
+        stopping.join(10)
