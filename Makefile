@@ -23,9 +23,10 @@ $(STAMP): requirements/dev.txt requirements/torch.txt pyproject.toml tools/setup
 demo: setup
 	@$(BIN)/edgefleet demo $(ARGS)
 
+# Three workers on two processors: many tests wait for processes they started.
 test: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -26,7 +26,7 @@ from tests.support.power_cut_search import SEED, ram_directory
 from tests.support.power_cut_world import AGENT_SCENARIOS, HOME, AgentScenario
 
 IS_ALL = os.environ.get("EDGEFLEET_POWER_CUTS") == "all"
-KILLS = 7
+KILLS = 5
 CALLS = ("open", "write", "fsync", "ftruncate", "replace", "unlink", "link", "mkdir")
 
 

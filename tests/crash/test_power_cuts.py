@@ -18,7 +18,7 @@ from tests.support.power_cut_world import AGENT_SCENARIOS
 SCENARIOS: dict[str, Scenario] = {s.name: s for s in AGENT_SCENARIOS}
 SCENARIOS |= {s.name: s for s in identity_scenarios()}
 IS_ALL = os.environ.get("EDGEFLEET_POWER_CUTS") == "all"
-MIXTURES = 95
+MIXTURES = 50
 STATES_MIN, CPU_S_MAX = 1_000, 60.0
 
 
