@@ -26,7 +26,7 @@ demo: setup
 # Three workers on two processors: many tests wait for processes they started.
 test: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS)
+	@$(BIN)/python tools/run_tests.py -q -n 3 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
