@@ -19,10 +19,13 @@ from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.image import IMAGE_INPUT, ImageInput
 from edge_agent.contract.outputs import (
+    CLASS_CHARS_MAX,
+    NamedLabel,
     Output,
     Role,
     output_from_json,
     output_to_json,
+    read_class,
     read_member,
 )
 
@@ -35,6 +38,7 @@ __all__ = [
     "INPUT_NAME",
     "SCHEMA_BYTES_MAX",
     "SCHEMA_FORMAT",
+    "SCHEMA_FORMAT_LABELS",
     "SCHEMA_FORMAT_TARGETS",
     "SCHEMA_FORMAT_TEXTS",
     "SCHEMA_FORMAT_TYPED",
@@ -44,6 +48,7 @@ __all__ = [
     "Dtype",
     "Feature",
     "ModelSchema",
+    "NamedLabel",
     "Output",
     "Role",
     "Task",
@@ -57,10 +62,11 @@ SCHEMA_FORMAT_TARGETS = 3
 """Of schemas whose value has several targets."""
 SCHEMA_FORMAT_TEXTS = 4
 """Of schemas with a free text among the features."""
+SCHEMA_FORMAT_LABELS = 5
+"""Of schemas of several labels, whatever else they have."""
 FEATURES_MAX = 4_096
 WIDTH_MAX = 1_048_576
 CLASSES_MAX = 4_096
-CLASS_CHARS_MAX = 1_024
 CATEGORIES_MAX = 65_536
 CATEGORY_CHARS_MAX = 256
 TEXT_CHARS_MAX = 8_192
@@ -210,7 +216,8 @@ class ModelSchema:
         task: Classification or regression.
         features: In the order of the packed tensor.
         outputs: In the order of the graph.
-        classes: Names of the classes by label index, as text; empty for a regression.
+        classes: Names of the classes by label index, as text; empty for a regression, and where
+            several labels have their own.
         image: The picture the model takes instead of the packed tensor; the features are then
             the figures of the picture that telemetry watches, which the graph answers.
     """
@@ -221,6 +228,14 @@ class ModelSchema:
     outputs: tuple[Output, ...]
     classes: tuple[str, ...] = ()
     image: ImageInput | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels and (self.classes or self.task is not Task.CLASSIFICATION):
+            raise MalformedError(
+                f"schema.json: a {self.task} of {len(self.labels)} labels names"
+                f" {len(self.classes)} classes; several labels are of a classification, and each"
+                " has classes of its own"
+            )
 
     @property
     def width(self) -> int:
@@ -236,6 +251,21 @@ class ModelSchema:
     def targets(self) -> tuple[str, ...]:
         """Names of the values a row is answered with; empty where it is one, or a label."""
         return next((output.targets for output in self.outputs if output.targets), ())
+
+    @property
+    def labels(self) -> tuple[NamedLabel, ...]:
+        """The labels a row is answered with; empty where it is one, or a value."""
+        return next((output.labels for output in self.outputs if output.labels), ())
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """Names of a row's several targets or labels; empty where it has one answer."""
+        return self.targets or tuple(label.name for label in self.labels)
+
+    @property
+    def probability_columns(self) -> int:
+        """Columns of the probabilities; 0 for a regression."""
+        return len(self.classes) or sum(len(label.classes) for label in self.labels)
 
     @property
     def is_numeric(self) -> bool:
@@ -254,6 +284,8 @@ class ModelSchema:
 
     @property
     def _format(self) -> int:
+        if self.labels:
+            return SCHEMA_FORMAT_LABELS
         if self.texts:
             return SCHEMA_FORMAT_TEXTS
         if self.targets:
@@ -280,9 +312,9 @@ class ModelSchema:
         """Decode; raises ContractError."""
         what = "schema.json"
         fields = Fields(parse_object(payload, what=what, limit_bytes=SCHEMA_BYTES_MAX), what=what)
-        if not SCHEMA_FORMAT <= fields.integer("format") <= SCHEMA_FORMAT_TEXTS:
+        if not SCHEMA_FORMAT <= fields.integer("format") <= SCHEMA_FORMAT_LABELS:
             raise MalformedError(
-                f"{what}: needs format {SCHEMA_FORMAT} to {SCHEMA_FORMAT_TEXTS}; upgrade what"
+                f"{what}: needs format {SCHEMA_FORMAT} to {SCHEMA_FORMAT_LABELS}; upgrade what"
                 " reads it"
             )
         image = fields.optional("image")
@@ -291,7 +323,7 @@ class ModelSchema:
             task=read_member(Task, fields.text("task"), what),
             features=fields.items("features", _feature_from_json, items_max=FEATURES_MAX),
             outputs=fields.items("outputs", output_from_json, items_max=8),
-            classes=fields.items("classes", _class_name, items_max=CLASSES_MAX),
+            classes=fields.items("classes", read_class, items_max=CLASSES_MAX),
             image=None if image is None else ImageInput.from_json(image),
         )
         if fields.text("input") != schema.input_name:
@@ -346,14 +378,6 @@ def _category(value: Any) -> str:
         raise MalformedError(
             f"schema.json feature: category {str(value)[:80]!r} is not text of 1 to"
             f" {CATEGORY_CHARS_MAX} characters"
-        )
-    return value
-
-
-def _class_name(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > CLASS_CHARS_MAX:
-        raise MalformedError(
-            f"schema.json: class {str(value)[:80]!r} is not text of at most {CLASS_CHARS_MAX}"
         )
     return value
 
