@@ -27,6 +27,7 @@ from fleet_server.training.categories import (
 from fleet_server.training.class_names import find_missing, judge_classes, name_classes
 from fleet_server.training.dataset import Dataset
 from fleet_server.training.row_hash import (
+    Lanes,
     digest_rows,
     hash_numbers,
     hash_rows,
@@ -84,6 +85,23 @@ class _Judge:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrueAnswers:
+    """What the rows of a table should be answered.
+
+    Attributes:
+        name: Column of the answer; a JSON array of several.
+        targets: int64 class index or float64 value, [rows]; several values, [rows, targets].
+        classes: Names by index; empty for a regression.
+        lanes: Hash of each row's answer, uint64 [rows, 2].
+    """
+
+    name: str
+    targets: NDArray[Any]
+    classes: tuple[str, ...]
+    lanes: Lanes
+
+
 def check_columns(spec: Spec, columns: Sequence[str], *, source: str) -> None:
     """Check that every declared column is in the file, once.
 
@@ -119,6 +137,42 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         )
     judge = _Judge(rows=table.rows)
     features, coded, packed = _read_features(judge, spec, table)
+    answers = _judge_answers(judge, spec, table)
+    if judge.problems:
+        raise DataError(f"{source} (rows counted from 1, without the header)", judge.problems)
+    named = spec.data.table_columns
+    texts = {named.index(own): one.lanes for own, one in coded.items()}
+    texts |= {named.index(own): one.lanes for own, one in packed.items()}
+    lanes = hash_rows(features[:, _list_hashed(spec)], answers.lanes, texts)
+    order = order_rows(lanes)
+    names = json.dumps([list(named), answers.name])
+    return Dataset(
+        features=features[order],
+        targets=answers.targets[order],
+        classes=answers.classes,
+        lanes=lanes[order],
+        sha256=digest_rows(named, answers.name, lanes),
+        columns_sha256=hashlib.sha256(names.encode()).hexdigest(),
+        declared=settle_features(spec.data.features, coded),
+    )
+
+
+def read_answers(spec: Spec, table: RawTable, *, source: str) -> TrueAnswers:
+    """Judge the answers of a table alone.
+
+    Raises:
+        DataError: No rows, missing or unreadable answers, one class only.
+    """
+    if table.rows == 0:
+        raise DataError(source, ["the table has no rows"])
+    judge = _Judge(rows=table.rows)
+    answers = _judge_answers(judge, spec, table)
+    if judge.problems:
+        raise DataError(f"{source} (rows counted from 1, without the header)", judge.problems)
+    return answers
+
+
+def _judge_answers(judge: _Judge, spec: Spec, table: RawTable) -> TrueAnswers:
     name = spec.data.target
     classes: tuple[str, ...] = ()
     targets: NDArray[Any]
@@ -140,23 +194,7 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
     else:
         targets = _check_target(judge, name, table.numbers[name])
         target_lanes = hash_numbers(targets)
-    if judge.problems:
-        raise DataError(f"{source} (rows counted from 1, without the header)", judge.problems)
-    named = spec.data.table_columns
-    texts = {named.index(own): one.lanes for own, one in coded.items()}
-    texts |= {named.index(own): one.lanes for own, one in packed.items()}
-    lanes = hash_rows(features[:, _list_hashed(spec)], target_lanes, texts)
-    order = order_rows(lanes)
-    names = json.dumps([list(named), name])
-    return Dataset(
-        features=features[order],
-        targets=targets[order],
-        classes=classes,
-        lanes=lanes[order],
-        sha256=digest_rows(named, name, lanes),
-        columns_sha256=hashlib.sha256(names.encode()).hexdigest(),
-        declared=settle_features(spec.data.features, coded),
-    )
+    return TrueAnswers(name=name, targets=targets, classes=classes, lanes=target_lanes)
 
 
 def settle_spec(spec: Spec, dataset: Dataset) -> Spec:
