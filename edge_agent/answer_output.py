@@ -27,8 +27,9 @@ def write_lines(answers: Iterable[Mapping[str, Any]], out: TextIO) -> int:
 def write_csv(answers: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Write a table with a header; return how many rows bear an ``error``.
 
-    Lists become columns ``name_0`` and up, several targets ``value_TARGET``. The header is that of
-    the first answer without a fault.
+    Lists become columns ``name_0`` and up, several targets ``value_TARGET``, several labels
+    ``class_LABEL``, ``label_LABEL`` and ``probabilities_LABEL_CLASS``. The header is that of the
+    first answer without a fault.
 
     Raises:
         InputError: The file cannot be written.
@@ -85,6 +86,6 @@ def _flatten(answer: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, list):
             yield from ((f"{name}_{n}", cell) for n, cell in enumerate(value))
         elif isinstance(value, dict):
-            yield from ((f"{name}_{inner}", cell) for inner, cell in value.items())
+            yield from _flatten({f"{name}_{inner}": cell for inner, cell in value.items()})
         else:
             yield name, value

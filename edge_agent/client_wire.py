@@ -6,9 +6,10 @@ elsewhere; records go by field name. Whether a value fits the schema is the agen
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -52,24 +53,29 @@ class Answer:
     Attributes:
         prediction_id: Names the answer; of one row also the row.
         outputs: By name: ``label`` int64 [rows] and ``probabilities`` float32 [rows, classes], or
-            ``value`` float32 [rows], [rows, targets] where a row has several.
-        class_names: Of each row, the name of the predicted class; empty for a regression.
+            ``value`` float32 [rows]; [rows, labels] and the classes of all of them, or
+            [rows, targets], where a row has several.
+        class_names: Of each row, the name of the predicted class, of several labels a tuple of
+            them; empty for a regression.
         model_name: What answered.
         model_version: As text.
         slot: Where it runs.
         target: The package.
         targets: Names of the columns of ``value``, where the question was by field name; else
             ``Client.describe`` tells them.
+        labels: Of several labels the classes of each by its name, in the order of the columns,
+            known as ``targets`` are.
     """
 
     prediction_id: str
     outputs: Mapping[str, NDArray[Any]]
-    class_names: tuple[str, ...]
+    class_names: tuple[Any, ...]
     model_name: str
     model_version: str
     slot: str
     target: str
     targets: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -83,13 +89,24 @@ class Answer:
         return tuple(f"{self.prediction_id}.{n}" for n in range(len(self)))
 
     def row(self, number: int) -> dict[str, Any]:
-        """Give what was answered to one row, by output name; several targets by theirs."""
+        """Give what was answered to one row, by output name; several answers by theirs."""
         told = {name: values[number].tolist() for name, values in self.outputs.items()}
         if self.targets:
             told["value"] = dict(zip(self.targets, told["value"], strict=True))
         if self.class_names:
             told["class"] = self.class_names[number]
-        return told
+        return _name_labels(told, self.labels) if self.labels else told
+
+
+def _name_labels(told: dict[str, Any], labels: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Put the labels, classes and probabilities of a row under the names of its labels."""
+    shares = iter(told["probabilities"])
+    by_class = {
+        name: dict(zip(classes, islice(shares, len(classes)), strict=True))
+        for name, classes in labels.items()
+    }
+    named = {key: dict(zip(labels, told[key], strict=True)) for key in ("label", "class")}
+    return told | named | {"probabilities": by_class}
 
 
 def as_rows(given: Any) -> NDArray[Any]:
@@ -195,12 +212,15 @@ def decode_tensors(answer: RawAnswer) -> Answer:
         cut = len(answer.body) if head_bytes is None else int(head_bytes)
         head, raw = json.loads(answer.body[:cut]), memoryview(answer.body)[cut:]
         outputs: dict[str, NDArray[Any]] = {}
-        names: tuple[str, ...] = ()
+        names: tuple[Any, ...] = ()
         for output in head["outputs"]:
             size = output.get("parameters", {}).get("binary_data_size")
             block, raw = (None, raw) if size is None else (raw[:size], raw[size:])
             if output["name"] == CLASS_OUTPUT:
                 names = tuple(output["data"] if block is None else _read_texts(block))
+                if len(output["shape"]) > 1:  # of several labels, a row's behind each other
+                    width = output["shape"][1]
+                    names = tuple(names[n : n + width] for n in range(0, len(names), width))
             else:
                 outputs[output["name"]] = _read_numbers(output, block)
         return Answer(outputs=outputs, class_names=names, **_identity(head, head["parameters"]))
@@ -214,14 +234,28 @@ def decode_named(answer: RawAnswer) -> Answer:
         head = json.loads(answer.body)
         rows = head["predictions"]
         outputs: dict[str, NDArray[Any]]
-        names: tuple[str, ...] = ()
+        names: tuple[Any, ...] = ()
         targets: tuple[str, ...] = ()
+        labels: dict[str, tuple[str, ...]] = {}
         if "value" in rows[0]:
             values = [row["value"] for row in rows]
             if isinstance(values[0], dict):
                 targets = tuple(values[0])
                 values = [[value[name] for name in targets] for value in values]
             outputs = {"value": np.array(values, np.float32)}
+        elif isinstance(rows[0]["label"], dict):
+            labels = {name: tuple(own) for name, own in rows[0]["probabilities"].items()}
+            outputs = {
+                "label": np.array([list(row["label"].values()) for row in rows], np.int64),
+                "probabilities": np.array(
+                    [
+                        [s for own in row["probabilities"].values() for s in own.values()]
+                        for row in rows
+                    ],
+                    np.float32,
+                ),
+            }
+            names = tuple(tuple(one or "" for one in row["class"].values()) for row in rows)
         else:
             shares = [list(row["probabilities"].values()) for row in rows]
             outputs = {
@@ -230,7 +264,7 @@ def decode_named(answer: RawAnswer) -> Answer:
             }
             names = tuple(row["class"] or "" for row in rows)
         told = _identity(head, head)
-        return Answer(outputs=outputs, class_names=names, targets=targets, **told)
+        return Answer(outputs=outputs, class_names=names, targets=targets, labels=labels, **told)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ServingError(f"the answer is not an edge agent's: {error!r}") from error
 

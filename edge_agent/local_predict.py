@@ -44,9 +44,9 @@ def predict_file(
         pixel_range: Numbers for black and full brightness; None takes the schema's.
 
     Yields:
-        ``row`` from 1, ``file`` for a picture, each output by name (several targets each by
-        theirs), ``class`` and ``prediction_id``; of a picture of a folder that cannot be read
-        ``error`` instead.
+        ``row`` from 1, ``file`` for a picture, each output by name (several targets or labels
+        each by theirs), ``class`` and ``prediction_id``; of a picture of a folder that cannot be
+        read ``error`` instead.
 
     Raises:
         ServingError: No agent runs, or it refuses a row.
@@ -63,14 +63,16 @@ def predict_file(
         width = sum(feature.width for feature in features)
         places = TextPlaces(features)
         read = read_parquet if source.suffix.lower() in PARQUET_SUFFIXES else read_csv
-        first, targets = 1, tuple(client.describe(name).get("targets", ()))
+        told = client.describe(name)
+        first, targets = 1, tuple(told.get("targets", ()))
+        labels = {one["name"]: tuple(one["classes"]) for one in told.get("labels", ())}
         for rows in read(source, features, _batch_rows(width)):
             given = (
                 _ask_texts(client, name, rows, places)
                 if places.texts
                 else client.predict(rows, name)
             )
-            yield from _list_answers(replace(given, targets=targets), first)
+            yield from _list_answers(replace(given, targets=targets, labels=labels), first)
             first += len(rows)
 
 

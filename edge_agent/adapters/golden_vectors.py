@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.image import IMAGE_CHANNELS, ImageInput
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.package import (
     GOLDEN_INPUT,
     GOLDEN_OUTPUT_PREFIX,
@@ -81,7 +82,7 @@ class GoldenVectors:
         expected: dict[str, NDArray[Any]] = {}
         tolerances: dict[str, float] = {}
         for output in schema.outputs:
-            expected[output.name] = _take_expected(arrays, output, len(features))
+            expected[output.name] = _take_expected(arrays, schema, output, len(features))
             if output.role is not Role.LABEL:
                 tolerances[output.name] = _take_tolerance(arrays, output.name)
         return cls(features=features, expected=expected, tolerances=tolerances)
@@ -108,20 +109,33 @@ class GoldenVectors:
     def _find_wrong_label(
         self, schema: ModelSchema, got: NDArray[Any], want: NDArray[Any]
     ) -> str | None:
-        differs = got != want
+        differs = (got != want).reshape(len(want), -1)
+        columns = slice_labels(schema.labels) or (slice(None),)
         for output in schema.outputs:
-            if output.role is Role.PROBABILITIES and self.expected[output.name].shape[1] > 1:
-                ordered = np.sort(self.expected[output.name].astype(np.float64), axis=1)
-                slack = self.tolerances[output.name] * (2 + np.abs(ordered[:, -2:]).sum(axis=1))
-                differs &= ordered[:, -1] - ordered[:, -2] > slack
-        rows = np.flatnonzero(differs)
+            if output.role is Role.PROBABILITIES:
+                shares, tolerance = self.expected[output.name], self.tolerances[output.name]
+                clear = [_is_clear(shares[:, own], tolerance) for own in columns]
+                differs &= np.stack(clear, axis=1)
+        rows = np.flatnonzero(differs.any(axis=1))
         if not len(rows):
             return None
-        row = int(rows[0])
+        row, place = int(rows[0]), int(np.argmax(differs[rows[0]]))
+        of_label = f" of label {schema.labels[place].name!r}" if schema.labels else ""
+        was, now = (int(labels.reshape(len(want), -1)[row, place]) for labels in (want, got))
         return (
             f"{len(rows)} of {len(want)} golden rows answered wrongly,"
-            f" row {row} {got[row]} instead of {want[row]}"
+            f" row {row}{of_label} {now} instead of {was}"
         )
+
+
+def _is_clear(shares: NDArray[Any], tolerance: float) -> NDArray[np.bool_]:
+    """Tell where the two best probabilities cannot change places within the tolerance."""
+    if shares.shape[1] < 2:
+        return np.ones(len(shares), np.bool_)
+    best = np.sort(shares.astype(np.float64), axis=1)[:, -2:]
+    slack = tolerance * (2 + np.abs(best).sum(axis=1))
+    clear: NDArray[np.bool_] = best[:, 1] - best[:, 0] > slack
+    return clear
 
 
 def _find_wrong_number(
@@ -158,7 +172,7 @@ def _check_pictures(pictures: NDArray[Any] | None, image: ImageInput) -> None:
 
 def _bytes_max(schema: ModelSchema) -> int:
     """Bound what the arrays take: rows as wide as the schema, at most float64."""
-    answers = max(1, len(schema.classes), len(schema.targets))
+    answers = max(1, schema.probability_columns, len(schema.targets))
     columns = schema.width + len(schema.outputs) * answers
     if schema.image is not None:
         columns += PICTURE_PIXELS_MAX * IMAGE_CHANNELS
@@ -204,7 +218,9 @@ def _check_array_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
         )
 
 
-def _take_expected(arrays: Mapping[str, NDArray[Any]], output: Output, rows: int) -> NDArray[Any]:
+def _take_expected(
+    arrays: Mapping[str, NDArray[Any]], schema: ModelSchema, output: Output, rows: int
+) -> NDArray[Any]:
     name = output.name
     array = arrays.get(GOLDEN_OUTPUT_PREFIX + name)
     if array is None or array.ndim < 1 or len(array) != rows or array.dtype.kind not in "if":
@@ -213,6 +229,13 @@ def _take_expected(arrays: Mapping[str, NDArray[Any]], output: Output, rows: int
         raise _wrong(
             f"expected output {name!r} has shape {array.shape}, the schema has"
             f" {len(output.targets)} targets"
+        )
+    columns = schema.probability_columns if output.role is Role.PROBABILITIES else 0
+    columns = len(output.labels) or columns
+    if schema.labels and array.shape != (rows, columns):
+        raise _wrong(
+            f"expected output {name!r} has shape {array.shape}, the schema's"
+            f" {len(schema.labels)} labels need {(rows, columns)}"
         )
     if not np.isfinite(array).all():
         raise _wrong(f"expected output {name!r} is not finite")

@@ -20,6 +20,7 @@ from edge_agent.adapters.inference_binary import (
     read_raw,
     split_body,
 )
+from edge_agent.adapters.label_answers import describe_labels, pick_names
 from edge_agent.adapters.named_fields import describe_kind
 from edge_agent.adapters.request_json import (
     encode_json,
@@ -92,16 +93,19 @@ class ModelCodec:
         self._columns, self._width = schema.columns, schema.width
         self._takes_missing = any(f.is_nullable for f in schema.features)
         self._target = served.target
-        self._classes = [encode_json(name) for name in schema.classes]
-        self._raw_classes = [name.encode() for name in schema.classes]
+        each = [label.classes for label in schema.labels] or [schema.classes]
+        self._classes = [[encode_json(name) for name in own] for own in each]
+        self._raw_classes = [[name.encode() for name in own] for own in each]
         self._names = [output.name for output in schema.outputs]
         if schema.task is Task.CLASSIFICATION:
             self._names.append(CLASS_OUTPUT)
         self._widths = dict.fromkeys(self._names, 1)
         if Role.PROBABILITIES in self._widths:
-            self._widths[Role.PROBABILITIES] = len(schema.classes)
+            self._widths[Role.PROBABILITIES] = schema.probability_columns
         if schema.targets:
             self._widths[Role.VALUE] = len(schema.targets)
+        if schema.labels:
+            self._widths[Role.LABEL] = self._widths[CLASS_OUTPUT] = len(schema.labels)
         self._numbers_a_row = sum(self._widths.values())
         self._datatypes = {o.name: _DATATYPE_OF_ROLE[o.role] for o in schema.outputs}
         self._datatypes[CLASS_OUTPUT] = "BYTES"
@@ -180,17 +184,16 @@ class ModelCodec:
         self, name: str, outputs: Mapping[str, NDArray[Any]]
     ) -> tuple[list[int], bytes]:
         if name == CLASS_OUTPUT:
-            labels, known = outputs[Role.LABEL].tolist(), len(self._raw_classes)
-            texts = [self._raw_classes[n] if 0 <= n < known else b"" for n in labels]
-            return [len(labels)], raw_texts(texts)
+            labels = outputs[Role.LABEL]
+            return list(labels.shape), raw_texts(pick_names(labels, self._raw_classes, b""))
         return list(outputs[name].shape), raw_numbers(outputs[name])
 
     def _encode_output(self, name: str, outputs: Mapping[str, NDArray[Any]]) -> str:
         if name == CLASS_OUTPUT:
-            labels = outputs[Role.LABEL].tolist()
-            known = len(self._classes)
-            data = ",".join(self._classes[n] if 0 <= n < known else '""' for n in labels)
-            return f'{{"name":"class","datatype":"BYTES","shape":[{len(labels)}],"data":[{data}]}}'
+            labels = outputs[Role.LABEL]
+            data = ",".join(pick_names(labels, self._classes, '""'))
+            shape = list(labels.shape)
+            return f'{{"name":"class","datatype":"BYTES","shape":{shape},"data":[{data}]}}'
         array = outputs[name]
         # The repr of a list of finite numbers is JSON; only nan and inf have this letter.
         data = repr(array.ravel().tolist())
@@ -263,20 +266,21 @@ def check_answer_size(rows: int, numbers_a_row: int) -> None:
 
 def describe_model(schema: ModelSchema) -> dict[str, Any]:
     """Give the tensors of the model metadata."""
-    shapes = {Role.PROBABILITIES: [-1, len(schema.classes)]}
-    if schema.targets:
-        shapes[Role.VALUE] = [-1, len(schema.targets)]
+    shapes = {Role.PROBABILITIES: [-1, schema.probability_columns]}
+    several = [-1, len(schema.answer_names)] if schema.answer_names else [-1]
+    shapes |= {Role.VALUE: several, Role.LABEL: several}
     outputs: list[dict[str, Any]] = [
         {
             "name": output.name,
             "datatype": _DATATYPE_OF_ROLE[output.role],
-            "shape": shapes.get(output.role, [-1]),
+            "shape": shapes[output.role],
         }
         | ({"parameters": {"targets": list(output.targets)}} if output.targets else {})
+        | ({"parameters": {"labels": describe_labels(output.labels)}} if output.labels else {})
         for output in schema.outputs
     ]
     if schema.task is Task.CLASSIFICATION:
-        outputs.append({"name": CLASS_OUTPUT, "datatype": "BYTES", "shape": [-1]})
+        outputs.append({"name": CLASS_OUTPUT, "datatype": "BYTES", "shape": several})
     if schema.image is not None:
         pictures = {
             "name": IMAGE_INPUT,

@@ -14,6 +14,7 @@ from edge_agent.adapters.batch_gain import GAIN_MIN
 from edge_agent.adapters.http_parser import HttpError, Request, Response
 from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KEY
 from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
+from edge_agent.adapters.label_answers import describe_labels
 from edge_agent.adapters.named_fields import FieldReader, describe_fields, encode_predictions
 from edge_agent.adapters.picture_reader import FILE_TYPES, PictureCodec, read_file_body
 from edge_agent.adapters.request_json import read_object
@@ -50,7 +51,7 @@ class ModelReader:
         kind = TextCodec if served.schema.texts else ModelCodec
         self._codec = kind(served) if image is None else PictureCodec(served)
         self._fields = FieldReader(served.schema)
-        self._numbers_a_row = max(1, len(served.schema.classes))
+        self._numbers_a_row = max(1, served.schema.probability_columns)
 
     def read_tensors(self, request: Request, served: ServedModel) -> Question:
         """Read an infer request; raises InputError, HttpError."""
@@ -142,6 +143,7 @@ def describe_named(served: ServedModel) -> dict[str, Any]:
         **_describe_input(served.schema),
         "classes": served.schema.classes,
         "targets": served.schema.targets,
+        "labels": describe_labels(served.schema.labels),
         "batching": {"is_on": served.batch_gain >= GAIN_MIN, "gain": round(served.batch_gain, 2)},
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.label_answers import name_rows
 from edge_agent.adapters.request_json import encode_json, name_type
 from edge_agent.adapters.served_model import ROWS_PER_REQUEST_MAX, Prediction
 from edge_agent.contract.cells import MISSING, CellError, CellReader, say_allowed
@@ -185,7 +186,10 @@ def encode_predictions(prediction: Prediction) -> bytes:
     rows = len(prediction.values[0])
     ids = row_ids(prediction.prediction_id, rows)
     answers: list[dict[str, Any]]
-    if served.schema.task is Task.CLASSIFICATION:
+    if served.schema.labels:
+        named = name_rows(served.schema.labels, outputs)
+        answers = [{"prediction_id": n} | row for n, row in zip(ids, named, strict=True)]
+    elif served.schema.task is Task.CLASSIFICATION:
         names = served.schema.classes
         labels = outputs[Role.LABEL].tolist()
         answers = [

@@ -32,6 +32,7 @@ from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import PackageError
 from edge_agent.statistics.reference import (
     ClassOutputReference,
+    LabelsOutputReference,
     Reference,
     TargetsOutputReference,
     reference_hash,
@@ -184,7 +185,8 @@ class LoadedModel:
 
         Returns:
             One array an output tensor: ``label`` int64 [rows] and ``probabilities`` float32
-            [rows, classes], or ``value`` float32 [rows], [rows, targets] where it has several.
+            [rows, classes], or ``value`` float32 [rows]; [rows, labels] and the classes of all of
+            them, or [rows, targets], where a row has several.
 
         Raises:
             Exception: Whatever the runtime raises.
@@ -233,29 +235,38 @@ def _check_agreement(schema: ModelSchema, reference: Reference) -> None:
         raise PackageError(
             Code.PACKAGE_FORMAT, f"schema.json: outputs are named as their roles, not {names}"
         )
-    is_class = isinstance(reference.output, ClassOutputReference)
-    if is_class != (schema.task is Task.CLASSIFICATION):
-        raise PackageError(Code.PACKAGE_FORMAT, f"reference.json is not of a {schema.task}")
-    if (
-        isinstance(reference.output, ClassOutputReference)
-        and reference.output.classes != schema.classes
-    ):
-        raise PackageError(Code.PACKAGE_FORMAT, "reference.json: classes differ from schema.json")
-    targets = (
-        tuple(target.name for target in reference.output.targets)
-        if isinstance(reference.output, TargetsOutputReference)
-        else ()
-    )
-    if targets != schema.targets:
+    kind, names = _name_answers(reference)
+    if (kind, names) != _said_answers(schema):
         raise PackageError(
             Code.PACKAGE_FORMAT,
-            f"reference.json: targets {targets[:8]} differ from schema.json's {schema.targets[:8]}",
+            f"reference.json: {kind} differ from schema.json, which has"
+            f" {str(_said_answers(schema))[:160]}, not {str(names)[:160]}",
         )
     if reference.features and reference.features[-1].column >= schema.width:
         raise PackageError(
             Code.PACKAGE_FORMAT,
             f"reference.json: column {reference.features[-1].column} of {schema.width}",
         )
+
+
+def _name_answers(reference: Reference) -> tuple[str, Any]:
+    """Give what a reference counts: classes, names of targets, or labels with their classes."""
+    output = reference.output
+    if isinstance(output, ClassOutputReference):
+        return "classes", output.classes
+    if isinstance(output, TargetsOutputReference):
+        return "targets", tuple(target.name for target in output.targets)
+    if isinstance(output, LabelsOutputReference):
+        return "labels", tuple((label.name, label.classes) for label in output.labels)
+    return "values", ()
+
+
+def _said_answers(schema: ModelSchema) -> tuple[str, Any]:
+    if schema.labels:
+        return "labels", tuple((label.name, label.classes) for label in schema.labels)
+    if schema.task is Task.CLASSIFICATION:
+        return "classes", schema.classes
+    return ("targets", schema.targets) if schema.targets else ("values", ())
 
 
 def _check_signature(schema: ModelSchema, session: "onnxruntime.InferenceSession") -> None:
@@ -302,9 +313,10 @@ def _check_picture_signature(schema: ModelSchema, session: "onnxruntime.Inferenc
 
 def _check_shapes(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> None:
     for output in schema.outputs:
-        columns = len(output.targets) or len(schema.classes)
-        is_table = output.role is Role.PROBABILITIES or output.targets
-        wanted = (1, columns) if is_table else (1,)
+        columns = len(output.targets) or len(output.labels)
+        if output.role is Role.PROBABILITIES:
+            columns = schema.probability_columns
+        wanted = (1, columns) if columns else (1,)
         if outputs[output.name].shape != wanted:
             raise PackageError(
                 Code.SELFTEST_LOAD,

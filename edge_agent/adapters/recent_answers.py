@@ -17,7 +17,11 @@ PACKAGES_KEPT = 64
 
 
 class AnsweringPackage(NamedTuple):
-    """First 8 bytes of a package's sha256, its classes (a regression has none) and targets."""
+    """First 8 bytes of a package's sha256, its classes and names of answers.
+
+    Classes are empty of a regression and of several labels; names are those of several targets or
+    labels.
+    """
 
     artifact: bytes
     classes: tuple[str, ...]

@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from edge_agent.contract import package
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.fields import dump_object, parse_object
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.schema import SCHEMA_BYTES_MAX, ModelSchema, Role
 from edge_agent.contract.shadow import DIFFERENCE_EDGES
 from edge_agent.errors import PackageError
@@ -73,7 +74,7 @@ class Child:
         self._channel = channel
         self._model: LoadedModel | None = None
         self._comparison: Comparison | None = None
-        self._given: list[Role] = []
+        self._given: ModelSchema | None = None
         self._counted_s = 0.0
 
     def run(self) -> None:
@@ -118,11 +119,9 @@ class Child:
         self._model = LoadedModel.from_package(
             Path(given["path"]).read_bytes(), given["sha256"], options
         )
-        self._given = [output.role for output in beside.outputs]
+        self._given = beside
         self._comparison = Comparison(
-            beside.classes or beside.targets,
-            candidate.classes or candidate.targets,
-            DIFFERENCE_EDGES,
+            _name_columns(beside), _name_columns(candidate), DIFFERENCE_EDGES
         )
         os.nice(COMPARING_NICE)
         self._counted_s = time.process_time()
@@ -130,8 +129,9 @@ class Child:
 
     def _compare(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         arrays = self._read_arrays(message["arrays"])
-        model, comparison, rows = self._model, self._comparison, message["rows"]
-        if model is None or comparison is None:
+        model, comparison, given = self._model, self._comparison, self._given
+        rows = message["rows"]
+        if model is None or comparison is None or given is None:
             raise ValueError("nothing is loaded yet")
         began = time.perf_counter()
         try:
@@ -142,9 +142,8 @@ class Child:
                 raise MemoryError from error
             return {"errors": rows, "cpu_s": self._count_cpu_s()}
         latency_ms = (time.perf_counter() - began) * 1e3
-        roles = [output.role for output in model.schema.outputs]
         found = comparison.compare(
-            _answers(self._given, arrays[1:], rows), _answers(roles, values, rows)
+            _answers(given, arrays[1:], rows), _answers(model.schema, values, rows)
         )
         return {
             "rows": rows,
@@ -180,6 +179,8 @@ def find_difference(beside: ModelSchema, candidate: ModelSchema) -> str:
         return "the two models take different inputs"
     if set(beside.targets) != set(candidate.targets):
         return "the two models answer different targets"
+    if {label.name for label in beside.labels} != {label.name for label in candidate.labels}:
+        return "the two models answer different labels"
     if beside.image is not None:
         return "models of pictures are not compared"
     return ""
@@ -206,19 +207,42 @@ def _read_schema(path: str, sha256: str) -> ModelSchema:
         raise PackageError(Code.PACKAGE_FORMAT, str(error)) from error
 
 
-def _answers(roles: Sequence[Role], values: "Sequence[NDArray[Any]]", rows: int) -> "Answers":
+def _name_columns(schema: ModelSchema) -> Sequence[Hashable]:
+    """Name the columns of the numbers an answer has: classes, targets, or classes of labels."""
+    several = [(label.name, one) for label in schema.labels for one in label.classes]
+    return several or schema.classes or schema.targets
+
+
+def _answers(schema: ModelSchema, values: "Sequence[NDArray[Any]]", rows: int) -> "Answers":
     import numpy as np
 
     from edge_agent.statistics.agreement import Answers
 
     labels, columns = None, []
-    for role, value in zip(roles, values, strict=False):
-        if role is Role.LABEL:
-            labels = value.reshape(rows)
+    for output, value in zip(schema.outputs, values, strict=False):
+        if output.role is Role.LABEL:
+            several = bool(schema.labels)
+            labels = (
+                _place_labels(schema, value.reshape(rows, -1)) if several else value.reshape(rows)
+            )
         elif value.dtype.kind == "f":
             columns.append(value.reshape(rows, -1))
     numbers = np.concatenate(columns, 1) if columns else np.zeros((rows, 1), np.float32)
     return Answers(labels=labels, numbers=numbers)
+
+
+def _place_labels(schema: ModelSchema, labels: "NDArray[Any]") -> "NDArray[Any]":
+    """Count the classes of all labels as one list; what no label has comes behind it."""
+    import numpy as np
+
+    places = slice_labels(schema.labels)
+    first = np.array([place.start for place in places], np.int64)
+    counts = np.array([place.stop - place.start for place in places], np.int64)
+    is_known = (labels >= 0) & (labels < counts)
+    placed: NDArray[Any] = np.where(
+        is_known, first + labels, schema.probability_columns + np.abs(labels)
+    )
+    return placed
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -96,7 +96,7 @@ class TelemetryRecorder:
         self._package = (
             recent.add_package(
                 AnsweringPackage(
-                    self._artifact, tuple(model.schema.classes), tuple(model.schema.targets)
+                    self._artifact, tuple(model.schema.classes), model.schema.answer_names
                 )
             )
             if recent is not None
@@ -177,7 +177,8 @@ class TelemetryRecorder:
         with self._lock:
             self._drain()
             answers, non_finite = self._answered()
-            shift, target = self._measure_shift(answers)
+            shift, name = self._measure_shift(answers)
+            is_label = bool(self._model.schema.labels)
             return ProbationStats(
                 requests=self._requests,
                 rows=self._rows,
@@ -187,7 +188,8 @@ class TelemetryRecorder:
                 else None,
                 output_shift=shift,
                 non_finite_rows=non_finite,
-                shifted_target=target,
+                shifted_target="" if is_label else name,
+                shifted_label=name if is_label else "",
             )
 
     def reset_stats(self) -> None:
@@ -244,8 +246,8 @@ class TelemetryRecorder:
         }
         if Role.PROBABILITIES in outputs:
             outputs[Role.PROBABILITIES] = outputs[Role.PROBABILITIES].reshape(len(rows), -1)
-        elif self._model.schema.targets:
-            outputs[Role.VALUE] = outputs[Role.VALUE].reshape(len(rows), -1)
+        if self._model.schema.answer_names:
+            outputs[self._names[0]] = outputs[self._names[0]].reshape(len(rows), -1)
         self._count(rows, outputs, latencies)
         if self._recent is None and self._sampler is None:
             return
@@ -325,7 +327,7 @@ class TelemetryRecorder:
         return self._answers + counts, self._non_finite + non_finite
 
     def _measure_shift(self, answers: NDArray[np.int64]) -> tuple[float | None, str]:
-        """Return the shift of the answers, of several targets that of the most shifted one."""
+        """Return the shift of the answers, of several that of the most shifted one."""
         if not answers.any():
             return None, ""
         reference = self._model.reference

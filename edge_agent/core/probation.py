@@ -28,9 +28,10 @@ class ProbationStats:
         errors: Requests that failed.
         latency_ms_p95: 95th percentile per request; None before the first.
         output_shift: Total variation distance, 0 to 1, of answers from the reference; None
-            when it cannot be told. Of several targets that of the most shifted one.
+            when it cannot be told. Of several targets or labels that of the most shifted one.
         non_finite_rows: Rows answered with NaN or infinity.
-        shifted_target: Name of that target; empty where a row has one answer.
+        shifted_target: Name of that target; empty where a row has one value or labels.
+        shifted_label: Name of that label; empty where a row has one label or values.
     """
 
     requests: int = 0
@@ -40,6 +41,7 @@ class ProbationStats:
     output_shift: float | None = None
     non_finite_rows: int = 0
     shifted_target: str = ""
+    shifted_label: str = ""
 
 
 class ProbationVerdict(StrEnum):
@@ -130,10 +132,11 @@ def _find_broken_limit(
         and policy.output_shift_max < 1
         and not shift <= policy.output_shift_max
     ):
-        of_target = f" of target {stats.shifted_target!r}" if stats.shifted_target else ""
+        of_one = f" of target {stats.shifted_target!r}" if stats.shifted_target else ""
+        of_one = f" of label {stats.shifted_label!r}" if stats.shifted_label else of_one
         return (
             Code.PROBATION_OUTPUT,
-            f"the mix of answers{of_target} is {shift:.2f} from the reference,"
+            f"the mix of answers{of_one} is {shift:.2f} from the reference,"
             f" at most {policy.output_shift_max:.2f} is allowed",
         )
     return None

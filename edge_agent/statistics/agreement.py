@@ -3,10 +3,10 @@
 Labels are compared by the names of their classes, probabilities by the class they belong to, so
 two models may list their classes in another order, or know other ones; a class that one of them
 does not know has probability 0 there. Several targets are compared by name as well, and the row by
-the one that differs most.
+the one that differs most; of several labels one that names another class is enough.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ class Answers:
     """What one model gave for some rows.
 
     Attributes:
-        labels: int64 [rows], indices of classes; None of a regression.
+        labels: int64 [rows], indices of classes, [rows, labels] of several, where the classes of
+            all labels are one list; None of a regression.
         numbers: [rows, columns]: probabilities by class, or the values.
     """
 
@@ -46,13 +47,16 @@ class Comparison:
     """Compares two models; their classes are fixed."""
 
     def __init__(
-        self, classes: Sequence[str], candidate_classes: Sequence[str], edges: Sequence[float]
+        self,
+        classes: Sequence[Hashable],
+        candidate_classes: Sequence[Hashable],
+        edges: Sequence[float],
     ) -> None:
         """Line up the classes.
 
         Args:
-            classes: Of what answers, in its order; its targets where a row has several values,
-                empty for one.
+            classes: Names of what answers, in its order; of several labels pairs of label and
+                class; its targets where a row has several values, empty for one.
             candidate_classes: Of the other.
             edges: Of the differences, ascending.
         """
@@ -90,7 +94,10 @@ class Comparison:
     ) -> int:
         if first is None or second is None:
             return 0
-        return int((_name(self._of_first, first) != _name(self._of_second, second)).sum())
+        ours, theirs = _name(self._of_first, first), _name(self._of_second, second)
+        if ours.ndim > 1:  # in any order of the labels: each of a row's classes is of one label
+            return int((np.sort(ours, axis=1) != np.sort(theirs, axis=1)).any(axis=1).sum())
+        return int((ours != theirs).sum())
 
     def _spread(
         self, numbers: NDArray[np.float32], columns: NDArray[np.int64]

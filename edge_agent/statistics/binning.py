@@ -17,6 +17,7 @@ from edge_agent.statistics.layout import CounterLayout
 from edge_agent.statistics.reference import (
     BINS_MAX,
     ClassOutputReference,
+    LabelsOutputReference,
     Reference,
     TargetsOutputReference,
 )
@@ -51,21 +52,23 @@ class WindowCounter:
         self._latencies: list[float] = []
         self._latency_edges = np.array(reference.latency_edges_ms)
         output = reference.output
+        self._has_labels = isinstance(output, ClassOutputReference | LabelsOutputReference)
         self._classes = len(output.classes) if isinstance(output, ClassOutputReference) else 0
-        self._answers_output = PROBABILITIES_OUTPUT if self._classes else VALUE_OUTPUT
+        self._answers_output = PROBABILITIES_OUTPUT if self._has_labels else VALUE_OUTPUT
         self._answer_edges = np.zeros(0, np.float32)
         self._targets: list[tuple[NDArray[np.float32], slice]] = []
         """Edges of each of several targets, and where it is counted among the answers."""
+        self._each_label: list[tuple[slice, slice]] = []
+        """Probabilities of each of several labels, and where it is counted."""
         if isinstance(output, TargetsOutputReference):
             edges = [np.array(target.edges, np.float32) for target in output.targets]
             self._targets = list(zip(edges, output.slices, strict=True))
+        elif isinstance(output, ClassOutputReference | LabelsOutputReference):
+            self._answer_edges = np.array(output.confidence_edges, np.float32)
         else:
-            self._answer_edges = np.array(
-                output.confidence_edges
-                if isinstance(output, ClassOutputReference)
-                else output.edges,
-                np.float32,
-            )
+            self._answer_edges = np.array(output.edges, np.float32)
+        if isinstance(output, LabelsOutputReference):
+            self._each_label = list(zip(output.columns, output.slices, strict=True))
 
     @property
     def layout(self) -> CounterLayout:
@@ -88,7 +91,7 @@ class WindowCounter:
         Args:
             features: float32 [rows, width], the packed input tensor.
             outputs: The graph's outputs by tensor name: ``label`` and ``probabilities``, or
-                ``value``, a column a target where there are several.
+                ``value``; a column a label or target where there are several.
             latency_ms: How long the request took.
         """
         # tobytes is the cheapest copy numpy has for one small row.
@@ -96,7 +99,7 @@ class WindowCounter:
         if features.dtype is not _FLOAT or answers.dtype is not _FLOAT:
             features, answers = features.astype(_FLOAT), answers.astype(_FLOAT)
         block = features.tobytes()
-        if self._classes:
+        if self._has_labels:
             labels = outputs[LABEL_OUTPUT]
             if labels.dtype is not _INTEGER:
                 labels = labels.astype(_INTEGER)
@@ -161,7 +164,7 @@ class WindowCounter:
         rows = np.frombuffer(b"".join(self._rows), np.float32)
         rows = rows.reshape(self._fill, -1) if self._fill else rows.reshape(0, 0)
         outputs = {self._answers_output: np.frombuffer(b"".join(self._answers), np.float32)}
-        if self._classes:
+        if self._has_labels:
             outputs[LABEL_OUTPUT] = np.frombuffer(b"".join(self._labels), np.int64)
         latencies = self._latencies.copy()
         self._fill, self._room = 0, BUFFER_BYTES_MAX
@@ -178,6 +181,9 @@ class WindowCounter:
             is_valid = np.isfinite(answers).all(axis=1)
         if self._targets:
             self._count_targets(count, answers, is_valid)
+            return
+        if self._each_label:
+            self._count_labels(answers, outputs[LABEL_OUTPUT].reshape(count, -1), is_valid)
             return
         # Class by class: row by row would be a loop over two or three numbers each.
         largest = np.ascontiguousarray(answers.T).max(axis=0)
@@ -205,3 +211,24 @@ class WindowCounter:
         for (edges, place), column in zip(self._targets, answers.T, strict=True):
             own = counts[place]
             own += np.bincount(edges.searchsorted(column, side="right"), minlength=len(own))
+
+    def _count_labels(
+        self,
+        answers: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        is_valid: NDArray[np.bool_] | None,
+    ) -> None:
+        """Count each label by itself; a row with one that is no answer is in none of them."""
+        limits = np.array([columns.stop - columns.start for columns, _ in self._each_label])
+        is_known = ((labels >= 0) & (labels < limits)).all(axis=1)
+        if is_valid is not None or not is_known.all():
+            chosen = is_known if is_valid is None else is_known & is_valid
+            self._totals[self._layout.non_finite] += len(answers) - int(chosen.sum())
+            answers, labels = answers[chosen], labels[chosen]
+        if not len(answers):
+            return
+        counts = self._totals[self._layout.output]
+        for (columns, place), own in zip(self._each_label, labels.T, strict=True):
+            largest = np.ascontiguousarray(answers[:, columns].T).max(axis=0)
+            at = self._answer_edges.searchsorted(largest, side="right") + own * BINS_MAX
+            counts[place] += np.bincount(at, minlength=place.stop - place.start)

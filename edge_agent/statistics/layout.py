@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.statistics.reference import (
+    BINS_MAX,
     ClassOutputReference,
+    LabelsOutputReference,
     Reference,
     TargetsOutputReference,
 )
@@ -79,8 +81,13 @@ def answer_mix(reference: Reference, output_counts: NDArray[np.int64]) -> NDArra
 def answer_mixes(
     reference: Reference, output_counts: NDArray[np.int64]
 ) -> Mapping[str, NDArray[np.int64]]:
-    """Give the mix of each of several targets by its name; else the only one, without a name."""
+    """Give the mix of each of several answers by its name; else the only one, without a name."""
     output = reference.output
+    if isinstance(output, LabelsOutputReference):
+        each = zip(output.labels, output.slices, strict=True)
+        return {
+            label.name: output_counts[place].reshape(-1, BINS_MAX).sum(1) for label, place in each
+        }
     if isinstance(output, TargetsOutputReference):
         named = zip(output.targets, output.slices, strict=True)
         return {target.name: output_counts[place] for target, place in named}

@@ -1,4 +1,4 @@
-"""The answers' part of ``reference.json``: classes by confidence, a value, or several targets."""
+"""The answers' part of ``reference.json``: classes by confidence or a value, of one or several."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields
-from edge_agent.contract.outputs import TARGET_CHARS_MAX, TARGETS_MAX
+from edge_agent.contract.outputs import (
+    LABEL_CHARS_MAX,
+    LABELS_CLASSES_MAX,
+    LABELS_MAX,
+    TARGET_CHARS_MAX,
+    TARGETS_MAX,
+    slice_labels,
+)
 from edge_agent.contract.schema import ModelSchema, Role, Task
 from edge_agent.statistics.quantile_edges import BINS_MAX, quantile_edges
 from edge_agent.statistics.reference_fields import (
@@ -40,9 +47,7 @@ class ClassOutputReference:
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_edges("confidence", self.confidence_edges)
-        if len(self.confidence_edges) != BINS_MAX - 1:
-            raise MalformedError(f"reference: needs {BINS_MAX - 1} confidence edges")
+        _check_confidence(self.confidence_edges)
         if not 1 <= len(self.classes) <= CLASSES_MAX:
             raise MalformedError(
                 f"reference: {len(self.classes)} classes, must be 1 to {CLASSES_MAX}"
@@ -110,7 +115,66 @@ class TargetsOutputReference:
         return tuple(slice(a, b) for a, b in pairwise((0, *ends)))
 
 
-OutputReference = ClassOutputReference | ValueOutputReference | TargetsOutputReference
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReference:
+    """Answers of one of several labels; counts as of a ``ClassOutputReference``."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= CLASSES_MAX:
+            raise MalformedError(
+                f"reference: label {self.name!r} has {len(self.classes)} classes, must be 1 to"
+                f" {CLASSES_MAX}"
+            )
+        check_counts(f"answers {self.name}", self.counts, len(self.classes) * BINS_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsOutputReference:
+    """Answers of a classification of several labels, each counted by itself.
+
+    Attributes:
+        labels: In the order of the schema; every row is counted once in each.
+        confidence_edges: As of a ``ClassOutputReference``, the same for all.
+    """
+
+    labels: tuple[LabelReference, ...]
+    confidence_edges: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_confidence(self.confidence_edges)
+        classes = sum(len(label.classes) for label in self.labels)
+        if not 2 <= len(self.labels) <= LABELS_MAX or classes > LABELS_CLASSES_MAX:
+            raise MalformedError(
+                f"reference: {len(self.labels)} labels of {classes} classes together, must be 2 to"
+                f" {LABELS_MAX} of at most {LABELS_CLASSES_MAX}"
+            )
+        if len({sum(label.counts) for label in self.labels}) != 1:
+            raise MalformedError("reference: the labels count different numbers of rows")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Counts of all labels, one behind the other."""
+        return tuple(count for label in self.labels for count in label.counts)
+
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """Where the probabilities of each label stand."""
+        ends = accumulate(len(label.classes) for label in self.labels)
+        return tuple(slice(a, b) for a, b in pairwise((0, *ends)))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Where each label stands in ``counts``."""
+        return tuple(slice(BINS_MAX * s.start, BINS_MAX * s.stop) for s in self.columns)
+
+
+OutputReference = (
+    ClassOutputReference | ValueOutputReference | TargetsOutputReference | LabelsOutputReference
+)
 
 
 def count_output(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> OutputReference:
@@ -129,19 +193,47 @@ def count_output(schema: ModelSchema, outputs: Mapping[str, NDArray[Any]]) -> Ou
                 for name, (edges, counts) in zip(schema.targets, counted, strict=True)
             )
         )
-    classes = len(schema.classes)
-    if not 1 <= classes <= CLASSES_MAX:
-        raise ValueError(f"drift reference: {classes} classes, must be 1 to {CLASSES_MAX}")
-    labels = np.asarray(_by_role(schema, outputs, Role.LABEL)).reshape(-1).astype(np.int64)
-    sure = np.asarray(_by_role(schema, outputs, Role.PROBABILITIES), np.float32).max(axis=1)
-    valid = np.isfinite(sure) & (labels >= 0) & (labels < classes)
-    confidence = np.searchsorted(np.array(CONFIDENCE_EDGES, np.float32), sure[valid], side="right")
-    cells = np.bincount(labels[valid] * BINS_MAX + confidence, minlength=classes * BINS_MAX)
-    return ClassOutputReference(
-        classes=schema.classes,
-        confidence_edges=tuple(float(np.float32(edge)) for edge in CONFIDENCE_EDGES),
-        counts=tuple(cells.tolist()),
+    return _count_labels(
+        schema,
+        np.asarray(_by_role(schema, outputs, Role.LABEL)).astype(np.int64),
+        np.asarray(_by_role(schema, outputs, Role.PROBABILITIES), np.float32),
     )
+
+
+def _count_labels(
+    schema: ModelSchema, labels: NDArray[np.int64], shares: NDArray[np.float32]
+) -> OutputReference:
+    labels = labels.reshape(len(labels), -1)
+    columns = slice_labels(schema.labels) or (slice(0, len(schema.classes)),)
+    classes = [len(label.classes) for label in schema.labels] or [len(schema.classes)]
+    if not all(1 <= count <= CLASSES_MAX for count in classes):
+        raise ValueError(f"drift reference: {max(classes)} classes, must be 1 to {CLASSES_MAX}")
+    sure = np.stack([shares[:, place].max(axis=1) for place in columns], axis=1)
+    is_valid = (np.isfinite(sure) & (labels >= 0) & (labels < np.array(classes))).all(axis=1)
+    confidence = np.searchsorted(np.array(CONFIDENCE_EDGES, np.float32), sure, side="right")
+    cells = (labels * BINS_MAX + confidence)[is_valid].T
+    counts = [
+        tuple(np.bincount(own, minlength=count * BINS_MAX).tolist())
+        for own, count in zip(cells, classes, strict=True)
+    ]
+    edges = tuple(float(np.float32(edge)) for edge in CONFIDENCE_EDGES)
+    if not schema.labels:
+        return ClassOutputReference(
+            classes=schema.classes, confidence_edges=edges, counts=counts[0]
+        )
+    return LabelsOutputReference(
+        confidence_edges=edges,
+        labels=tuple(
+            LabelReference(name=label.name, classes=label.classes, counts=own)
+            for label, own in zip(schema.labels, counts, strict=True)
+        ),
+    )
+
+
+def _check_confidence(edges: tuple[float, ...]) -> None:
+    check_edges("confidence", edges)
+    if len(edges) != BINS_MAX - 1:
+        raise MalformedError(f"reference: needs {BINS_MAX - 1} confidence edges")
 
 
 def _count_values(values: NDArray[np.float32]) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -174,6 +266,15 @@ def output_to_json(output: OutputReference) -> dict[str, Any]:
                 for one in output.targets
             ],
         }
+    if isinstance(output, LabelsOutputReference):
+        return {
+            "kind": "labels",
+            "confidence_edges": list(output.confidence_edges),
+            "labels": [
+                {"name": one.name, "classes": list(one.classes), "counts": list(one.counts)}
+                for one in output.labels
+            ],
+        }
     return {"kind": "value", "edges": list(output.edges), "counts": list(output.counts)}
 
 
@@ -185,6 +286,11 @@ def output_from_json(value: Any) -> OutputReference:
         return TargetsOutputReference(
             targets=fields.items("targets", _target_from_json, items_max=TARGETS_MAX)
         )
+    if kind == "labels":
+        return LabelsOutputReference(
+            labels=fields.items("labels", _label_from_json, items_max=LABELS_MAX),
+            confidence_edges=fields.items("confidence_edges", read_number, items_max=BINS_MAX - 1),
+        )
     counts = fields.items("counts", read_count, items_max=CLASSES_MAX * BINS_MAX)
     if kind == "value":
         return ValueOutputReference(
@@ -192,7 +298,7 @@ def output_from_json(value: Any) -> OutputReference:
         )
     if kind != "classes":
         raise MalformedError(
-            f"reference.json output: kind {kind!r} is not classes, value or targets"
+            f"reference.json output: kind {kind!r} is not classes, value, targets or labels"
         )
     return ClassOutputReference(
         classes=fields.items("classes", read_text, items_max=CLASSES_MAX),
@@ -207,4 +313,13 @@ def _target_from_json(value: Any) -> TargetReference:
         name=fields.text("name", chars_max=TARGET_CHARS_MAX),
         edges=fields.items("edges", read_number, items_max=BINS_MAX - 1),
         counts=fields.items("counts", read_count, items_max=BINS_MAX),
+    )
+
+
+def _label_from_json(value: Any) -> LabelReference:
+    fields = Fields(value, what="reference.json label")
+    return LabelReference(
+        name=fields.text("name", chars_max=LABEL_CHARS_MAX),
+        classes=fields.items("classes", read_text, items_max=CLASSES_MAX),
+        counts=fields.items("counts", read_count, items_max=CLASSES_MAX * BINS_MAX),
     )

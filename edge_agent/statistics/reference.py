@@ -27,6 +27,8 @@ from edge_agent.statistics.category_bins import group_categories
 from edge_agent.statistics.output_reference import (
     CLASSES_MAX,
     ClassOutputReference,
+    LabelReference,
+    LabelsOutputReference,
     OutputReference,
     TargetsOutputReference,
     ValueOutputReference,
@@ -52,10 +54,13 @@ __all__ = [
     "LATENCY_EDGES_MS",
     "REFERENCE_BYTES_MAX",
     "REFERENCE_FORMAT",
+    "REFERENCE_FORMAT_LABELS",
     "REFERENCE_FORMAT_TARGETS",
     "REFERENCE_FORMAT_TYPED",
     "ClassOutputReference",
     "FeatureReference",
+    "LabelReference",
+    "LabelsOutputReference",
     "OutputReference",
     "Reference",
     "TargetsOutputReference",
@@ -70,6 +75,8 @@ REFERENCE_FORMAT_TYPED = 2
 """Of references with categories, which older code would bin wrongly."""
 REFERENCE_FORMAT_TARGETS = 3
 """Of references of several targets."""
+REFERENCE_FORMAT_LABELS = 4
+"""Of references of several labels."""
 REFERENCE_BYTES_MAX = 4_194_304
 COLUMNS_MAX = 1_024
 """Columns watched; of a wider input an evenly spaced part is watched."""
@@ -128,7 +135,8 @@ class Reference:
     Attributes:
         rows: Training rows behind the features' counts.
         features: Watched columns in the order of the packed tensor.
-        output: Answers; its own row count is the sum of its counts, of each of several targets.
+        output: Answers; its own row count is the sum of its counts, of each of several targets or
+            labels.
         latency_edges_ms: 15 ascending numbers.
     """
 
@@ -158,6 +166,8 @@ class Reference:
 
     @property
     def _format(self) -> int:
+        if isinstance(self.output, LabelsOutputReference):
+            return REFERENCE_FORMAT_LABELS
         if isinstance(self.output, TargetsOutputReference):
             return REFERENCE_FORMAT_TARGETS
         return REFERENCE_FORMAT_TYPED if self.is_typed else REFERENCE_FORMAT
@@ -181,7 +191,7 @@ class Reference:
         fields = Fields(
             parse_object(payload, what=what, limit_bytes=REFERENCE_BYTES_MAX), what=what
         )
-        if not REFERENCE_FORMAT <= fields.integer("format") <= REFERENCE_FORMAT_TARGETS:
+        if not REFERENCE_FORMAT <= fields.integer("format") <= REFERENCE_FORMAT_LABELS:
             raise MalformedError(f"{what}: of a later format; upgrade the agent")
         return cls(
             rows=fields.integer("rows"),
@@ -213,7 +223,8 @@ def build_reference(
             answers of held-out rows are what devices will be compared with.
 
     Raises:
-        ValueError: No rows, the wrong width, an output missing, or more than 256 classes.
+        ValueError: No rows, the wrong width, an output missing, or more than 256 classes
+            of a label.
     """
     if features.ndim != 2 or features.shape[0] < 1 or features.shape[1] != schema.width:
         raise ValueError(

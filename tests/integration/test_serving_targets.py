@@ -221,7 +221,7 @@ def test_a_graph_or_reference_of_other_targets_is_refused() -> None:
     other = build_regressor(
         targets=TARGETS, edit=lambda own: {**own, package.REFERENCE: three[package.REFERENCE]}
     )
-    with pytest.raises(PackageError, match=r"targets .* differ from schema\.json"):
+    with pytest.raises(PackageError, match=r"targets differ from schema\.json"):
         LoadedModel.from_package(other.blob, other.sha256)
 
 
