@@ -22,10 +22,17 @@ BRIEF = MeasurementPlan(rounds=3, round_s=0.0005, runs_max=20)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltMember:
-    """A member's package."""
+    """A member's package.
+
+    Attributes:
+        package: Checked like any other.
+        way: How its graph was made.
+        reason: Why it was converted in full; empty when its numbers were filled in.
+    """
 
     package: BuiltPackage
     way: Way
+    reason: str = ""
 
 
 class FamilyBuilder:
@@ -51,13 +58,13 @@ class FamilyBuilder:
         except NoRungFitsError:
             if is_lead and graph.way is Way.FULL:
                 raise
-            return _build_anew(request)
+            return _build_anew(request, graph.reason or "filled in it broke a limit")
         if graph.way is not Way.FULL and not _is_faithful(package, graph):
-            return _build_anew(request)
+            return _build_anew(request, "filled in it was less exact than the first ones")
         if is_lead:
             self._leads += 1
             self._ships_fp32 &= package.precision is Precision.FP32
-        return BuiltMember(package=package, way=graph.way)
+        return BuiltMember(package=package, way=graph.way, reason=graph.reason)
 
     def _pack(self, request: BuildRequest, graph: MemberGraph, *, is_lead: bool) -> BuiltPackage:
         asked = _mark(request, graph.way)
@@ -66,10 +73,10 @@ class FamilyBuilder:
         return build_loaded(asked, FilledSource(graph))
 
 
-def _build_anew(request: BuildRequest) -> BuiltMember:
+def _build_anew(request: BuildRequest, reason: str) -> BuiltMember:
     """Convert in full and climb the whole ladder; nothing of the template is in the package."""
     package = build_package(_mark(request, Way.FULL))
-    return BuiltMember(package=package, way=Way.FULL)
+    return BuiltMember(package=package, way=Way.FULL, reason=reason)
 
 
 def _mark(request: BuildRequest, way: Way) -> BuildRequest:

@@ -114,6 +114,18 @@ def find_template(members: Sequence[tuple[Any, bytes]]) -> GraphTemplate | None:
     return template
 
 
+def say_why_none(prepared: Any) -> str:
+    """Say why members such as this one have no template.
+
+    >>> say_why_none(Pipeline([("step", object())]))
+    'object learns what cannot be filled in'
+    """
+    strange = [step for step in _steps(prepared) if not _is_numeric(step)]
+    if strange:
+        return f"{type(strange[0]).__name__} learns what cannot be filled in"
+    return "not every number of the graph was found in what was fitted"
+
+
 def describe_architecture(prepared: Any) -> str:
     """Name everything but the numbers: classes, parameters, shapes of what was fitted."""
     return repr([_describe(step) for step in _steps(prepared)])

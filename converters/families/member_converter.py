@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.families.graph_template import MEMBERS_MIN, GraphTemplate, find_template
+from converters.families.graph_template import (
+    MEMBERS_MIN,
+    GraphTemplate,
+    find_template,
+    say_why_none,
+)
 from converters.graph import parse_model
 from converters.normalise import normalise
 from converters.repairs import prepare
@@ -27,6 +32,9 @@ CHECK_FIRST, CHECK_EVERY = 50, 200
 """Of the members that are filled in, which one is converted in full as well, and then each of."""
 TRIES_MAX = 8
 """Members converted in full before a family without a template is left in peace."""
+FIRST = f"the first {MEMBERS_MIN} of each process show what can be filled in"
+OTHER_GRAPH = "its graph differs in more than numbers from the first ones"
+OTHER_BYTES = "filled in it had other bytes; nothing is filled in any more"
 
 
 class Way(StrEnum):
@@ -46,12 +54,14 @@ class MemberGraph:
         source: What it must answer like.
         conversion: How its kind is converted; a filled graph has that of the first members.
         way: How it was made.
+        reason: Why it was converted in full; empty when its numbers were filled in.
     """
 
     model: bytes
     source: SourceModel
     conversion: Conversion
     way: Way
+    reason: str = ""
 
 
 class MemberConverter:
@@ -64,6 +74,7 @@ class MemberConverter:
         self._is_repaired = True
         self._tries = 0
         self._filled = 0
+        self._why_none = ""
 
     def convert(
         self, estimator: Any, schema: ModelSchema, profile: DeviceProfile, rows: Array
@@ -83,13 +94,15 @@ class MemberConverter:
         source = make_source(estimator, schema, is_fed_float32=bool(is_float32))
         dtype = np.float32 if is_float32 else np.float64
         if self._template is None or self._conversion is None:
-            return self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+            full = self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+            return replace(full, reason=self._why_none or FIRST)
         prepared = estimator
         if self._is_repaired:
             prepared = prepare(estimator, schema, dtype).estimator
         model = self._template.render(prepared)
         if model is None:
-            return self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+            full = self._convert_in_full(estimator, source, schema, profile, rows, dtype)
+            return replace(full, reason=OTHER_GRAPH)
         self._filled += 1
         filled = MemberGraph(
             model=model, source=source, conversion=self._conversion, way=Way.FILLED
@@ -99,8 +112,8 @@ class MemberConverter:
         full = self._convert_in_full(estimator, source, schema, profile, rows, dtype)
         if full.model == model:
             return replace(filled, way=Way.CHECKED)
-        self._template, self._tries = None, TRIES_MAX
-        return full
+        self._template, self._tries, self._why_none = None, TRIES_MAX, OTHER_BYTES
+        return replace(full, reason=OTHER_BYTES)
 
     def _convert_in_full(
         self,
@@ -114,7 +127,9 @@ class MemberConverter:
         conversion = source.convert(schema, profile, np.asarray(rows, np.float32))
         shrink_trees(conversion.model)
         model = normalise(conversion.model, profile)
-        if self._template is None and self._tries < TRIES_MAX and not is_torch(estimator):
+        if is_torch(estimator):
+            self._why_none = "a torch module is exported as a whole"
+        elif self._template is None and self._tries < TRIES_MAX:
             self._tries += 1
             self._learn(estimator, schema, dtype, conversion, model)
         return MemberGraph(model=model, source=source, conversion=conversion, way=Way.FULL)
@@ -139,6 +154,8 @@ class MemberConverter:
         self._is_repaired = self._template is None
         if self._is_repaired and prepared.repairs:
             self._template = find_template([(own, full) for _, own, full in self._leads])
+        is_told = self._template is None and len(self._leads) == MEMBERS_MIN
+        self._why_none = say_why_none(prepared.estimator) if is_told else ""
 
 
 class FilledSource:

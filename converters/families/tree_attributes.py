@@ -103,9 +103,9 @@ def _weights(trees: list[_Tree], *, is_classifier: bool) -> dict[str, Array]:
 def _read(estimator: Any) -> list[_Tree] | None:
     kind = type(estimator).__name__.removesuffix("Classifier").removesuffix("Regressor")
     is_classifier = hasattr(estimator, "classes_")
-    if kind in _SINGLE and estimator.n_outputs_ == 1:
+    if kind in _SINGLE and (estimator.n_outputs_ == 1 or not is_classifier):
         return [_read_grown(estimator.tree_, 1.0, is_classifier=is_classifier)]
-    if kind in _FORESTS and estimator.n_outputs_ == 1:
+    if kind in _FORESTS and (estimator.n_outputs_ == 1 or not is_classifier):
         share = 1.0 / len(estimator.estimators_)
         return [
             _read_grown(tree.tree_, share, is_classifier=is_classifier)
@@ -132,7 +132,7 @@ def _read_grown(
 ) -> _Tree:
     """Read a ``Tree``; the leaves of a classifying forest are shares of classes."""
     leaf = tree.children_left == -1
-    values = tree.value[:, 0, :]
+    values = tree.value[:, 0, :] if is_classifier else tree.value[:, :, 0]
     if is_classifier:
         sums = np.cumsum(values, axis=1)[:, -1:]
         weights = values * (factor / np.where(sums != 0.0, sums, 1.0))

@@ -83,6 +83,7 @@ def print_family(view: "FamilyView") -> None:
         ("newest versions", say_counts(view.states)),
         ("in service", f"{view.in_service:,}"),
         ("fallback", fallback.model if fallback else "none"),
+        ("graphs", say_counts(view.ways)),
         ("against those in service", say_counts(standings)),
         ("inconclusive limits", f"{view.inconclusive:,} members"),
     ]
@@ -146,6 +147,7 @@ def family_to_json(view: "FamilyView") -> dict[str, Any]:
         "in_service": view.in_service,
         "standings": dict(Counter(str(one) for one in view.standings.values())),
         "inconclusive": view.inconclusive,
+        "ways": dict(view.ways),
         "metrics": [asdict(spread) for spread in view.spreads],
         "members": [
             {
@@ -156,6 +158,8 @@ def family_to_json(view: "FamilyView") -> dict[str, Any]:
                 "champion": member.champion,
                 "metrics": dict(member.metrics),
                 "against_champion": str(view.standings[name]),
+                "ways": dict(member.run.get("ways", {})),
+                "full_because": dict(member.run.get("full_because", {})),
             }
             for name, member in view.members.items()
         ],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fleet_server.training.family_member import MemberOutcome
 
 FAILURES_SHOWN_MAX = 20
+REASONS_SHOWN = 5
 
 
 def train_family(
@@ -83,6 +84,8 @@ def _print(trained: "TrainedFamily") -> None:
     print_table(trained.pattern, ["members", ""], rows)
     if trained.metrics:
         print_table("", ["metric", "best", "median", "worst"], _spread(trained.metrics))
+    for reason, count in sorted(trained.reasons.items(), key=lambda item: -item[1])[:REASONS_SHOWN]:
+        say(f"{count:,} graphs converted in full: {reason}")
     for name, reason in sorted(trained.failed.items())[:FAILURES_SHOWN_MAX]:
         say(f"failed: {name}: {reason}")
     if len(trained.failed) > FAILURES_SHOWN_MAX:

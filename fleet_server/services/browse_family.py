@@ -54,6 +54,14 @@ class FamilyView:
         return dict(Counter(one.state for one in self.members.values()))
 
     @property
+    def ways(self) -> Mapping[str, int]:
+        """How many graphs of the newest versions were made in which way."""
+        made = Counter(
+            way for one in self.members.values() for way in one.run.get("ways", {}).values()
+        )
+        return dict(made)
+
+    @property
     def in_service(self) -> int:
         """Members that have a version in service."""
         return sum(one.champion > 0 for one in self.members.values())

@@ -7,6 +7,7 @@ is listed and stops no other.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,7 @@ class TrainedFamily:
         too_small: Rows by member that has fewer than ``rows_min``.
         rows_without: Rows with no value in a partition column.
         ways: How many graphs were made in which way.
+        reasons: How many graphs were converted in full, by the reason.
         metrics: Of the registered members, by member.
         fail_share_max: Of the spec.
     """
@@ -75,6 +77,7 @@ class TrainedFamily:
     too_small: Mapping[str, int]
     rows_without: int
     ways: Mapping[str, int]
+    reasons: Mapping[str, int]
     metrics: Mapping[str, Mapping[str, float]]
     fail_share_max: float
 
@@ -126,7 +129,7 @@ class TrainFamily:
         self.listener.begun(len(partition.members), len(kept))
         registered: dict[str, int] = {}
         failed: dict[str, str] = {}
-        ways: dict[str, int] = {}
+        ways, reasons = Counter[str](), Counter[str]()
         metrics: dict[str, Mapping[str, float]] = {}
         for trained in self.pool.train(recipe, todo) if todo else ():
             outcome = self._register(spec, trained, registered, actor)
@@ -134,8 +137,8 @@ class TrainFamily:
                 failed[outcome.member] = outcome.failure
             else:
                 metrics[outcome.member] = outcome.metrics
-                for way in outcome.ways.values():
-                    ways[way] = ways.get(way, 0) + 1
+                ways.update(outcome.ways.values())
+                reasons.update(reason for reason in outcome.reasons.values() if reason)
             self.listener.done(outcome)
         return TrainedFamily(
             pattern=spec.model.name,
@@ -144,7 +147,8 @@ class TrainFamily:
             failed=failed,
             too_small=partition.too_small,
             rows_without=partition.rows_without,
-            ways=ways,
+            ways=dict(ways),
+            reasons=dict(reasons),
             metrics=metrics,
             fail_share_max=spec.family.fail_share_max,
         )
@@ -180,7 +184,7 @@ class TrainFamily:
                 f"{path.name}: column {absent[0]!r} (family.partition) is not in the file"
             )
         is_class = spec.model.task is Task.CLASSIFICATION
-        target = [spec.data.target]
+        target = spec.data.target_columns
         table = self.reader.read(
             path,
             numbers=[*spec.data.number_columns, *([] if is_class else target)],

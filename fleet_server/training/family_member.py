@@ -22,6 +22,7 @@ from fleet_server.training.family import Member
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
 from fleet_server.training.ingest import make_dataset, settle_spec
+from fleet_server.training.member_faults import UNFORESEEN, say_fault
 from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
 from fleet_server.training.shipped import make_request
 from fleet_server.training.spec import Spec, make_schema
@@ -62,6 +63,7 @@ class MemberOutcome:
         run: As a version keeps it.
         data_sha256: Version of its rows.
         ways: How each package's graph was made, by profile id.
+        reasons: Why it was converted in full, by profile id; empty where it was not.
     """
 
     member: str
@@ -73,18 +75,18 @@ class MemberOutcome:
     run: Mapping[str, Any] = field(default_factory=dict)
     data_sha256: str = ""
     ways: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-_UNFORESEEN = (
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What a library may raise on the rows of one member: its failure, not the run's."""
+@dataclass(slots=True)
+class _Bench:
+    """Where one member is being made.
+
+    Attributes:
+        doing: What is being done, for the words of a fault nobody foresaw.
+    """
+
+    doing: str = "reading its rows"
 
 
 def train_members(recipe: FamilyRecipe, members: Sequence[Member]) -> list[MemberOutcome]:
@@ -93,20 +95,23 @@ def train_members(recipe: FamilyRecipe, members: Sequence[Member]) -> list[Membe
 
 
 def _outcome(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
+    bench = _Bench()
     try:
-        return _train(recipe, member)
+        return _train(recipe, member, bench)
     except (FleetError, ConversionError) as error:
         return MemberOutcome(member=member.name, failure=str(error))
-    except _UNFORESEEN as error:
-        return MemberOutcome(member=member.name, failure=f"{type(error).__name__}: {error}"[:500])
+    except UNFORESEEN as error:
+        return MemberOutcome(member=member.name, failure=say_fault(bench.doing, error))
 
 
-def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
+def _train(recipe: FamilyRecipe, member: Member, bench: _Bench) -> MemberOutcome:
     spec = replace(recipe.spec, model=replace(recipe.spec.model, name=member.name))
     dataset = make_dataset(spec, member.table, source=member.name)
     spec = settle_spec(spec, dataset)
     train, test = split_rows(dataset, spec.split)
+    bench.doing = "fitting it"
     fitted = fit(spec, train, dataset.classes)
+    bench.doing = "asking it the held-out rows"
     schema = make_schema(spec, dataset.classes)
     answers = answer(fitted, spec.model.task, test.features, name=member.name)
     exam = Examination(spec.metrics, schema, test)
@@ -130,11 +135,15 @@ def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
         "recipe": recipe.key,
         "is_fallback": member.is_fallback,
     }
+    bench.doing = "reading the packages of its champion"
     champion = _load_champion(recipe, member)
     context = {**run, "model": member.name, "metrics": dict(metrics)}
-    packages, results, ways = {}, {}, {}
+    packages, results = {}, {}
+    ways: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for table, limit in zip(recipe.profiles, spec.profiles, strict=True):
         profile = DeviceProfile.from_table(table, source=limit.profile)
+        bench.doing = f"building its package for {profile.id}"
         request = make_request(
             fitted.estimator,
             schema,
@@ -147,23 +156,33 @@ def _train(recipe: FamilyRecipe, member: Member) -> MemberOutcome:
         )
         built = _builder(recipe.key, profile.id).build(request)
         packages[profile.id], ways[profile.id] = built.package, str(built.way)
+        reasons[profile.id] = built.reason
+        bench.doing = f"asking its package for {profile.id} the held-out rows"
         results[profile.id] = exam.judge_package(built.package.blob, profile, champion)
     _refuse([gate for result in results.values() for gate in result.gates])
     evaluation = describe_evaluation(source, results, champion.number if champion else 0)
     if champion is not None:
+        bench.doing = "comparing it with its champion"
         first = DeviceProfile.from_table(recipe.profiles[0], source=spec.profiles[0].profile)
         evaluation[AGAINST_CHAMPION] = exam.compare_champion(
             packages[first.id].blob, first, champion, spec.primary
         )
+    bench.doing = "keeping its source model"
     return MemberOutcome(
         member=member.name,
         packages=packages,
         source_model=recipe.writer.write(fitted.estimator),
         metrics=metrics,
         evaluation=evaluation,
-        run={**run, "ways": ways, "notes": list(fitted.notes)},
+        run={
+            **run,
+            "ways": ways,
+            "full_because": {profile: why for profile, why in reasons.items() if why},
+            "notes": list(fitted.notes),
+        },
         data_sha256=dataset.sha256,
         ways=ways,
+        reasons=reasons,
     )
 
 

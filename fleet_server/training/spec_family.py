@@ -40,16 +40,12 @@ def read_family(root: Section, name: str, data: DataSection) -> FamilySection | 
     family = root.section("family", kind="family")
     columns = _read_partition(family)
     for column in columns:
-        if column == data.target or column in data.table_columns:
-            what = "data.target" if column == data.target else "a feature"
+        if column in data.target_columns or column in data.table_columns:
+            what = "data.target" if column in data.target_columns else "a feature"
             family.add(
                 "partition",
                 f"{show(column)} is also {what}; within a member it is always the same",
             )
-    if data.targets:
-        root.section("data").add(
-            "target", "names several columns, and the models of a family answer one value each"
-        )
     holes = _HOLE.findall(name)
     if sorted(holes) != sorted(columns):
         named = ", ".join("{" + column + "}" for column in columns) or "the column in braces"

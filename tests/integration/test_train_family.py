@@ -14,6 +14,7 @@ from converters.runtime import GraphRunner
 from device_profiles.catalog import load_profile
 from edge_agent.contract.package import EVIDENCE, MODEL, SCHEMA
 from edge_agent.contract.schema import ModelSchema
+from edge_agent.statistics.packed_texts import pack_texts
 from fleet_server.adapters.estimator_files import SkopsEstimatorWriter, read_estimator
 from fleet_server.adapters.git_commit import GitCodeVersions
 from fleet_server.adapters.member_pool import JoblibMemberPool
@@ -281,3 +282,65 @@ def test_members_with_categories_booleans_and_gaps_answer_as_their_sources(
         runner = GraphRunner(bench.member(version, MODEL), load_profile("camera"))
         source = read_estimator(bench.objects.read(version.run["source_model"]))
         np.testing.assert_allclose(runner.run(rows)["value"], source.predict(rows), atol=1e-4)
+
+
+def test_members_of_several_targets_answer_each_and_are_filled_in(tmp_path: Path) -> None:
+    bench = TrainingBench(tmp_path)
+    table = make_table(3)
+    doubled = np.array(table["t"].to_pylist()) * 2 + np.array(table["y"].to_pylist())
+    spec = edit(FAMILY, {'target = "t"': 'target = ["t", "u"]', "ceiling = 0.5": "ceiling = 5"})
+    table = table.append_column("u", pa.array(doubled))
+    trained, _ = run(bench, table, spec=spec)
+    assert trained.ways == {Way.FULL: 2, Way.FILLED: 1}
+    assert list(trained.reasons.values()) == [2]
+    for name in trained.registered:
+        version = _version(bench, name)
+        assert ModelSchema.decode(bench.member(version, SCHEMA)).targets == ("t", "u")
+        assert set(version.evaluation["shipped"]["camera"]["targets"]) == {"t", "u"}
+        rows = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
+        runner = GraphRunner(bench.member(version, MODEL), load_profile("camera"))
+        source = read_estimator(bench.objects.read(version.run["source_model"]))
+        np.testing.assert_allclose(runner.run(rows)["value"], source.predict(rows), atol=1e-4)
+    bench.crown("line-r1", 1)
+    moved = table.set_column(3, "t", pa.array(np.array(table["t"].to_pylist()) + 9.0))
+    run(bench, moved, spec=edit(spec, {"ceiling = 5": "ceiling = 50"}))
+    view = BrowseFamily(registry=bench.registry).view("line-{route}")
+    assert str(view.standings["line-r1"]) == "better"
+
+
+TEXTS = edit(
+    value_spec('note = { type = "text", chars_max = 24, terms_max = 12, missing = "allow" }'),
+    {
+        'name = "small"': 'name = "line-{route}"',
+        "[train]": '[family]\npartition = "route"\nrows_min = 20\n[train]',
+    },
+)
+
+
+def test_members_of_free_texts_learn_their_own_words_and_are_converted_in_full(
+    tmp_path: Path,
+) -> None:
+    words = {"R0": (["leak", "\u00dcberhitzt"], ["thanks"]), "R1": (["smoke"], ["invoice", "soon"])}
+    draw = np.random.default_rng(3)
+    cells: dict[str, list[Any]] = {"route": [], "note": [], "t": []}
+    for row in range(120):
+        route, is_bad = f"R{row // 60}", bool(draw.random() < 0.5)
+        note = f"{draw.choice(words[route][not is_bad])} pump {row}"
+        cells["route"].append(route)
+        cells["note"].append(None if row % 17 == 0 else note)
+        cells["t"].append("bad" if is_bad else "good")
+    bench = TrainingBench(tmp_path)
+    trained, _ = run(bench, pa.table(cells), spec=TEXTS)
+    assert (dict(trained.failed), trained.ways) == ({}, {Way.FULL: 2})
+    assert trained.metrics["line-r1"]["accuracy"] > 0.8
+    schema = ModelSchema.decode(bench.member(_version(bench, "line-r0"), SCHEMA))
+    notes = ["Leak pump 1", "\u00dcBERHITZT", "smoke 2", "invoice soon", "", "thanks"]
+    rows = pack_texts(notes, schema.texts[0].chars_max)
+    shares = []
+    for name in trained.registered:
+        version = _version(bench, name)
+        runner = GraphRunner(bench.member(version, MODEL), load_profile("camera"))
+        source = read_estimator(bench.objects.read(version.run["source_model"]))
+        shares.append(runner.run(rows)["probabilities"])
+        np.testing.assert_allclose(shares[-1], source.predict_proba(rows), atol=1e-5)
+    assert np.abs(shares[0] - shares[1]).max() > 0.2, "each knows its own words"

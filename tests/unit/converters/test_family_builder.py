@@ -49,8 +49,9 @@ def ask(
 @pytest.fixture
 def builder() -> FamilyBuilder:
     builder = FamilyBuilder()
-    ways = [builder.build(ask(seed)).way for seed in range(3)]
-    assert ways == [Way.FULL, Way.FULL, Way.FILLED]
+    built = [builder.build(ask(seed)) for seed in range(3)]
+    assert [one.way for one in built] == [Way.FULL, Way.FULL, Way.FILLED]
+    assert [bool(one.reason) for one in built] == [True, True, False]
     return builder
 
 
@@ -64,6 +65,7 @@ def test_a_filled_member_that_breaks_a_limit_is_converted_anew_in_full(
 ) -> None:
     built = builder.build(ask(3, at=FAR, rows_off_max=0.0, error_max=1e-5))
     assert built.way is Way.FULL
+    assert built.reason == "filled in it broke a limit"
     assert built.package.max_abs_error < 1e-5
     found = evidence(built)
     assert found["context"]["graph"] == str(Way.FULL)
@@ -108,4 +110,6 @@ def test_now_and_then_a_member_is_converted_both_ways_and_a_difference_ends_the_
     assert builder.build(request).way is Way.FULL, "its answers were another member's"
     monkeypatch.setattr(member_converter, "CHECK_EVERY", 1)
     assert builder.build(ask(7)).way is Way.FULL
-    assert builder.build(ask(8)).way is Way.FULL, "the template is given up"
+    built = builder.build(ask(8))
+    assert built.way is Way.FULL, "the template is given up"
+    assert "other bytes" in built.reason

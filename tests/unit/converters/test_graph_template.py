@@ -1,6 +1,7 @@
 """A rendered graph has the very bytes of a full conversion, or is not rendered."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,8 @@ def make_schema(classes: int = 0) -> ModelSchema:
     )
 
 
-def convert(estimator: Any, classes: int = 0) -> bytes:
-    schema = make_schema(classes)
+def convert(estimator: Any, classes: int = 0, *, schema: ModelSchema | None = None) -> bytes:
+    schema = schema or make_schema(classes)
     source = SklearnSource(estimator, schema.task, is_fed_float32=True)
     model = source.convert(schema, PROFILE).model
     shrink_trees(model)
@@ -114,6 +115,22 @@ def test_renders_the_bytes_of_a_full_conversion(name: str) -> None:
     template = make_template(members[:2])
     assert template is not None
     assert [template.render(ready(own)) for own in members] == [convert(own) for own in members]
+
+
+@pytest.mark.parametrize("name", ["ridge", "mlp", "tree", "scaled forest"])
+def test_members_of_several_targets_are_rendered_to_the_byte_too(name: str) -> None:
+    schema = make_schema()
+    value = replace(schema.outputs[0], targets=("a", "b", "c"))
+    schema = replace(schema, outputs=(value,))
+    members = []
+    for seed in range(3):
+        rows, _ = make_rows(seed)
+        answers = rows @ np.random.default_rng(seed).normal(size=(WIDTH, 3))
+        members.append(REGRESSORS[name]().fit(rows, answers))
+    full = [convert(own, schema=schema) for own in members]
+    template = find_template(list(zip(map(ready, members[:2]), full, strict=False)))
+    assert template is not None
+    assert template.render(ready(members[2])) == full[2]
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fleet_server.ports.training import CodeVersion
 from fleet_server.training.family import split_members
 from fleet_server.training.family_member import FamilyRecipe, train_members
+from fleet_server.training.member_faults import FAULT_CHARS_MAX, say_fault
 from tests.support.training import edit, raw_table, read_spec, value_spec
 
 FAMILY = edit(
@@ -41,4 +43,24 @@ def test_a_fault_of_a_library_fails_its_member_alone() -> None:
     )
     kept, failed = train_members(recipe, members)
     assert (kept.failure, kept.source_model) == ("", b"kept")
-    assert failed.failure == "MemoryError: no room for 5 GB"
+    assert failed.failure == (
+        "keeping its source model failed: there is not enough memory; train with fewer --jobs or a"
+        " smaller model (no room for 5 GB)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("opset"), "a library looks for what is not there ('opset')"),
+        (AttributeError("no attribute 'x'"), "a library does not fit the installed ones (no attr"),
+        (RuntimeError(""), "the library gave no reason"),
+        (ValueError("x" * 600), "fitting it failed: xxx"),
+    ],
+)
+def test_a_fault_nobody_foresaw_is_told_by_what_was_done(error: Exception, said: str) -> None:
+    told = say_fault("fitting it", error)
+    assert told.startswith("fitting it failed: ")
+    assert said in told
+    assert type(error).__name__ not in told
+    assert len(told) <= FAULT_CHARS_MAX
