@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.serving import CLASSES, build_classifier
+from edge_agent.contract.schema import NamedLabel
+from tests.support.serving import CLASSES, build_classifier, build_several
 from tests.support.serving_http import World, serving
 
 # Not imported before it is known to be there: it brings gevent.
@@ -71,3 +72,27 @@ def test_it_understands_errors(client: Any) -> None:
     failure = pytest.importorskip("tritonclient.utils").InferenceServerException
     with pytest.raises(failure, match=r"shape must be \[rows, 4\]"):
         client.infer("main", [given])
+
+
+def test_it_gets_several_labels_in_the_shapes_of_the_metadata() -> None:
+    days = NamedLabel(name="day", classes=("work", "rest", "feast"))
+    built = build_several((days, NamedLabel(name="rain", classes=("no", "yes"))))
+    with serving(built) as world:
+        client = triton.InferenceServerClient(f"127.0.0.1:{world.port}")
+        given = triton.InferInput("features", [4, 4], "FP32")
+        given.set_data_from_numpy(built.rows[:4])
+        for is_raw in (True, False):
+            wanted = [
+                triton.InferRequestedOutput(name, binary_data=is_raw)
+                for name in ("label", "probabilities", "class")
+            ]
+            answer = client.infer("main", [given], outputs=wanted)
+            for output in client.get_model_metadata("main")["outputs"]:
+                found = answer.as_numpy(output["name"])
+                assert list(found.shape) == [4, *output["shape"][1:]]
+            expected = world.service.predict("main", built.rows[:4]).outputs
+            np.testing.assert_array_equal(answer.as_numpy("label"), expected["label"])
+            name = answer.as_numpy("class")[2, 0]
+            name = name.decode() if isinstance(name, bytes) else name
+            assert name == days.classes[expected["label"][2, 0]]
+        client.close()

@@ -20,7 +20,8 @@ from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.adapters.telemetry_recorder import WindowLimits
 from edge_agent.contract import package
-from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from edge_agent.contract.outputs import slice_labels
+from edge_agent.contract.schema import Feature, ModelSchema, NamedLabel, Output, Role, Task
 from edge_agent.ports import Clock
 from edge_agent.statistics.reference import build_reference
 from tests.support.clock import FakeClock
@@ -97,6 +98,46 @@ def build_regressor(
         outputs=[helper.make_tensor_value_info("value", TensorProto.FLOAT, ["rows"])],
     )
     return _build(schema, graph, rows, edit)
+
+
+def build_several(
+    labels: tuple[NamedLabel, ...], *, seed: int = 0, edit: Edit | None = None
+) -> BuiltPackage:
+    """Build a package of a linear classifier of each label over 4 columns."""
+    rng = np.random.default_rng(seed)
+    schema = ModelSchema(
+        model="sky",
+        task=Task.CLASSIFICATION,
+        features=tuple(Feature(name=f"f{n}") for n in range(4)),
+        outputs=(
+            Output(name="label", role=Role.LABEL, labels=labels),
+            Output(name="probabilities", role=Role.PROBABILITIES),
+        ),
+    )
+    nodes, constants, count = [], dict[str, NDArray[Any]](), len(labels)
+    for n, place in enumerate(slice_labels(labels)):
+        constants[f"w{n}"] = rng.normal(size=(4, place.stop - place.start)).astype(np.float32)
+        nodes += [
+            helper.make_node("MatMul", ["features", f"w{n}"], [f"s{n}"]),
+            helper.make_node("Softmax", [f"s{n}"], [f"p{n}"], axis=1),
+            helper.make_node("ArgMax", [f"p{n}"], [f"l{n}"], axis=1),
+        ]
+    for letter, name in (("l", "label"), ("p", "probabilities")):
+        nodes.append(
+            helper.make_node("Concat", [f"{letter}{n}" for n in range(count)], [name], axis=1)
+        )
+    graph = graph_bytes(
+        nodes,
+        width=4,
+        constants=constants,
+        outputs=[
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["rows", count]),
+            helper.make_tensor_value_info(
+                "probabilities", TensorProto.FLOAT, ["rows", schema.probability_columns]
+            ),
+        ],
+    )
+    return _build(schema, graph, rng.normal(size=(500, 4)).astype(np.float32), edit)
 
 
 def classifier_graph(
