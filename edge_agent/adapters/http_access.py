@@ -1,7 +1,8 @@
 """Who may ask the agent over HTTP: this machine alone, holders of a token, or of a certificate.
 
 On loopback everybody on the device may ask, web pages excepted: a browser names the page that
-asks, and such requests are refused, or any page open on the device could feed the model.
+asks, and such requests are refused, or any page open on the device could feed the model. So are
+those that give the agent a name of the world's, which a page's owner may have pointed here.
 Elsewhere the server does not start without a token or client certificates.
 Left out: several tokens and rights; behind a proxy the proxy decides.
 Invariant: no body is read of a request that is not allowed.
@@ -29,6 +30,7 @@ TOKEN_CHARS_MIN = 43
 """256 bits in base64; 64 in hexadecimal."""
 TOKEN_CHARS_MAX = 512
 _TOKEN = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")
+_ADDRESS = re.compile(rb"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 _HOW_TO_MAKE_ONE = "make one: (umask 077; openssl rand -hex 32 > http.token)"
 _BROWSER_SITES = frozenset({b"cross-site", b"same-site", b"same-origin"})
 
@@ -74,6 +76,13 @@ class HttpAccess:
                 "requests of web pages are not served; set http_token_file, or let the page's"
                 " own server ask",
             )
+        elif not self.needs_certificate and not _is_named_locally(headers.get(b"host", b"")):
+            raise _refusal(
+                "FORBIDDEN",
+                f"the request names this agent {headers[b'host'][:80].decode('latin-1')!r}, a name"
+                " that a web page's server can point at it; ask for its address, localhost or a"
+                " name without dots, or set http_token_file",
+            )
 
     def _check_token(self, given: bytes) -> None:
         import hmac
@@ -87,6 +96,25 @@ class HttpAccess:
             f"the request bears {what}; send Authorization: Bearer TOKEN",
             {"WWW-Authenticate": 'Bearer realm="edge-agent"'},
         )
+
+
+def _is_named_locally(host: bytes) -> bool:
+    """Tell whether no stranger's name server can have led a browser here under this name.
+
+    A page's own name pointed at 127.0.0.1 makes it and the agent one origin, and a browser then
+    says nothing of a page.
+
+    >>> [_is_named_locally(h) for h in (b"127.0.0.1:8090", b"[::1]:1", b"gateway", b"pi.local")]
+    [True, True, True, True]
+    >>> _is_named_locally(b"rebound.example:8090")
+    False
+    """
+    if host.startswith(b"["):
+        return True
+    name = host.partition(b":")[0].rstrip(b".").lower()
+    if b"." not in name or name.endswith((b".local", b".localhost")):
+        return True
+    return _ADDRESS.fullmatch(name) is not None
 
 
 def _refusal(status: str, words: str, headers: Mapping[str, str] | None = None) -> "HttpError":

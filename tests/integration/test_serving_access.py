@@ -156,6 +156,10 @@ def test_each_request_of_a_connection_needs_the_token(guarded: World) -> None:
         ({"Sec-Fetch-Site": "same-origin"}, 403),
         ({"Sec-Fetch-Site": "none"}, 200),
         ({}, 200),
+        ({"Host": "rebound.example:8090"}, 403),
+        ({"Host": "127.0.0.1.rebound.example"}, 403),
+        ({"Host": "gateway:8090"}, 200),
+        ({"Host": "[::1]:8090"}, 200),
     ],
 )
 def test_a_web_page_cannot_ask(headers: dict[str, str], status: int) -> None:
