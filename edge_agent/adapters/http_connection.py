@@ -222,7 +222,8 @@ class Connection(asyncio.Protocol):
         if self._parser.take_continue() and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         phase = self._parser.phase
-        if phase is not self._phase or phase is Phase.IDLE:
+        # Idle begins with an answer, not with empty lines: they would hold a place for ever.
+        if phase is not self._phase and phase is not Phase.IDLE:
             self._expect(phase)
         self._set_reading(is_on=True)
 
@@ -243,10 +244,12 @@ class Connection(asyncio.Protocol):
     def _send(self, response: Response, request: Request, began: float) -> None:
         if self._transport is None:
             return
-        self._application.count(response, self._loop.time() - began)
+        now = self._loop.time()
+        self._application.count(response, now - began)
         is_last = self._is_last or not request.is_persistent
-        self._transport.write(response.encode(is_last=is_last))
-        self._phase = Phase.IDLE
+        self._phase, self._deadline = Phase.IDLE, now + self._limits.idle_s
+        has_body = request.method != "HEAD"
+        self._transport.write(response.encode(is_last=is_last, has_body=has_body))
         if is_last:
             self._close()
 

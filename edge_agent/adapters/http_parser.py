@@ -19,6 +19,7 @@ _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/(\d)\.(\d)")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t -~\x80-\xff]*+)")
 _SINGLE = frozenset({b"content-length", b"host", b"transfer-encoding", b"expect"})
 _CONTENT_LENGTH_DIGITS_MAX = 12
+_TLS_HANDSHAKE = 0x16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +96,13 @@ class Response:
     slot: str = ""
     rows: int = 0
 
-    def encode(self, *, is_last: bool = False) -> bytes:
-        """Encode; ``is_last`` says that the connection closes behind it."""
+    def encode(self, *, is_last: bool = False, has_body: bool = True) -> bytes:
+        """Encode.
+
+        Args:
+            is_last: The connection closes behind it.
+            has_body: False for the answer to HEAD: it says what GET would give and gives it not.
+        """
         head = [f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"]
         if self.body:
             head.append(f"Content-Type: {self.content_type}\r\n")
@@ -105,7 +111,7 @@ class Response:
         if is_last:
             head.append("Connection: close\r\n")
         head.append("\r\n")
-        return "".join(head).encode("latin-1") + self.body
+        return "".join(head).encode("latin-1") + (self.body if has_body else b"")
 
 
 class Phase(Enum):
@@ -195,6 +201,11 @@ class RequestParser:
             raise HttpError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"request line and headers exceed {self._limits.head_bytes_max} bytes",
+            )
+        if buffer and buffer != b"\r" and not 0x41 <= buffer[0] <= 0x5A:  # A to Z
+            hint = "; ask with http://, this is TLS" if buffer[0] == _TLS_HANDSHAKE else ""
+            raise HttpError(
+                HTTPStatus.BAD_REQUEST, f"{bytes(buffer[:20])!r} begins no HTTP/1.1 request{hint}"
             )
         if end < 0:
             self._searched = len(buffer)

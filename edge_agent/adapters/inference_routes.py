@@ -267,7 +267,7 @@ def _split(request: Request) -> list[str]:
 
 
 def _check_method(request: Request, wanted: str) -> None:
-    if request.method != wanted:
+    if request.method != wanted and (request.method, wanted) != ("HEAD", "GET"):
         raise HttpError(
             HTTPStatus.METHOD_NOT_ALLOWED,
             f"{request.method} is not served here, use {wanted}",

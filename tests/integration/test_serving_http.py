@@ -39,6 +39,9 @@ LIMITS = ServerLimits(http=HttpLimits(body_bytes_max=1_048_576), connections_max
 HASTY = ServerLimits(idle_s=0.6, head_s=0.6, body_s=0.6, write_s=0.8)
 
 
+GET_SERVER = b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with serving(BUILT, LIMITS) as world:
@@ -294,6 +297,20 @@ def test_a_wrong_method_is_told_the_right_one(world: World) -> None:
         assert (status, headers["Allow"]) == (405, "GET")
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v2", 200), ("/v2/health/ready", 200), ("/no", 404), ("/v1/feedback", 405)],
+)
+def test_head_is_answered_as_get_without_a_body(world: World, path: str, status: int) -> None:
+    with world.client() as client:
+        client.send(f"HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() + GET_SERVER)
+        assert client.file.readline().split()[1] == str(status).encode()
+        headers = list(iter(client.file.readline, b"\r\n"))
+        assert any(line.startswith(b"Content-Length: ") for line in headers)
+        seen, _, body = client.read()
+        assert (seen, b"edge-agent" in body) == (200, True)
+
+
 def test_rows_out_of_range_are_counted_as_rejected() -> None:
     service = make_service()
     activate(service, BUILT)
@@ -408,6 +425,19 @@ def test_a_byte_now_and_then_does_not_keep_a_connection_open(hasty: World) -> No
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("empty", [b"\r\n", b"\r"])
+def test_empty_lines_do_not_keep_a_connection_open(hasty: World, empty: bytes) -> None:
+    with hasty.client() as client:
+        began = time.monotonic()
+        client.send(GET_SERVER)
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 20:
+                client.send(empty)
+                time.sleep(0.05)
+                empty = {b"\r": b"\n", b"\n": b"\r"}.get(empty, empty)
+        assert time.monotonic() - began < 20
+
+
 def test_an_idle_connection_is_closed_quietly(hasty: World) -> None:
     with hasty.client() as client:
         client.send(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -424,6 +454,13 @@ def test_a_client_that_does_not_read_its_answers_is_let_go(hasty: World) -> None
             while time.monotonic() - began < 20:
                 client.send(request)
         assert time.monotonic() - began < 20
+
+
+def test_who_speaks_tls_to_a_plain_port_is_told_at_once(world: World) -> None:
+    with world.client() as client:
+        client.send(b"\x16\x03\x01\x02\x00\x01\x00")
+        status, _, body = client.read()
+        assert (status, b"ask with http://" in body) == (400, True)
 
 
 def test_one_connection_too_many_is_told_so_and_a_place_becomes_free(world: World) -> None:
