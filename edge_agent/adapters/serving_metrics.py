@@ -22,6 +22,8 @@ BUCKETS_S = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
 ANSWERING = frozenset({"infer", "predict"})
+_FAULTS_OF_OURS = frozenset({HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE})
+"""Not all from 500 up: 501 and 505 answer what only a client can change."""
 _STATM = Path("/proc/self/statm")
 
 
@@ -121,7 +123,7 @@ class ServingMetrics:
         errors: Counter[tuple[str, str]] = Counter()
         for (slot, _, code), count in counts:
             if code >= HTTPStatus.BAD_REQUEST:
-                is_ours = code >= HTTPStatus.INTERNAL_SERVER_ERROR
+                is_ours = code in _FAULTS_OF_OURS
                 errors[slot, "agent" if is_ours else "caller"] += count
         _family(
             lines,

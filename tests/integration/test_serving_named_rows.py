@@ -240,14 +240,14 @@ def test_the_metrics_count_requests_errors_rows_swaps_and_the_outbox() -> None:
         world.ask("/v2/models/nothing/infer", b"{}")
         activate(world.service, BUILT, target="plant/4/camera.tar")
         with world.client() as client:
-            client.send(b"BAD\r\n\r\n")
-            assert client.read()[0] == 400
+            client.send(b"BAD / HTTP/9.9\r\n\r\n")
+            assert client.read()[0] == 505
         seen = read_metrics(world)
     requests = "edge_agent_requests_total"
     assert seen[requests, 'slot="main",endpoint="predict",code="200"'] == 3
     assert seen[requests, 'slot="main",endpoint="infer",code="400"'] == 1
     assert seen[requests, 'slot="",endpoint="infer",code="404"'] == 1
-    assert seen[requests, 'slot="",endpoint="",code="400"'] == 1
+    assert seen[requests, 'slot="",endpoint="",code="505"'] == 1
     assert seen["edge_agent_errors_total", 'slot="",fault="caller"'] == 2
     assert seen["edge_agent_rows_total", 'slot="main"'] == 11
     assert seen["edge_agent_request_seconds_count", 'slot="main"'] == 4
