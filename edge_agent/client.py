@@ -44,6 +44,7 @@ from edge_agent.client_wire import (
 from edge_agent.contract.cells import CellError, CellReader
 from edge_agent.contract.schema import ModelSchema
 from edge_agent.contract.texts import read_text
+from edge_agent.core.late_labels import Truth
 from edge_agent.errors import InputError, ServingError, UnknownModelError
 from edge_agent.statistics.packed_texts import TextPlaces, pack_text
 
@@ -164,23 +165,19 @@ class Client:
         path = f"/v1/models/{name}/predict"
         return decode_named(self._ask("POST", path, content, {"Content-Type": kind}))
 
-    def feedback(self, prediction_id: str, label: str | float) -> None:
+    def feedback(self, prediction_id: str, label: Truth) -> None:
         """Tell what turned out to be true.
 
         Args:
             prediction_id: As ``Answer.prediction_ids`` gives it.
-            label: Name of a class, or the value of a regression.
+            label: Name of a class, or the value of a regression; of an answer of several targets
+                or labels all or some of them by name, as ``{"flow": 3.1, "heat": 20}``.
 
         Raises:
             InputError: The agent refuses the label; says why.
             ServingError: This agent takes no labels, or nobody answers.
         """
-        is_text = isinstance(label, str)
-        if not is_text and (isinstance(label, bool) or not isinstance(label, int | float)):
-            raise InputError(
-                f"label must be the name of a class or a number, got {type(label).__name__}"
-            )
-        body = encode_json({"prediction_id": prediction_id, "label" if is_text else "value": label})
+        body = encode_json({"prediction_id": prediction_id, **_name_kind(label)})
         answer = self._connections.ask("POST", "/v1/feedback", body, _JSON)
         if answer.status in _NOT_SERVED:
             raise ServingError(
@@ -288,8 +285,25 @@ class LocalModel:
                 raise InputError(f"record {n}: {name} {error}") from error
         return self.predict(rows)
 
+    def feedback(self, prediction_id: str, label: Truth) -> None:
+        """Tell what turned out to be true; as ``Client.feedback``, raises InputError."""
+        self._service.labels.add(prediction_id, label)
+
 
 _JSON: Mapping[str, str] = {"Content-Type": "application/json"}
+
+
+def _name_kind(label: Truth) -> dict[str, Any]:
+    """Put a label under the name its kind has in feedback; raises InputError."""
+    given = label.values() if isinstance(label, Mapping) else (label,)
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise InputError(
+                f"label must be the name of a class or a number, got {type(one).__name__}"
+            )
+    if isinstance(label, Mapping):
+        return {"labels": dict(label)}
+    return {"label" if isinstance(label, str) else "value": label}
 
 
 def _bearer(token: str) -> dict[str, str]:

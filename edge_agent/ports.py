@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from edge_agent.contract.codes import Code
 from edge_agent.contract.topics import Channel
+from edge_agent.core.late_labels import Truth
 from edge_agent.core.probation import ProbationStats
 from edge_agent.core.release import PackageKey
 from edge_agent.core.verified import AcceptedTrust, Standing, VerifiedAssignment
@@ -273,17 +274,20 @@ class TelemetryUplink(Protocol):
 class LabelSink(Protocol):
     """Takes what turned out to be true of an answer. May be called from any thread."""
 
-    def add(self, prediction_id: str, label: str | float) -> None:
-        """Keep one late label, or count it as dropped when there is no room; never blocks long.
+    def add(self, prediction_id: str, label: Truth) -> None:
+        """Keep the late labels of one answer, all or none; never blocks long.
+
+        Those that find no room are counted as dropped.
 
         Args:
             prediction_id: As the answer gave it, for an answer of one row; ``ID.n`` names row n,
                 from 0, of an answer of several.
-            label: Name of a class, or a regression's value (finite).
+            label: Name of a class, or a regression's value (finite); of an answer of several
+                targets or labels all or some of them by name.
 
         Raises:
-            InputError: No answer of this device has that id, or the label is not one its model
-                knows; says which.
+            InputError: No answer of this device has that id, the label is not one its model
+                knows, or is there already; says which.
         """
 
 

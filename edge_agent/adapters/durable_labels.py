@@ -15,15 +15,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from edge_agent.adapters.named_answers import NUMBERS_KEPT
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import ROWS_KEPT, Answer, RecentAnswers
 from edge_agent.adapters.row_sampler import RowPool
+from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import LabelRow
 from edge_agent.contract.rows import SampledLabel
+from edge_agent.core.late_labels import Truth, read_truth
 from edge_agent.errors import InputError, OutboxError
 
 WAITING_MAX = 10_000
-CLASSES_SHOWN = 10
 _ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4})-([0-9a-f]{1,15})(?:\.(\d{1,4}))?")
 
 
@@ -52,28 +54,43 @@ class DurableLabels:
         self._waiting: deque[LabelRow] = deque()
         self._lost = 0
 
-    def add(self, prediction_id: str, label: str | float) -> None:
-        """Keep a label; see ``ports.LabelSink``."""
-        answer, stream, number, place = self._find(prediction_id)
-        if answer.package.targets:
+    def add(self, prediction_id: str, label: Truth) -> None:
+        """Keep the labels of one answer, all or none; see ``ports.LabelSink``."""
+        answers, answer, stream, number, place = self._find(prediction_id)
+        artifact, parts = answer.package
+        known = read_truth(prediction_id, label, parts)
+        for part in known:
+            if not math.isfinite(answer.predicted[part]):
+                raise InputError(
+                    f"{_name(prediction_id, parts[part])} was answered with"
+                    f" {answer.predicted[part]}, to which no label compares; leave it out"
+                )
+        twice = answers.note_labels(number, place, list(known))
+        if twice is not None:
             raise InputError(
-                f"{prediction_id} answered {len(answer.package.targets)} targets, and feedback is"
-                " one label or value: what became true of several targets is not taken"
+                f"{_name(prediction_id, parts[twice])} has its label already, and a label counts"
+                " once; leave it out"
             )
-        row = LabelRow(
-            sequence=0,
-            artifact=answer.package.artifact,
-            is_class=bool(answer.package.classes),
-            predicted=answer.predicted,
-            label=_number_of(prediction_id, label, answer.package.classes),
-            at_ms=max(0, answer.at_ms),
-        )
+        rows = [
+            LabelRow(
+                sequence=0,
+                artifact=artifact,
+                is_class=parts[part].is_class,
+                predicted=answer.predicted[part],
+                label=found,
+                at_ms=max(0, answer.at_ms),
+                name=parts[part].name,
+            )
+            for part, found in known.items()
+        ]
         with self._lock:
-            self._waiting.append(row)
+            self._waiting.extend(rows)
             self._trim()
         if self._rows is not None and answer.is_sampled:
-            sampled = SampledLabel(number, place, row.label)
-            self._rows.add_label(answer.package.artifact, stream, sampled)
+            names = tuple(part.name for part in parts if part.name)
+            for part, found in known.items():
+                sampled = SampledLabel(number, place, found, part)
+                self._rows.add_label(artifact, stream, sampled, names)
 
     def flush(self) -> None:
         """Put what was taken into the outbox, in one commit.
@@ -101,8 +118,8 @@ class DurableLabels:
             self._waiting.popleft()
             self._lost += 1
 
-    def _find(self, prediction_id: str) -> tuple[Answer, int, int, int]:
-        """Return the answer, its stream, its number and which row of it is meant."""
+    def _find(self, prediction_id: str) -> tuple[RecentAnswers, Answer, int, int, int]:
+        """Return who remembers, the answer, its stream, its number and which row is meant."""
         match = _ID.fullmatch(prediction_id)
         if match is None:
             raise InputError(f"{prediction_id[:80]!r} is no prediction id; give it as answered")
@@ -114,27 +131,18 @@ class DurableLabels:
             )
         answers = self._find_answers(int(stream, 16))
         answer = answers.find(int(number, 16), int(row or 0)) if answers is not None else None
-        if answer is None:
+        if answers is None or answer is None:
             raise InputError(
                 f"prediction {prediction_id} is not remembered: never given, or the slot has"
-                f" answered {ROWS_KEPT} rows since"
+                f" answered {ROWS_KEPT} rows or {NUMBERS_KEPT} named numbers since"
             )
         if row is None and answer.rows > 1:
             raise InputError(
                 f"prediction {prediction_id} has {answer.rows} rows; name one as"
                 f" {prediction_id}.0 to {prediction_id}.{answer.rows - 1}"
             )
-        return answer, int(stream, 16), int(number, 16), int(row or 0)
+        return answers, answer, int(stream, 16), int(number, 16), int(row or 0)
 
 
-def _number_of(prediction_id: str, label: str | float, classes: tuple[str, ...]) -> float:
-    """Return the index of the class, or the value; raises InputError."""
-    if not classes:
-        if isinstance(label, str) or not math.isfinite(label):
-            raise InputError(f"{prediction_id} is a regression's: its label is a finite number")
-        return float(label)
-    if not isinstance(label, str) or label not in classes:
-        known = ", ".join(classes[:CLASSES_SHOWN])
-        more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
-        raise InputError(f"label {label!r:.80} of {prediction_id} is none of {known}{more}")
-    return float(classes.index(label))
+def _name(prediction_id: str, part: AnswerPart) -> str:
+    return f"{part.name} of {prediction_id}" if part.name else prediction_id

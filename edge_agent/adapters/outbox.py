@@ -28,6 +28,7 @@ from edge_agent.adapters.files import move_durable, remove_durable
 from edge_agent.adapters.outbox_labels import (
     DROPPED,
     SCHEMA,
+    add_missing_columns,
     delete_labels,
     insert_labels,
     oldest_labels,
@@ -357,6 +358,7 @@ def _connect(path: Path | None, *, is_checked: bool) -> sqlite3.Connection:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
         db.executescript(_SCHEMA + SCHEMA + ROWS_SCHEMA)
+        add_missing_columns(db)
     except sqlite3.Error:
         db.close()
         raise

@@ -15,17 +15,26 @@ DROPPED = "labels_dropped"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS label (
   id INTEGER PRIMARY KEY AUTOINCREMENT, boot INTEGER NOT NULL, artifact BLOB NOT NULL,
-  is_class INTEGER NOT NULL, predicted REAL NOT NULL, label REAL NOT NULL, at_ms INTEGER NOT NULL
+  is_class INTEGER NOT NULL, predicted REAL NOT NULL, label REAL NOT NULL, at_ms INTEGER NOT NULL,
+  name TEXT NOT NULL DEFAULT ''
 );
 INSERT OR IGNORE INTO counter VALUES ('labels_dropped', 0);
 """
 _INSERT = """
-INSERT INTO label (boot, artifact, is_class, predicted, label, at_ms) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO label (boot, artifact, is_class, predicted, label, at_ms, name)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _OLDEST = """
-SELECT id, artifact, is_class, predicted, label, at_ms FROM label
+SELECT id, artifact, is_class, predicted, label, at_ms, name FROM label
 WHERE boot = ? ORDER BY id LIMIT ?
 """
+
+
+def add_missing_columns(db: sqlite3.Connection) -> None:
+    """Bring the table of a file that an older agent made to its present columns."""
+    names = {row[1] for row in db.execute("PRAGMA table_info(label)")}
+    if "name" not in names:
+        db.execute("ALTER TABLE label ADD COLUMN name TEXT NOT NULL DEFAULT ''")
 
 
 def insert_labels(
@@ -34,7 +43,7 @@ def insert_labels(
     """Add labels, count ``lost`` ones, and drop the oldest beyond LABELS_MAX."""
     db.executemany(
         _INSERT,
-        [(boot, r.artifact, r.is_class, r.predicted, r.label, r.at_ms) for r in rows],
+        [(boot, r.artifact, r.is_class, r.predicted, r.label, r.at_ms, r.name) for r in rows],
     )
     dropped = db.execute(
         "DELETE FROM label WHERE id <= (SELECT id FROM label ORDER BY id DESC LIMIT 1 OFFSET ?)",
@@ -50,8 +59,8 @@ def oldest_labels(db: sqlite3.Connection, limit: int) -> tuple[int, list[LabelRo
         return 0, []
     found = db.execute(_OLDEST, (first[0], limit)).fetchall()
     return int(first[0]), [
-        LabelRow(number, artifact, bool(is_class), predicted, label, at_ms)
-        for number, artifact, is_class, predicted, label, at_ms in found
+        LabelRow(number, artifact, bool(is_class), predicted, label, at_ms, name)
+        for number, artifact, is_class, predicted, label, at_ms, name in found
     ]
 
 

@@ -20,7 +20,19 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for n, name in enumerate(names) if name in names[:n])
+        raise ValueError(f"{twice[:80]!r} is there twice")
+    return found
+
+
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decode_once = json.JSONDecoder(
+    parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
+).decode
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -36,10 +48,16 @@ def read_object(body: bytes) -> dict[str, Any]:
     return request
 
 
-def read_json(body: bytes) -> Any:
-    """Read a body; NaN and infinity are no JSON. Raises InputError."""
+def read_json(body: bytes, *, is_naming_once: bool = False) -> Any:
+    """Read a body; NaN and infinity are no JSON. Raises InputError.
+
+    Args:
+        body: UTF-8.
+        is_naming_once: Whether a name that is twice in an object is refused, instead of its last
+            value taken.
+    """
     try:
-        return _decode(body.decode())
+        return (_decode_once if is_naming_once else _decode)(body.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {error}") from error
 

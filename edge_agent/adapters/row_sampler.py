@@ -12,17 +12,18 @@ redacted; every row chosen is in exactly one batch, or counted as dropped.
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.chosen_rows import Chosen, RowPlan, split_answer
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.outbox_rows import NewBatch
 from edge_agent.adapters.row_redaction import redact
 from edge_agent.adapters.uplink_meter import UplinkMeter
 from edge_agent.contract.errors import TooLargeError
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.rows import (
     HEAD_BYTES,
     ROWS_MAX,
@@ -46,51 +47,8 @@ FLUSH_BYTES = 65_536
 """Gathered earlier than ``gather_s`` when this many bytes wait."""
 LABELS_PENDING_MAX = 1_024
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RowPlan:
-    """What may leave of one package's rows in one slot; each is itself alone.
-
-    Attributes:
-        artifact: First 8 bytes of the package's sha256.
-        stream: Number of the slot.
-        features: That leave, with the rule of each.
-        columns: Of the packed tensor, in the order of the features.
-        row_bytes: Of one row, before compression.
-    """
-
-    artifact: bytes
-    stream: int
-    features: tuple[RowFeature, ...] = ()
-    columns: tuple[int, ...] = ()
-    row_bytes: int = 0
-
-
-class Chosen(NamedTuple):
-    """Rows chosen at one look, as columns; ``take`` and ``join`` make others of them."""
-
-    numbers: NDArray[Any]
-    places: NDArray[Any]
-    at_ms: NDArray[Any]
-    reasons: NDArray[Any]
-    predicted: NDArray[Any]
-    confidence: NDArray[Any]
-    values: NDArray[Any]
-
-    def take(self, which: NDArray[np.intp] | slice) -> "Chosen":
-        """Return some of the rows."""
-        return Chosen(*(column[which] for column in self))
-
-    @staticmethod
-    def join(parts: Sequence["Chosen"]) -> "Chosen":
-        """Put rows of several looks together."""
-        return Chosen(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-    @property
-    def size(self) -> int:
-        """How many rows."""
-        return len(self.numbers)
+_LabelPlace = tuple[bytes, int, tuple[str, ...]]
+"""Artifact, stream and names of what is labelled."""
 
 
 class RowPool:
@@ -122,7 +80,7 @@ class RowPool:
         self._boot, self._key, self._clock, self._jitter = boot, key, clock, jitter
         self._lock = threading.Lock()
         self._rows: dict[RowPlan, list[Chosen]] = {}
-        self._labels: dict[tuple[bytes, int], list[SampledLabel]] = {}
+        self._labels: dict[_LabelPlace, list[SampledLabel]] = {}
         self._bytes = self._lost = self._labels_waiting = 0
         self._due_at: float | None = None
 
@@ -164,9 +122,11 @@ class RowPool:
             stream=stream,
             features=tuple(features),
             columns=tuple(columns),
-            row_bytes=row_bytes(features),
+            row_bytes=row_bytes(features, len(schema.answer_names)),
+            names=schema.answer_names,
         )
-        return RowSampler(self, plan, RowChoice(self.settings.share, self._jitter), first)
+        choice = RowChoice(self.settings.share, self._jitter)
+        return RowSampler(self, plan, choice, first, slice_labels(schema.labels))
 
     def add(self, plan: RowPlan, chosen: Chosen) -> int:
         """Take chosen rows; return how many of the first found room, the others are counted."""
@@ -182,12 +142,21 @@ class RowPool:
                 self._begin_gathering()
         return count
 
-    def add_label(self, artifact: bytes, stream: int, label: SampledLabel) -> None:
-        """Take the label of a row that was chosen before; beyond a bound it is left out."""
+    def add_label(
+        self, artifact: bytes, stream: int, label: SampledLabel, names: tuple[str, ...] = ()
+    ) -> None:
+        """Take the label of a row that was chosen before; beyond a bound it is left out.
+
+        Args:
+            artifact: First 8 bytes of the sha256 of the package that answered.
+            stream: Number of the slot.
+            label: Of one part of the answer.
+            names: Of all its parts, as of ``RowPlan``.
+        """
         with self._lock:
             if self._labels_waiting < LABELS_PENDING_MAX:
                 self._labels_waiting += 1
-                self._labels.setdefault((artifact, stream), []).append(label)
+                self._labels.setdefault((artifact, stream, names), []).append(label)
                 self._begin_gathering()
 
     def flush(self, *, is_last: bool = False) -> None:
@@ -227,9 +196,10 @@ class RowPool:
         left = rows.take(np.argsort(rows.reasons != Reason.UNCERTAIN, kind="stable"))
         batches: list[NewBatch] = []
         dropped = 0
-        names = sum(len(feature.name) + 15 for feature in plan.features)
+        names_bytes = sum(len(feature.name) + 15 for feature in plan.features)
+        names_bytes += sum(len(name) + 2 for name in plan.names)
         while left.size:
-            room = self._meter.room_bytes() - HEAD_BYTES - names
+            room = self._meter.room_bytes() - HEAD_BYTES - names_bytes
             fitting = max(0, room) // plan.row_bytes
             if not fitting and self._meter.is_full:
                 fitting = 1  # larger than the bucket: it is paid back afterwards
@@ -251,7 +221,11 @@ class RowPool:
     def _encode(self, plan: RowPlan, rows: Chosen) -> bytes | None:
         ordered = rows.take(np.lexsort((rows.places, rows.numbers)))
         sure = np.nan_to_num(ordered.confidence).clip(0, 1)
-        ordered = ordered._replace(confidence=sure)
+        predicted, named = ordered.predicted, tuple[bytes, ...]()
+        if plan.names:
+            named = tuple(column.astype("<f4").tobytes() for column in predicted.T)
+            predicted = np.zeros(ordered.size, np.float32)
+        ordered = ordered._replace(confidence=sure, predicted=predicted)
         values = redact(ordered.values, plan.features, self._key)
         heads = zip(*(column.tolist() for column in ordered[:-1]), strict=True)
         try:
@@ -262,23 +236,27 @@ class RowPool:
                     share=self.settings.share,
                     features=plan.features,
                     rows=tuple(
-                        RowHead(number, place, at_ms, Reason(reason), predicted, confidence)
-                        for number, place, at_ms, reason, predicted, confidence in heads
+                        RowHead(number, place, at_ms, Reason(reason), answer, confidence)
+                        for number, place, at_ms, reason, answer, confidence in heads
                     ),
                     values=values,
+                    names=plan.names,
+                    predicted=named,
                 )
             )
         except TooLargeError:
             return None
 
     def _make_labels(
-        self, artifact: bytes, stream: int, labels: Sequence[SampledLabel]
+        self, artifact: bytes, stream: int, names: tuple[str, ...], labels: Sequence[SampledLabel]
     ) -> NewBatch:
         batch = RowBatch(
             artifact=artifact,
             stream=stream,
             share=self.settings.share,
             labels=tuple(labels),
+            names=names,
+            predicted=tuple(b"" for _ in names),
         )
         return NewBatch(0, encode_batch(batch))
 
@@ -286,7 +264,24 @@ class RowPool:
 class RowSampler:
     """Chooses among the rows of one package; called by its recorder, one thread at a time."""
 
-    def __init__(self, pool: RowPool, plan: RowPlan, choice: RowChoice, width: int) -> None:
+    def __init__(
+        self,
+        pool: RowPool,
+        plan: RowPlan,
+        choice: RowChoice,
+        width: int,
+        each_label: Sequence[slice] = (),
+    ) -> None:
+        """Begin.
+
+        Args:
+            pool: Takes what is chosen.
+            plan: What of it may leave.
+            choice: Draws.
+            width: Columns of the packed tensor.
+            each_label: Columns of the probabilities of each of several labels.
+        """
+        self._each_label = each_label
         self._pool, self._plan, self._choice = pool, plan, choice
         self._width, self._is_all = width, plan.columns == tuple(range(width))
         self._columns = np.array(plan.columns, np.intp)
@@ -318,8 +313,7 @@ class RowSampler:
                 return None
             is_chosen = np.zeros(len(rows), np.bool_)
         else:
-            sure = np.ascontiguousarray(probabilities.T).max(axis=0)
-            is_chosen = sure <= self._confidence_max
+            is_chosen = self._measure_confidence(probabilities) <= self._confidence_max
         reasons = np.full(len(rows), Reason.UNCERTAIN, np.uint8)
         if by_chance:
             is_chosen[by_chance], reasons[by_chance] = True, Reason.SHARE
@@ -329,25 +323,21 @@ class RowSampler:
             return None
         confidence = np.zeros(len(at), np.float32)
         if probabilities is not None:
-            confidence = probabilities[at].max(axis=1)
+            confidence = self._measure_confidence(probabilities[at])
         chosen = Chosen(
             numbers=numbers[at],
             places=places[at],
             at_ms=np.full(len(at), at_ms, np.int64),
             reasons=reasons[at],
-            predicted=flatten_answer(next(iter(outputs.values())))[at],
+            predicted=split_answer(next(iter(outputs.values())))[at],
             confidence=confidence,
             values=rows[at] if self._is_all else rows[at][:, self._columns],
         )
         return at[: self._pool.add(self._plan, chosen)]
 
-
-def flatten_answer(values: NDArray[Any]) -> NDArray[Any]:
-    """Give the one number of each row: label or value; NaN where a row has several targets.
-
-    >>> flatten_answer(np.array([1.5, 2.0])), flatten_answer(np.zeros((2, 3)))
-    (array([1.5, 2. ]), array([nan, nan], dtype=float32))
-    """
-    if values.ndim > 1 and values.shape[1] > 1:
-        return np.full(len(values), np.nan, np.float32)
-    return values.reshape(-1)
+    def _measure_confidence(self, probabilities: NDArray[Any]) -> NDArray[Any]:
+        """Give the highest probability of each row; of several labels the least sure one's."""
+        columns = np.ascontiguousarray(probabilities.T)
+        if not self._each_label:
+            return np.asarray(columns.max(axis=0))
+        return np.asarray(np.min([columns[own].max(axis=0) for own in self._each_label], axis=0))

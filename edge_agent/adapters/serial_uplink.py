@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.uplink_meter import UplinkMeter
+from edge_agent.contract.errors import TooLargeError
 from edge_agent.contract.labels import LABEL_ROWS_MAX, Labels
 from edge_agent.contract.messages import LabelRange
 from edge_agent.contract.rows import frame_batch
@@ -104,6 +105,11 @@ class LabelUplink(SerialUplink):
 
     def _oldest(self) -> bytes | None:
         boot, rows = self._outbox.pending_labels(LABEL_ROWS_MAX)
+        while len(rows) > 1:
+            try:
+                return Labels(boot=boot, rows=tuple(rows)).encode()
+            except TooLargeError:  # long names, or of many packages
+                rows = rows[: len(rows) // 2]
         return Labels(boot=boot, rows=tuple(rows)).encode() if rows else None
 
     def _may_leave(self, meter: UplinkMeter, size_bytes: int) -> bool:

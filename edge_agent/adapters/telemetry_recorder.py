@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.chosen_rows import split_answer
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.recent_answers import AnsweringPackage, RecentAnswers
-from edge_agent.adapters.row_sampler import RowSampler, flatten_answer
+from edge_agent.adapters.row_sampler import RowSampler
+from edge_agent.contract.answer_parts import parts_of
 from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
 from edge_agent.core.probation import ProbationStats
@@ -94,11 +96,7 @@ class TelemetryRecorder:
         self._dtypes = [np.int64 if name == Role.LABEL else np.float32 for name in self._names]
         self._recent = recent
         self._package = (
-            recent.add_package(
-                AnsweringPackage(
-                    self._artifact, tuple(model.schema.classes), model.schema.answer_names
-                )
-            )
+            recent.add_package(AnsweringPackage(self._artifact, parts_of(model.schema)))
             if recent is not None
             else 0
         )
@@ -270,7 +268,7 @@ class TelemetryRecorder:
         if self._sampler is not None:
             sampled = self._sampler.look(rows, outputs, numbers, within, at_ms)
         if self._recent is not None:
-            predicted = flatten_answer(outputs[self._names[0]])
+            predicted = split_answer(outputs[self._names[0]])
             self._recent.remember(self._package, numbers, within, predicted, at_ms, sampled)
 
     def _count(

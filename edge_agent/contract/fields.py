@@ -100,11 +100,13 @@ class Fields:
         self._left: dict[str, Any] = dict(value)
         self.what = what
 
-    def version(self, known: int) -> None:
-        """Check field ``v``; a larger one was written by a newer contract."""
+    def version(self, known: int, *, newest: int | None = None) -> int:
+        """Take field ``v``, from ``known`` to ``newest``; a larger one is of a newer contract."""
         version = self._left.pop("v", None)
-        if version != known:
-            raise UnsupportedVersionError(self.what, version, known)
+        last = known if newest is None else newest
+        if not isinstance(version, int) or not known <= version <= last:
+            raise UnsupportedVersionError(self.what, version, last)
+        return version
 
     def text(self, name: str, default: str | None = None, *, chars_max: int = 512) -> str:
         """Take a string of at most ``chars_max`` characters."""

@@ -5,24 +5,25 @@ redacted, rows with what was answered, and labels of rows sampled before. Batche
 within a boot and sent in order, one at a time; the server keeps a number once and acknowledges
 with ``rows`` ranges in ``down/telack``.
 
-Message: ``EFR1`` · boot u64 · sequence u64 · encoding u8 (0 plain, 1 zlib) · length u32 of the
-plain body · body. Body: artifact 8 bytes · stream u16 · share f64 · features u16 · rows u16 ·
-labels u16; a feature: name length u16 · name · redaction u8 · step f64 · width u32; then arrays.
-The head is big-endian; arrays are little-endian, all first bytes of their items, then all second
-bytes, and so on, which is what makes them compress.
+Message: ``EFR1`` · boot u64 · sequence u64 · encoding u8 (0 plain, 1 zlib; 2 and 3 likewise where
+answers have names) · length u32 of the plain body · body. Body: artifact 8 bytes · stream u16 ·
+share f64 · features u16 · rows u16 · labels u16; a feature: name length u16 · name · redaction u8 ·
+step f64 · width u32; where answers have names their count u16 and, each, length u16 · name; then
+arrays. The head is big-endian, arrays are spread by bytes (``planes.py``). A server that does not
+know names takes no such message; it waits on its device.
 """
 
 import math
 import struct
-import sys
 import zlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
 from edge_agent.contract.errors import MalformedError, TooLargeError
+from edge_agent.contract.outputs import TARGET_CHARS_MAX, TARGETS_MAX
+from edge_agent.contract.planes import PlaneReader, gather, pack_numbers, spread
 
 MESSAGE_BYTES_MAX = 262_144
 BODY_BYTES_MAX = 4_194_304
@@ -39,7 +40,8 @@ _FRAME = struct.Struct(">4sQQBI")
 _BODY = struct.Struct(">8sHdHHH")
 _NAME = struct.Struct(">H")
 _FEATURE = struct.Struct(">BdI")
-_PLAIN, _ZLIB = 0, 1
+_PLAIN, _ZLIB, _NAMED = 0, 1, 2
+_NAMED_ENCODINGS = (_NAMED | _PLAIN, _NAMED | _ZLIB)
 
 
 class Redaction(IntEnum):
@@ -91,8 +93,9 @@ class RowHead(NamedTuple):
         row: Which row of its request, from 0.
         at_ms: When it was answered, epoch milliseconds by the device's clock.
         reason: Why it was sampled.
-        predicted: Index of the class, or the value.
-        confidence: Highest probability; 0 of a regression.
+        predicted: Index of the class, or the value; 0 where answers have names.
+        confidence: Highest probability, of several labels that of the least sure one; 0 of a
+            regression.
     """
 
     number: int
@@ -104,11 +107,15 @@ class RowHead(NamedTuple):
 
 
 class SampledLabel(NamedTuple):
-    """What turned out to be true of a row that was sampled: index of a class, or a value."""
+    """What turned out to be true of a row that was sampled: index of a class, or a value.
+
+    ``name`` is the index of what it is of among the names of its batch; 0 where there are none.
+    """
 
     number: int
     row: int
     label: float
+    name: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +131,9 @@ class RowBatch:
         values: For each feature its numbers of all rows: float32 little-endian, row after row,
             or 8 bytes of hash a row.
         labels: Of rows of this or an earlier batch of the same boot.
+        names: Of the several targets or labels of an answer, in order; empty where it is one.
+        predicted: For each name its answers of all rows, float32 little-endian: indices of
+            classes, or values.
     """
 
     artifact: bytes
@@ -133,6 +143,8 @@ class RowBatch:
     rows: tuple[RowHead, ...] = ()
     values: tuple[bytes, ...] = ()
     labels: tuple[SampledLabel, ...] = ()
+    names: tuple[str, ...] = ()
+    predicted: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +165,9 @@ def name_prediction(boot: int, stream: int, number: int) -> str:
     return f"{boot:016x}-{stream:x}-{number:x}"
 
 
-def row_bytes(features: Sequence[RowFeature]) -> int:
-    """Bytes one row adds to a body, before compression."""
-    return 27 + sum(feature.row_bytes for feature in features)
+def row_bytes(features: Sequence[RowFeature], names: int = 0) -> int:
+    """Bytes one row adds to a body, before compression; ``names`` of answers, 0 for a single."""
+    return 23 + _NUMBER_BYTES * max(1, names) + sum(feature.row_bytes for feature in features)
 
 
 def encode_batch(batch: RowBatch) -> bytes:
@@ -174,33 +186,34 @@ def encode_batch(batch: RowBatch) -> bytes:
     sizes = (len(batch.features), len(batch.rows), len(batch.labels))
     parts = [_BODY.pack(batch.artifact, batch.stream, batch.share, *sizes)]
     for feature in batch.features:
-        name = feature.name.encode()
-        parts += (
-            _NAME.pack(len(name)),
-            name,
-            _FEATURE.pack(feature.redaction, feature.step, feature.width),
-        )
+        told = _FEATURE.pack(feature.redaction, feature.step, feature.width)
+        parts += (_pack_name(feature.name), told)
+    if batch.names:
+        parts += (_NAME.pack(len(batch.names)), *map(_pack_name, batch.names))
     rows, labels = batch.rows, batch.labels
     parts += [
-        _pack("Q", [r.number for r in rows]),
-        _pack("H", [r.row for r in rows]),
-        _pack("Q", [r.at_ms for r in rows]),
-        _pack("B", [r.reason for r in rows]),
-        _pack("f", [r.predicted for r in rows]),
-        _pack("f", [r.confidence for r in rows]),
+        pack_numbers("Q", [r.number for r in rows]),
+        pack_numbers("H", [r.row for r in rows]),
+        pack_numbers("Q", [r.at_ms for r in rows]),
+        pack_numbers("B", [r.reason for r in rows]),
+        *(spread(answers, _NUMBER_BYTES) for answers in batch.predicted),
+        pack_numbers("f", [] if batch.names else [r.predicted for r in rows]),
+        pack_numbers("f", [r.confidence for r in rows]),
     ]
     for feature, values in zip(batch.features, batch.values, strict=True):
-        parts.append(_spread(values, _item_bytes(feature)))
+        parts.append(spread(values, _item_bytes(feature)))
     parts += [
-        _pack("Q", [label.number for label in labels]),
-        _pack("H", [label.row for label in labels]),
-        _pack("d", [label.label for label in labels]),
+        pack_numbers("Q", [label.number for label in labels]),
+        pack_numbers("H", [label.row for label in labels]),
+        pack_numbers("H", [label.name for label in labels] if batch.names else []),
+        pack_numbers("d", [label.label for label in labels]),
     ]
     body = b"".join(parts)
     if len(body) > BODY_BYTES_MAX:
         raise TooLargeError("body of sampled rows", len(body), BODY_BYTES_MAX)
     packed = zlib.compress(body, 6)
     encoding, content = (_ZLIB, packed) if len(packed) < len(body) else (_PLAIN, body)
+    encoding |= _NAMED if batch.names else 0
     if HEAD_BYTES + len(content) > MESSAGE_BYTES_MAX:
         raise TooLargeError("sampled rows", HEAD_BYTES + len(content), MESSAGE_BYTES_MAX)
     return struct.pack(">BI", encoding, len(body)) + content
@@ -227,8 +240,11 @@ def decode_rows(payload: bytes) -> RowMessage:
         raise MalformedError(f"sampled rows begin with {magic!r}, not {MAGIC!r}")
     if boot > _INTEGER_MAX or not 0 < sequence <= _INTEGER_MAX:
         raise MalformedError(f"sampled rows: boot {boot} or sequence {sequence} is out of range")
-    body = _inflate(payload[HEAD_BYTES:], encoding, size)
-    return RowMessage(boot=boot, sequence=sequence, batch=_read_batch(_Reader(body)))
+    has_names = encoding in _NAMED_ENCODINGS
+    body = _inflate(payload[HEAD_BYTES:], encoding - _NAMED if has_names else encoding, size)
+    reader = PlaneReader(body, what="sampled rows")
+    batch = _read_batch(reader, has_names=has_names)
+    return RowMessage(boot=boot, sequence=sequence, batch=batch)
 
 
 def _inflate(content: bytes, encoding: int, size: int) -> bytes:
@@ -245,43 +261,13 @@ def _inflate(content: bytes, encoding: int, size: int) -> bytes:
         if not inflater.eof or inflater.unused_data:
             raise MalformedError("sampled rows: the compressed body does not end where it should")
     else:
-        raise MalformedError(f"sampled rows: encoding {encoding} is none of 0, 1")
+        raise MalformedError(f"sampled rows: encoding {encoding} is none of 0 to 3; upgrade")
     if len(body) != size:
         raise MalformedError(f"sampled rows: the body has {len(body)} bytes, told were {size}")
     return body
 
 
-class _Reader:
-    """Takes a body apart from front to back."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self._at = body, 0
-
-    def take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._body):
-            raise MalformedError("sampled rows end too early")
-        found, self._at = self._body[self._at : end], end
-        return found
-
-    def numbers(self, kind: str, count: int) -> list[float]:
-        size = array(kind).itemsize
-        found: array[float] = array(kind, _gather(self.take(count * size), size))
-        if sys.byteorder == "big":
-            found.byteswap()
-        return found.tolist()
-
-    def integers(self, kind: str, count: int) -> list[int]:
-        return [int(n) for n in self.numbers(kind, count)]
-
-    def end(self) -> None:
-        if self._at != len(self._body):
-            raise MalformedError(
-                f"sampled rows have {len(self._body) - self._at} bytes behind their end"
-            )
-
-
-def _read_batch(reader: _Reader) -> RowBatch:
+def _read_batch(reader: PlaneReader, *, has_names: bool) -> RowBatch:
     artifact, stream, share, feature_count, row_count, label_count = _BODY.unpack(
         reader.take(_BODY.size)
     )
@@ -299,12 +285,13 @@ def _read_batch(reader: _Reader) -> RowBatch:
     features = tuple(_read_feature(reader) for _ in range(feature_count))
     if len({feature.name for feature in features}) != len(features):
         raise MalformedError("sampled rows: a feature is named twice")
-    rows = _read_heads(reader, row_count)
+    names = _read_names(reader) if has_names else ()
+    rows, predicted = _read_heads(reader, row_count, len(names))
     values = tuple(
-        _gather(reader.take(row_count * feature.row_bytes), _item_bytes(feature))
+        gather(reader.take(row_count * feature.row_bytes), _item_bytes(feature))
         for feature in features
     )
-    labels = _read_labels(reader, label_count)
+    labels = _read_labels(reader, label_count, len(names))
     reader.end()
     return RowBatch(
         artifact=artifact,
@@ -314,17 +301,40 @@ def _read_batch(reader: _Reader) -> RowBatch:
         rows=rows,
         values=values,
         labels=labels,
+        names=names,
+        predicted=predicted,
     )
 
 
-def _read_feature(reader: _Reader) -> RowFeature:
+def _pack_name(name: str) -> bytes:
+    encoded = name.encode()
+    return _NAME.pack(len(encoded)) + encoded
+
+
+def _read_name(reader: PlaneReader) -> str:
     (length,) = _NAME.unpack(reader.take(_NAME.size))
     if not 1 <= length <= NAME_BYTES_MAX:
         raise MalformedError(f"sampled rows: a name of {length} bytes")
     try:
-        name = reader.take(length).decode()
+        return reader.take(length).decode()
     except UnicodeDecodeError as error:
         raise MalformedError(f"sampled rows: a name is not UTF-8: {error}") from error
+
+
+def _read_names(reader: PlaneReader) -> tuple[str, ...]:
+    (count,) = _NAME.unpack(reader.take(_NAME.size))
+    if not 2 <= count <= TARGETS_MAX:
+        raise MalformedError(f"sampled rows: {count} names of answers, must be 2 to {TARGETS_MAX}")
+    names = tuple(_read_name(reader) for _ in range(count))
+    if len(set(names)) != count or any(len(name) > TARGET_CHARS_MAX for name in names):
+        raise MalformedError(
+            f"sampled rows: a name of an answer is there twice, or longer than {TARGET_CHARS_MAX}"
+        )
+    return names
+
+
+def _read_feature(reader: PlaneReader) -> RowFeature:
+    name = _read_name(reader)
     redaction, step, width = _FEATURE.unpack(reader.take(_FEATURE.size))
     if redaction not in list(Redaction) or width < 1 or name.startswith("_"):
         raise MalformedError(f"sampled rows: feature {name!r:.80} with {redaction}, {width}")
@@ -334,54 +344,41 @@ def _read_feature(reader: _Reader) -> RowFeature:
     return RowFeature(name=name, redaction=Redaction(redaction), step=step, width=width)
 
 
-def _read_heads(reader: _Reader, count: int) -> tuple[RowHead, ...]:
-    numbers, rows = reader.integers("Q", count), reader.integers("H", count)
+def _read_heads(
+    reader: PlaneReader, count: int, names: int
+) -> tuple[tuple[RowHead, ...], tuple[bytes, ...]]:
+    """Read rows and, where answers have names, the answers of each."""
+    numbers, places = reader.integers("Q", count), reader.integers("H", count)
     times, reasons = reader.integers("Q", count), reader.integers("B", count)
-    predicted, confidence = reader.numbers("f", count), reader.numbers("f", count)
+    size = count * _NUMBER_BYTES
+    named = tuple(gather(reader.take(size), _NUMBER_BYTES) for _ in range(names))
+    predicted = [0.0] * count if named else reader.numbers("f", count)
+    confidence = reader.numbers("f", count)
     if any(n > _INTEGER_MAX for n in (*numbers, *times)):
         raise MalformedError("sampled rows: a number or time is beyond 63 bits")
     if any(reason not in list(Reason) for reason in reasons):
         raise MalformedError("sampled rows: a reason is unknown")
     if not all(0 <= found <= 1 for found in confidence):
         raise MalformedError("sampled rows: a confidence is not from 0 to 1")
-    return tuple(
-        RowHead(number, row, at_ms, Reason(reason), value, sure)
-        for number, row, at_ms, reason, value, sure in zip(
-            numbers, rows, times, reasons, predicted, confidence, strict=True
+    rows = tuple(
+        RowHead(number, place, at_ms, Reason(reason), value, sure)
+        for number, place, at_ms, reason, value, sure in zip(
+            numbers, places, times, reasons, predicted, confidence, strict=True
         )
     )
+    return rows, named
 
 
-def _read_labels(reader: _Reader, count: int) -> tuple[SampledLabel, ...]:
+def _read_labels(reader: PlaneReader, count: int, names: int) -> tuple[SampledLabel, ...]:
     numbers, rows = reader.integers("Q", count), reader.integers("H", count)
+    of = reader.integers("H", count) if names else [0] * count
     labels = reader.numbers("d", count)
+    if names and any(n >= names for n in of):
+        raise MalformedError(f"sampled rows: a label is of name {max(of)} of {names}")
     if any(n > _INTEGER_MAX for n in numbers) or not all(map(math.isfinite, labels)):
         raise MalformedError("sampled rows: a label is out of range")
-    return tuple(SampledLabel(*label) for label in zip(numbers, rows, labels, strict=True))
+    return tuple(SampledLabel(*label) for label in zip(numbers, rows, labels, of, strict=True))
 
 
 def _item_bytes(feature: RowFeature) -> int:
     return HASH_BYTES if feature.redaction is Redaction.HASH else _NUMBER_BYTES
-
-
-def _pack(kind: str, items: Sequence[float]) -> bytes:
-    packed = array(kind, items)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return _spread(packed.tobytes(), packed.itemsize)
-
-
-def _spread(items: bytes, size: int) -> bytes:
-    """Put all first bytes of the items first, then all second ones, and so on."""
-    return b"".join(items[k::size] for k in range(size)) if size > 1 else items
-
-
-def _gather(planes: bytes, size: int) -> bytes:
-    """Undo ``_spread``."""
-    if size == 1:
-        return planes
-    count = len(planes) // size
-    items = bytearray(len(planes))
-    for k in range(size):
-        items[k::size] = planes[k * count : (k + 1) * count]
-    return bytes(items)

@@ -1,9 +1,14 @@
-"""Sampled rows of contract version 1 stay readable for ever."""
+"""Sampled rows of contract version 1 stay readable for ever, and those whose answers have names."""
 
 import zlib
 from array import array
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.rows import (
     HEAD_BYTES,
     Reason,
@@ -53,6 +58,26 @@ ROWS = RowMessage(
         labels=(SampledLabel(41, 0, 2.0),),
     ),
 )
+NAMED = RowMessage(
+    boot=7,
+    sequence=5,
+    batch=RowBatch(
+        artifact=bytes(range(8)),
+        stream=1,
+        share=0.5,
+        features=(HEAT,),
+        rows=tuple(
+            RowHead(40 + n, n, 1_767_225_600_000 + n, Reason.SHARE, 0.0, 0.25) for n in range(9)
+        ),
+        values=(array("f", [n / 2 for n in range(9)]).tobytes(),),
+        labels=(SampledLabel(40, 0, 2.5, 1), SampledLabel(40, 0, 1.0, 0)),
+        names=("flow", "w\u00e4rme"),
+        predicted=(
+            array("f", [n * 1.0 for n in range(9)]).tobytes(),
+            array("f", [n / 4 for n in range(9)]).tobytes(),
+        ),
+    ),
+)
 
 
 def test_labels_alone_are_read_and_written_as_in_version_1() -> None:
@@ -61,6 +86,25 @@ def test_labels_alone_are_read_and_written_as_in_version_1() -> None:
 
 def test_rows_are_read_and_written_as_in_version_1() -> None:
     check("rows.bin", ROWS)
+
+
+def test_rows_whose_answers_have_names_are_read_and_written_as_they_began() -> None:
+    check("rows_named.bin", NAMED)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"names": ("flow", "flow")}, "there twice"),
+        ({"names": ("flow", "x" * 129)}, "longer than 128"),
+        ({"names": ("flow", "")}, "a name of 0 bytes"),
+        ({"labels": (SampledLabel(40, 0, 1.0, 2),)}, "a label is of name 2 of 2"),
+    ],
+)
+def test_names_of_answers_are_checked(change: Any, words: str) -> None:
+    wrong = frame_batch(7, 5, encode_batch(replace(NAMED.batch, **change)))
+    with pytest.raises(MalformedError, match=words):
+        decode_rows(wrong)
 
 
 def check(name: str, message: RowMessage) -> None:

@@ -1,6 +1,7 @@
 """Late labels from an answer on the device to a message for the server."""
 
 import re
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from edge_agent.adapters.outbox_labels import LABELS_MAX
 from edge_agent.adapters.recent_answers import ROWS_KEPT, AnsweringPackage, RecentAnswers
 from edge_agent.adapters.telemetry_uplink import TelemetryUplink
 from edge_agent.adapters.uplink_meter import UplinkMeter
+from edge_agent.client import LocalModel
+from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import LABEL_ROWS_MAX, LabelRow, Labels
 from edge_agent.contract.messages import LabelRange, TelemetryAck
 from edge_agent.errors import InputError
 from tests.integration.test_serving_service import BUILT
 from tests.support.clock import FakeClock
-from tests.support.serving import activate, make_service
+from tests.support.serving import activate, build_regressor, make_service
 
 CLASSES = BUILT.schema.classes
 
@@ -71,7 +74,7 @@ def test_a_label_nobody_can_use_is_refused_with_the_reason() -> None:
 
 def test_the_newest_answers_are_remembered_over_the_end_of_the_ring() -> None:
     ring = RecentAnswers()
-    package = ring.add_package(AnsweringPackage(b"a" * 8, ("no", "yes")))
+    package = ring.add_package(AnsweringPackage(b"a" * 8, (AnswerPart("", ("no", "yes")),)))
     for first in range(0, 3 * ROWS_KEPT, 1_000):
         numbers = np.arange(first, first + 1_000)
         ring.remember(package, numbers, np.zeros(1_000, np.int64), numbers % 2, first)
@@ -79,7 +82,7 @@ def test_the_newest_answers_are_remembered_over_the_end_of_the_ring() -> None:
     for number in (last, last - ROWS_KEPT + 1):
         answer = ring.find(int(number), 0)
         assert answer is not None
-        assert (answer.predicted, answer.rows) == (number % 2, 1)
+        assert (answer.predicted, answer.rows) == ((number % 2,), 1)
     assert ring.find(int(last) - ROWS_KEPT, 0) is None
 
 
@@ -172,3 +175,61 @@ def test_labels_come_back_from_the_wire_as_they_were(is_class: bool) -> None:
     ]
     message = Labels(boot=2**63 - 1, rows=tuple(rows))
     assert Labels.decode(message.encode()) == message
+
+
+def test_labels_of_several_targets_leave_by_name_and_an_older_file_takes_them(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "outbox.db"
+    Outbox(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE label DROP COLUMN name")  # as an older agent made it
+        db.execute("INSERT INTO label VALUES (1, 5, x'6161616161616161', 1, 0, 1, 9)")
+    db.close()
+    outbox, clock = Outbox(path), FakeClock()
+    service = make_service(outbox=outbox, clock=clock)
+    built = build_regressor(targets=("flow", "heat"))
+    activate(service, built)
+    rows = LocalModel(service, "main")
+    answer = rows.predict(built.rows[:2])
+    rows.feedback(f"{answer.prediction_id}.1", {"heat": 20})
+    with pytest.raises(InputError, match=r"heat of .* has its label already"):
+        rows.feedback(f"{answer.prediction_id}.1", {"flow": 1.0, "heat": 21})
+    rows.feedback(f"{answer.prediction_id}.1", {"flow": 1.0})
+    service.close_due()
+    _, pending = outbox.pending_labels(10)
+    flow, heat = answer.outputs["value"][1].tolist()
+    assert [(r.name, r.predicted, r.label) for r in pending] == [
+        ("", 0.0, 1.0),
+        ("heat", heat, 20.0),
+        ("flow", flow, 1.0),
+    ]
+    outbox.close()
+
+
+def test_an_answer_that_is_no_number_takes_no_label_and_one_answer_takes_one() -> None:
+    service = make_service(outbox=Outbox(None))
+    built = build_regressor()
+    activate(service, built)
+    one = service.predict("main", built.rows[:1]).prediction_id
+    service.labels.add(one, 2.0)
+    with pytest.raises(InputError, match=f"{one} has its label already"):
+        service.labels.add(one, 2.5)
+    lost = service.predict("main", np.full((1, 3), np.inf, np.float32)).prediction_id
+    with pytest.raises(InputError, match=r"was answered with (nan|-?inf), to which no label"):
+        service.labels.add(lost, 2.0)
+
+
+def test_labels_with_long_names_leave_in_as_many_messages_as_they_need() -> None:
+    world = World()
+    names = [f"{n:03}" + "\U0001f300" * 125 for n in range(100)]
+    rows = [row(n, is_class=False)._replace(name=name) for n, name in enumerate(names)]
+    world.outbox.append_labels(5, rows)
+    found = []
+    for _ in range(10):
+        for boot, first, last in world.pump_after(10):
+            found.append((first, last))
+            world.acknowledge(boot, first, last)
+    assert world.outbox.counts()["labels"] == 0
+    assert len(found) > 1
+    assert [first for first, _ in found[1:]] == [last + 1 for _, last in found[:-1]]

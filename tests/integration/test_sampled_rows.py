@@ -1,6 +1,5 @@
 """Sampled rows from an answer on the device to a message for the server."""
 
-import math
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -139,14 +138,21 @@ def test_a_regression_gives_its_value() -> None:
     assert numbers(batch.values[0]) == built.rows[:2, 1].tolist()
 
 
-def test_of_several_targets_the_row_leaves_without_an_answer() -> None:
+def test_of_several_targets_every_answer_and_label_leaves_by_its_name() -> None:
     built = build_regressor(targets=("flow", "heat"))
     device = Device({"share": 1.0, "models": {"load": {"f1": "keep"}}})
     activate(device.service, built)
-    device.service.predict("main", built.rows[:2])
+    answer = device.service.predict("main", built.rows[:3])
     (batch,) = device.gather()
-    assert all(math.isnan(r.predicted) for r in batch.rows)
-    assert numbers(batch.values[0]) == built.rows[:2, 1].tolist()
+    values = answer.outputs["value"]
+    assert batch.names == ("flow", "heat")
+    assert [numbers(answers) for answers in batch.predicted] == values.T.tolist()
+    assert numbers(batch.values[0]) == built.rows[:3, 1].tolist()
+    device.service.labels.add(f"{answer.prediction_id}.1", {"heat": 20})
+    device.service.labels.add(f"{answer.prediction_id}.1", {"flow": 3.5})
+    (labels,) = device.gather()
+    assert (labels.names, labels.rows) == (("flow", "heat"), ())
+    assert [tuple(label) for label in labels.labels] == [(0, 1, 20.0, 1), (0, 1, 3.5, 0)]
 
 
 def test_uncertain_rows_are_taken_beside_the_share() -> None:
@@ -172,7 +178,7 @@ def test_labels_of_sampled_rows_follow_them_and_others_do_not() -> None:
         device.service.labels.add(prediction_id, classes[1])
     (labels,) = device.gather()
     assert (labels.rows, labels.artifact) == ((), batch.artifact)
-    assert [(n, row, value) for n, row, value in labels.labels] == [(n, 0, 1.0) for n in sampled]
+    assert [tuple(label) for label in labels.labels] == [(n, 0, 1.0, 0) for n in sampled]
     assert device.outbox.counts()["labels"] == 200, "counting them is another matter"
 
 

@@ -25,7 +25,6 @@ from edge_agent.statistics.agreement import Answers, Comparison
 from edge_agent.statistics.layout import CounterLayout
 from edge_agent.statistics.reference import Reference
 from edge_agent.statistics.varint import decode_counters
-from tests.support.clock import FakeClock
 from tests.support.edges import agent_directory
 from tests.support.serving import (
     Edit,
@@ -47,7 +46,7 @@ LIMITS = SelfTestLimits(latency_ms_p95_max=1e6, rss_bytes_max=2**40, timeout_s=6
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, World]]:
     directory = tmp_path_factory.mktemp("agent")
-    with agent_directory(directory, BUILT) as world:
+    with agent_directory(directory, BUILT, takes_labels=True) as world:
         yield directory, world
 
 
@@ -160,12 +159,22 @@ def run(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return run_graph(model, rows, BUILT.schema)["value"]
 
 
-def test_feedback_on_several_targets_is_refused_with_the_reason() -> None:
-    service = make_service(outbox=Outbox(None), clock=FakeClock())
-    activate(service, BUILT)
-    name = service.predict("main", ROWS[:1]).prediction_id
-    with pytest.raises(InputError, match="answered 2 targets, and feedback is one label or value"):
-        service.labels.add(name, 3.0)
+def test_feedback_on_several_targets_goes_by_name_and_may_come_in_parts(
+    agent: tuple[Path, World], client: Client
+) -> None:
+    name = client.predict(ROWS[:1]).prediction_ids[0]
+    client.feedback(name, {"heat, inside": 20})
+    body = {"prediction_id": name, "labels": {"flow": 3.1}}
+    assert agent[1].ask("/v1/feedback", body) == (200, {"taken": 1, "refused": 0})
+    status, told = agent[1].ask("/v1/feedback", body)
+    assert (status, "has its label already" in told["error"]) == (400, True)
+    for label, words in (
+        (3.0, "answered 2 targets, so its labels have names"),
+        ({"flaw": 1.0}, "has no target 'flaw'; known are flow, heat, inside"),
+        ({"flow": "wet"}, r"flow of .* is a regression's"),
+    ):
+        with pytest.raises(InputError, match=words):
+            client.feedback(name, label)
 
 
 # Shadow -------------------------------------------------------------------------------------------

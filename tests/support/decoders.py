@@ -13,7 +13,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -41,6 +41,7 @@ from edge_agent.contract.assignment import Assignment, SlotAssignment
 from edge_agent.contract.encoding import EncodedHead, restore
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.join import EnrolGrant, EnrolRequest, JoinTicket
+from edge_agent.contract.labels import LabelRow, Labels
 from edge_agent.contract.messages import (
     AckRange,
     Reported,
@@ -76,6 +77,7 @@ from edge_agent.contract.transfer import (
     Part,
 )
 from edge_agent.contract.windows import Window, decode_windows, encode_windows
+from edge_agent.core.late_labels import Truth
 from edge_agent.errors import InputError, PackageError, Refusal
 from edge_agent.ports import SelfTestResult
 from edge_agent.statistics.reference import Reference
@@ -223,7 +225,19 @@ def _rows() -> list[bytes]:
     packed = frame_batch(7, 1, encode_batch(batch))
     body = zlib.decompress(packed[25:])
     plain = packed[:20] + b"\0" + len(body).to_bytes(4, "big") + body
-    return [packed, plain]
+    named = replace(
+        batch,
+        names=("flow", "heat"),
+        predicted=(bytes(36), bytes(36)),
+        labels=(SampledLabel(1, 0, 2.0, 1),),
+    )
+    return [packed, plain, frame_batch(7, 2, encode_batch(named))]
+
+
+def _labels() -> list[bytes]:
+    rows = (LabelRow(1, b"a" * 8, True, 2, 0, 5), LabelRow(2, b"b" * 8, False, 2.5, 3.0, 6))
+    named = tuple(row._replace(name=name) for row, name in zip(rows, ("day", "flow"), strict=True))
+    return [Labels(boot=7, rows=rows).encode(), Labels(boot=7, rows=named).encode()]
 
 
 def _chunk_request() -> bytes:
@@ -383,9 +397,10 @@ def read_named_rows(data: bytes) -> object:
 
 
 class _NoLabels:
-    def add(self, prediction_id: str, label: str | float) -> None:
+    def add(self, prediction_id: str, label: Truth) -> None:
         assert isinstance(prediction_id, str)
-        assert isinstance(label, str) or math.isfinite(label)
+        for one in label.values() if isinstance(label, Mapping) else (label,):
+            assert isinstance(one, str) or math.isfinite(one)
 
 
 def _self_test() -> bytes:
@@ -526,6 +541,7 @@ DECODERS: dict[str, Decoder] = {
     ),
     "windows": Decoder(decode=decode_windows, seeds=lambda: [_windows()]),
     "rows": Decoder(decode=decode_rows, seeds=_rows),
+    "labels": Decoder(decode=Labels.decode, seeds=_labels, is_json=True),
     "chunk-request": Decoder(
         decode=ChunkRequest.decode, seeds=lambda: [_chunk_request()], is_json=True
     ),
@@ -607,6 +623,7 @@ DECODERS: dict[str, Decoder] = {
         seeds=lambda: [
             b'{"prediction_id": "a", "label": "fog"}',
             b'[{"prediction_id": "a", "value": 1}]',
+            b'{"prediction_id": "a", "labels": {"flow": 3.1, "day": "rest"}}',
         ],
         is_json=True,
         is_stored=False,

@@ -13,12 +13,16 @@ from tests.support.serving_http import World, serving
 
 @contextlib.contextmanager
 def agent_directory(
-    directory: Path, built: BuiltPackage, *, access: HttpAccess | None = None
+    directory: Path,
+    built: BuiltPackage,
+    *,
+    access: HttpAccess | None = None,
+    takes_labels: bool = False,
 ) -> Iterator[World]:
     lock = DirectoryLock(directory)
     lock.acquire()
     try:
-        with serving(built, access=access) as world:
+        with serving(built, access=access, takes_labels=takes_labels) as world:
             lock.describe({"http_host": "127.0.0.1", "http_port": world.port})
             yield world
     finally:
