@@ -101,10 +101,30 @@ def pack_pictures(
     """
     if not len(pictures):
         raise InvalidRequestError("no pictures were given")
-    runner = GraphRunner(make_front(image).SerializeToString(), profile)
-    answers = [runner.run_pictures(check_picture(picture, image)[None]) for picture in pictures]
-    pixels = np.concatenate([answer["pixels"] for answer in answers])
-    return pixels, np.concatenate([answer[FIGURES_OUTPUT] for answer in answers])
+    packer = PicturePacker(image, profile)
+    packed = [packer.pack(picture) for picture in pictures]
+    return np.stack([row for row, _ in packed]), np.stack([figures for _, figures in packed])
+
+
+class PicturePacker:
+    """The front alone, loaded once; any number of threads may ask it.
+
+    Args:
+        image: What the graph does to a picture.
+        profile: Runs the front with its threads.
+        threads: Of one picture, instead of the profile's.
+    """
+
+    def __init__(
+        self, image: ImageInput, profile: DeviceProfile, *, threads: int | None = None
+    ) -> None:
+        front = make_front(image).SerializeToString()
+        self._image, self._runner = image, GraphRunner(front, profile, threads=threads)
+
+    def pack(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give the packed row and the figures of one picture; raises as ``check_picture``."""
+        answer = self._runner.run_pictures(check_picture(picture, self._image)[None])
+        return answer["pixels"][0], answer[FIGURES_OUTPUT][0]
 
 
 def check_picture(picture: Any, image: ImageInput) -> NDArray[np.uint8]:

@@ -4,6 +4,8 @@ A folder has one sub-folder a class; a table has the columns ``file`` and ``labe
 unfolded one at a time and as devices do it: turned as the camera noted, 16 bits cut to 8, RGB.
 """
 
+import io
+import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InvalidRequestError, MissingLibraryError
+from converters.errors import InvalidRequestError, MissingLibraryError, say_reason
 from converters.tables import read_table
 
 Picture = NDArray[np.uint8]
@@ -102,28 +104,62 @@ def read_picture(path: Path, pixels_max: int) -> Picture:
         InvalidRequestError: No such picture, damaged or too large; names the path.
         MissingLibraryError: Pillow is not installed.
     """
+    content = read_picture_bytes(path)
+    with warnings.catch_warnings():
+        # It warns of many pixels when it opens a file; they are counted here.
+        warnings.simplefilter("ignore")
+        return decode_picture(content, str(path), pixels_max)
+
+
+def read_picture_bytes(path: Path) -> bytes:
+    """Read a file whole; raises InvalidRequestError when it is none or too large."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe never comes, a device never ends
+            raise InvalidRequestError(f"{path} is no regular file")
+        if found.st_size > FILE_BYTES_MAX:
+            raise InvalidRequestError(
+                f"{path} has {found.st_size} bytes, the limit is {FILE_BYTES_MAX}"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def decode_picture(content: bytes, what: str, pixels_max: int) -> Picture:
+    """Unfold a PNG or JPEG; may warn, and may be asked by several threads.
+
+    Args:
+        content: The file's bytes.
+        what: Names it in errors.
+        pixels_max: Larger pictures are refused before they are unfolded.
+
+    Raises:
+        InvalidRequestError: No picture, damaged or too large.
+        MissingLibraryError: Pillow is not installed.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingLibraryError("pillow", f"{path}: reading pictures") from error
+        raise MissingLibraryError("pillow", f"{what}: reading pictures") from error
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise InvalidRequestError(f"{path} has {size} bytes, the limit is {FILE_BYTES_MAX}")
-        with warnings.catch_warnings():
-            # It warns of many pixels when it opens a file; they are counted here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > pixels_max:
-                    raise InvalidRequestError(
-                        f"{path} has {image.width} x {image.height} pixels, the limit is"
-                        f" {pixels_max}; make it smaller or raise --pixels-max"
-                    )
-                return _unfold(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _check_pixels(image, what, pixels_max)
+            return _unfold(ImageOps.exif_transpose(image))
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # decoders of damaged files raise a dozen kinds
         raise InvalidRequestError(
-            f"{path} is no PNG or JPEG picture that can be read: {error}"
+            f"{what} is no PNG or JPEG picture that can be read: {say_reason(error)}"
         ) from error
+
+
+def _check_pixels(image: Any, what: str, pixels_max: int) -> None:
+    if image.width * image.height > pixels_max:
+        raise InvalidRequestError(
+            f"{what} has {image.width} x {image.height} pixels, the limit is {pixels_max}; make it"
+            " smaller or raise it (--pixels-max, or pixels_max of a spec)"
+        )
 
 
 def _unfold(image: Any) -> Picture:

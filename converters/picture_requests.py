@@ -5,7 +5,7 @@ pictures; then the front goes into the graph. Without other held-out pictures ev
 from 30 % of them, drawn with a fixed seed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from converters.errors import InvalidRequestError
 from converters.file_requests import split_rows
 from converters.front_timing import add_front
 from converters.guarded_pictures import take_pictures_guarded
-from converters.image_front import pack_pictures
-from converters.image_package import measure_golden, pick_golden
+from converters.image_front import check_picture, pack_pictures
+from converters.image_package import Pictures, measure_golden, pick_golden
 from converters.picture_files import PictureFiles, PictureList, list_pictures
 from converters.picture_source import PictureSource, PictureWishes, open_picture_source
 from converters.request import BuildRequest, BuiltPackage, MeasurementPlan, ProfileLimits
@@ -114,7 +114,7 @@ def read_picture_job(
     package_bytes_max = min(
         profile.package_bytes_max, asked.package_bytes_max or profile.package_bytes_max
     )
-    room = _find_room(opened.image, held.paths, width)
+    room = find_room(opened.image, pictures_held, width)
     inner = replace(profile, package_bytes_max=max(1, package_bytes_max + room))
     request = BuildRequest(
         estimator=opened.source.model,
@@ -189,10 +189,15 @@ def _read_number(label: str, name: str) -> float:
         ) from error
 
 
-def _find_room(image: ImageInput, paths: Sequence[Path], width: int) -> int:
-    """Tell by how many bytes golden rows of pixels are more than golden pictures."""
-    chosen = [paths[place] for place in pick_golden(len(paths))]
-    golden = list(PictureFiles(chosen, image.pixels_max))
+def find_room(image: ImageInput, pictures: Pictures, width: int) -> int:
+    """Tell by how many bytes golden rows of pixels are more than golden pictures.
+
+    Args:
+        image: What the graph does to a picture.
+        pictures: Held-out ones.
+        width: Numbers of a row of pixels.
+    """
+    golden = [check_picture(pictures[place], image) for place in pick_golden(len(pictures))]
     height, breadth = measure_golden(golden)
-    pictures = len(golden) * height * breadth * IMAGE_CHANNELS
-    return min(GOLDEN_ROWS_MAX, len(paths)) * width * _FLOAT_BYTES - pictures
+    taken = len(golden) * height * breadth * IMAGE_CHANNELS
+    return min(GOLDEN_ROWS_MAX, len(pictures)) * width * _FLOAT_BYTES - taken

@@ -104,6 +104,10 @@ class StepLines:
         else:
             self._status.update(words)
 
+    def working(self, step: str, detail: str) -> None:
+        """Show how far the running step is."""
+        self.started(step, detail)
+
     def finished(self, step: str, seconds: float, sentence: str) -> None:
         """Print the step's line."""
         line = f"{step:<{STEP_CHARS}} {seconds:6.1f} s   {sentence}"

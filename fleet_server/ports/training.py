@@ -1,12 +1,15 @@
 """What training needs from the world: tables, a place for models, somebody to tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from device_profiles.profile import DeviceProfile
+from edge_agent.contract.image import ImageInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,86 @@ class TableReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedPictures:
+    """Files and what they should be answered; nothing of them is read yet.
+
+    Attributes:
+        names: Of each, below the folder; for people.
+        paths: Of each.
+        answers: A row a picture: the columns asked for.
+        skipped: Files beside them that are no pictures by their name.
+        is_folder: Whether sub-folders say the classes.
+    """
+
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    answers: RawTable
+    skipped: int
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedPictures:
+    """Pictures as the numbers that a model sees.
+
+    Attributes:
+        rows: float32 [readable, width].
+        places: int64 [readable], in the list, ascending.
+        sha256: uint8 [readable, 32], of each file.
+        pixels_sha256: uint8 [readable, 32], of each unfolded picture and its size.
+        faults: Place in the list and reason of each that is unreadable.
+        size_bytes: Of all files that were read.
+        load: Gives a picture of the list again, uint8 RGB [height, width, 3]; raises FleetError
+            when its file is another by now.
+    """
+
+    rows: NDArray[np.float32]
+    places: NDArray[np.int64]
+    sha256: NDArray[np.uint8]
+    pixels_sha256: NDArray[np.uint8]
+    faults: tuple[tuple[int, str], ...]
+    size_bytes: int
+    load: Callable[[int], NDArray[np.uint8]]
+
+
+class PictureReader(Protocol):
+    """Reads pictures from files."""
+
+    def list(self, path: Path, *, numbers: Sequence[str], words: Sequence[str]) -> ListedPictures:
+        """List a folder with one sub-folder a class, or a table of files.
+
+        Args:
+            path: The folder or table.
+            numbers: Columns to read as numbers.
+            words: Columns to read as words. A folder has one, whatever its name.
+
+        Raises:
+            FleetError: Nothing is there, too much is, or a column or file is not.
+        """
+        ...
+
+    def pack(
+        self,
+        listed: ListedPictures,
+        image: ImageInput,
+        profile: DeviceProfile,
+        tell: Callable[[str], None],
+    ) -> PackedPictures:
+        """Read every picture once and make of it what the model sees, as the shipped graph does.
+
+        Args:
+            listed: What to read.
+            image: What the graph does to a picture.
+            profile: Any that the graph is for.
+            tell: Hears how far it is.
+
+        Raises:
+            FleetError: They are too many bytes or numbers, or what reads pictures is missing.
+        """
+        ...
+
+
 class EstimatorWriter(Protocol):
     """Keeps the source model of a version."""
 
@@ -100,6 +183,10 @@ class StepListener(Protocol):
 
     def started(self, step: str, detail: str) -> None:
         """A step begins; it may take long."""
+        ...
+
+    def working(self, step: str, detail: str) -> None:
+        """A step that began is as far as the detail says; may be called often."""
         ...
 
     def finished(self, step: str, seconds: float, sentence: str) -> None:

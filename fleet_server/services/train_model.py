@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from converters.request import BuiltPackage
 from device_profiles.catalog import load_profile
 from device_profiles.errors import ProfileError
 from device_profiles.profile import DeviceProfile
@@ -20,9 +21,11 @@ from fleet_server.ports.registry import Model, ModelRegistry, PackageStore
 from fleet_server.ports.training import (
     CodeVersions,
     EstimatorWriter,
+    PictureReader,
     StepListener,
     TableReader,
 )
+from fleet_server.services.read_pictures import ReadPictures
 from fleet_server.services.read_spec import read_spec
 from fleet_server.services.register_version import (
     BuiltArtifact,
@@ -34,9 +37,11 @@ from fleet_server.training.examination import Champion, Examination, ProfileResu
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
 from fleet_server.training.ingest import check_columns, make_dataset, settle_spec
+from fleet_server.training.picture_build import build_pictures_for_profile
 from fleet_server.training.records import SourceModel, describe_evaluation, describe_run
 from fleet_server.training.shipped import build_for_profile
-from fleet_server.training.spec import Spec, make_schema
+from fleet_server.training.spec import PictureSection, ProfileLimit, Spec, make_schema
+from fleet_server.training.worst_pictures import find_worst
 
 REASON_CHARS_MAX = 1_000
 
@@ -61,10 +66,17 @@ class Trained:
 
 @dataclass(slots=True, kw_only=True)
 class _Report:
-    """What a run records on its way."""
+    """What a run records on its way.
+
+    Attributes:
+        facts: Of pictures, and of what was trained on them, for the record of the run.
+        worst: Held-out pictures that the source answers worst, for the evaluation.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    worst: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -81,6 +93,7 @@ class TrainModel:
     """
 
     reader: TableReader
+    pictures: PictureReader
     registry: ModelRegistry
     packages: PackageStore
     estimators: EstimatorWriter
@@ -131,12 +144,18 @@ class TrainModel:
                 TrainingResult(
                     spec=spec,
                     metrics=source.metrics,
-                    evaluation=describe_evaluation(
-                        source, results, champion.number if champion else 0
-                    ),
+                    evaluation={
+                        **describe_evaluation(source, results, champion.number if champion else 0),
+                        **report.worst,
+                    },
                     forced_reason=reason if missed else "",
                     data_sha256=dataset.sha256,
-                    run={**run, "seconds": report.seconds, "notes": report.notes},
+                    run={
+                        **run,
+                        **report.facts,
+                        "seconds": report.seconds,
+                        "notes": report.notes,
+                    },
                     built=built,
                 ),
                 actor=actor,
@@ -151,6 +170,8 @@ class TrainModel:
         )
 
     def _ingest(self, spec: Spec, folder: Path, report: _Report) -> Dataset:
+        if spec.data.pictures is not None:
+            return self._ingest_pictures(spec, spec.data.pictures, folder, report)
         path = folder / spec.data.path
         with self._step(report, "ingest", path.name) as step:
             check_columns(spec, self.reader.list_columns(path), source=path.name)
@@ -168,6 +189,24 @@ class TrainModel:
                 classes = f", {len(spec.data.targets)} targets"
             step.sentence = (
                 f"{rows:,} rows of {width:,} columns{classes}   data {dataset.sha256[:12]}"
+            )
+        return dataset
+
+    def _ingest_pictures(
+        self, spec: Spec, asked: PictureSection, folder: Path, report: _Report
+    ) -> Dataset:
+        with self._step(report, "ingest", spec.data.path) as step:
+            profile = self._load_profile(spec.profiles[0].profile)
+            data = ReadPictures(reader=self.pictures, listener=self.listener).read(
+                *(spec, asked, folder, profile), step="ingest"
+            )
+            report.facts["pictures"] = data.record
+            report.notes += data.notes
+            image, dataset = asked.image, data.dataset
+            classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
+            step.sentence = (
+                f"{len(dataset.features):,} pictures seen as {image.height} x {image.width}"
+                f" {image.colours}{classes}   data {dataset.sha256[:12]}"
             )
         return dataset
 
@@ -211,6 +250,10 @@ class TrainModel:
             answers = answer(fitted, spec.model.task, test.features)
             exam = Examination(spec.metrics, schema, test)
             metrics, missed = exam.judge_source(answers)
+            if test.pictures is not None:
+                report.worst["worst_pictures"] = find_worst(
+                    test.targets, answers, dataset.classes, test.pictures.names
+                )
             step.sentence = _say_metrics(spec, metrics)
         source = SourceModel(
             spec=spec,
@@ -247,16 +290,7 @@ class TrainModel:
         for limit in source.spec.profiles:
             with self._step(report, f"build {limit.profile}", "convert, quantize, check") as step:
                 profile = self._load_profile(limit.profile)
-                package = build_for_profile(
-                    source.estimator,
-                    source.schema,
-                    profile,
-                    limit,
-                    source.train,
-                    source.test,
-                    primary=source.spec.primary,
-                    context=context,
-                )
+                package = _build(source, profile, limit, context)
                 results[limit.profile] = source.exam.judge_package(package.blob, profile, champion)
                 built.append(BuiltArtifact.of(limit.profile, package))
                 shipped = results[limit.profile].estimates[source.spec.primary]
@@ -279,6 +313,24 @@ class TrainModel:
         yield step
         report.seconds[name] = round(self.clock.monotonic() - started, 3)
         self.listener.finished(name, report.seconds[name], step.sentence)
+
+
+def _build(
+    source: SourceModel, profile: DeviceProfile, limit: ProfileLimit, context: Mapping[str, Any]
+) -> BuiltPackage:
+    pictures = source.spec.data.pictures
+    if pictures is not None:
+        return build_pictures_for_profile(source, pictures.image, profile, limit, context)
+    return build_for_profile(
+        source.estimator,
+        source.schema,
+        profile,
+        limit,
+        source.train,
+        source.test,
+        primary=source.spec.primary,
+        context=context,
+    )
 
 
 def check_reason(force_reason: str | None) -> str:

@@ -11,7 +11,8 @@ from edge_agent.contract.package import MODEL, SCHEMA, unpack_members
 from edge_agent.contract.schema import Dtype, ModelSchema
 from fleet_server.training.categories import translate_codes
 from fleet_server.training.metrics import Answers
-from fleet_server.training.shipped import answer_shipped
+from fleet_server.training.picture_set import PictureSet
+from fleet_server.training.shipped import answer_pictures, answer_shipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,11 @@ class ChampionAnswers:
 
 
 def ask_champion(
-    blob: bytes, schema: ModelSchema, profile: DeviceProfile, features: NDArray[np.float32]
+    blob: bytes,
+    schema: ModelSchema,
+    profile: DeviceProfile,
+    features: NDArray[np.float32],
+    pictures: PictureSet | None = None,
 ) -> ChampionAnswers:
     """Run the champion's graph on the candidate's rows.
 
@@ -37,26 +42,39 @@ def ask_champion(
         schema: The candidate's.
         profile: Both were built for it.
         features: The candidate's held-out rows, float32 [rows, width].
+        pictures: What they were made of; None for a candidate that reads a table.
     """
     try:
         members = unpack_members(blob)
         theirs = ModelSchema.decode(members[SCHEMA])
     except ContractError as error:
         return ChampionAnswers(answers=None, reason=f"its package cannot be read: {error}")
-    missing = [column for column in theirs.columns if column not in schema.columns]
-    if missing:
-        return ChampionAnswers(
-            answers=None, reason=f"it reads column {missing[0]!r}, which the candidate does not"
-        )
-    if (theirs.classes, theirs.targets) != (schema.classes, schema.targets):
-        what = "classes" if theirs.classes != schema.classes else "targets"
-        return ChampionAnswers(answers=None, reason=f"it answers other {what}")
+    if reason := _find_other_columns(theirs, schema, has_pictures=pictures is not None):
+        return ChampionAnswers(answers=None, reason=reason)
+    if pictures is not None:
+        return _take(answer_pictures(members[MODEL], theirs.task, profile, pictures))
     at = {column: place for place, column in enumerate(schema.columns)}
     rows = features[:, [at[column] for column in theirs.columns]]
     reason = _find_other_texts(theirs, schema) or _translate(rows, theirs, schema)
     if reason:
         return ChampionAnswers(answers=None, reason=reason)
-    answers = answer_shipped(members[MODEL], theirs.task, profile, rows)
+    return _take(answer_shipped(members[MODEL], theirs.task, profile, rows))
+
+
+def _find_other_columns(theirs: ModelSchema, ours: ModelSchema, *, has_pictures: bool) -> str:
+    """Say why the two cannot be asked the same, or answer otherwise; empty when they can."""
+    if (theirs.image is not None) != has_pictures:
+        kinds = ("a table", "pictures") if has_pictures else ("pictures", "a table")
+        return f"it reads {kinds[0]}, the candidate {kinds[1]}"
+    missing = [column for column in theirs.columns if column not in ours.columns]
+    if missing and not has_pictures:
+        return f"it reads column {missing[0]!r}, which the candidate does not"
+    if (theirs.classes, theirs.targets) != (ours.classes, ours.targets):
+        return f"it answers other {'classes' if theirs.classes != ours.classes else 'targets'}"
+    return ""
+
+
+def _take(answers: Answers) -> ChampionAnswers:
     if not answers.is_finite:
         return ChampionAnswers(answers=None, reason="it answers what is not a finite number")
     return ChampionAnswers(answers=answers)

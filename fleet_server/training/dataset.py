@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.schema import Feature
 from fleet_server.errors import RefusedError
+from fleet_server.training.picture_set import PictureSet
 from fleet_server.training.row_hash import choose_test_rows
 from fleet_server.training.spec import SplitSection
 
@@ -23,9 +24,10 @@ class Dataset:
         declared: The features, categories with their texts.
         targets: int64 class index or float64 value, [rows]; several values, [rows, targets].
         classes: Names by index; empty for a regression.
-        lanes: Row hashes, uint64 [rows, 2].
+        lanes: Hashes that decide the side of a row, uint64 [rows, 2].
         sha256: Version of the data; the same for any order of the rows.
         columns_sha256: Of the column names that enter the row hash.
+        pictures: What the features were made of; None where they are a table's.
     """
 
     features: NDArray[np.float32]
@@ -35,14 +37,22 @@ class Dataset:
     sha256: str
     columns_sha256: str
     declared: tuple[Feature, ...] = ()
+    pictures: PictureSet | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side of the split: features float32 [rows, width], targets as of the ``Dataset``."""
+    """One side of the split.
+
+    Attributes:
+        features: float32 [rows, width].
+        targets: As of the ``Dataset``.
+        pictures: What the features were made of; None where they are a table's.
+    """
 
     features: NDArray[np.float32]
     targets: NDArray[Any]
+    pictures: PictureSet | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -56,7 +66,11 @@ def split_rows(dataset: Dataset, split: SplitSection) -> tuple[Side, Side]:
     """
     is_test = choose_test_rows(dataset.lanes, share=split.test, seed=split.seed)
     train, test = (
-        Side(features=dataset.features[chosen], targets=dataset.targets[chosen])
+        Side(
+            features=dataset.features[chosen],
+            targets=dataset.targets[chosen],
+            pictures=None if dataset.pictures is None else dataset.pictures.take(chosen),
+        )
         for chosen in (~is_test, is_test)
     )
     for side, word in ((train, "training"), (test, "held-out")):

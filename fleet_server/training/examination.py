@@ -10,7 +10,7 @@ from typing import Any
 
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import ModelSchema, Task
-from fleet_server.training.champion import ask_champion
+from fleet_server.training.champion import ChampionAnswers, ask_champion
 from fleet_server.training.dataset import Side
 from fleet_server.training.gates import (
     Gate,
@@ -91,7 +91,7 @@ class Examination:
         Raises:
             RefusedError: The runtime refuses its graph.
         """
-        answers = answer_package(blob, self._schema.task, profile, self._test.features)
+        answers = self._answer(blob, profile)
         truth = self._test.targets
         estimates = {
             metric.name: self._resampler.estimate(metric, truth, answers)
@@ -134,12 +134,10 @@ class Examination:
         """
         if profile.id not in champion.packages:
             return None
-        asked = ask_champion(
-            champion.packages[profile.id], self._schema, profile, self._test.features
-        )
+        asked = self._ask(champion, profile)
         if asked.answers is None:
             return None
-        mine = answer_package(blob, self._schema.task, profile, self._test.features)
+        mine = self._answer(blob, profile)
         found = self._resampler.compare(METRICS[name], self._test.targets, mine, asked.answers)
         return {
             "champion": champion.number,
@@ -151,6 +149,14 @@ class Examination:
             "rows": found.rows,
         }
 
+    def _answer(self, blob: bytes, profile: DeviceProfile) -> Answers:
+        test = self._test
+        return answer_package(blob, self._schema.task, profile, test.features, test.pictures)
+
+    def _ask(self, champion: Champion, profile: DeviceProfile) -> ChampionAnswers:
+        blob, test = champion.packages[profile.id], self._test
+        return ask_champion(blob, self._schema, profile, test.features, test.pictures)
+
     def _compare(self, answers: Answers, profile: DeviceProfile, champion: Champion) -> list[Gate]:
         margins = {
             limit.name: limit.regression_max
@@ -161,9 +167,7 @@ class Examination:
             return []
         theirs, reason = None, f"it was not built for {profile.id}"
         if profile.id in champion.packages:
-            asked = ask_champion(
-                champion.packages[profile.id], self._schema, profile, self._test.features
-            )
+            asked = self._ask(champion, profile)
             theirs, reason = asked.answers, asked.reason
         gates = []
         for name, margin in margins.items():

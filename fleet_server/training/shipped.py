@@ -24,6 +24,7 @@ from edge_agent.contract.schema import ModelSchema, Role, Task
 from fleet_server.errors import RefusedError
 from fleet_server.training.dataset import Side
 from fleet_server.training.metrics import METRICS, Answers
+from fleet_server.training.picture_set import PictureSet
 from fleet_server.training.spec import ProfileLimit
 
 CALIBRATION_ROWS_MAX = 100_000
@@ -101,10 +102,42 @@ def make_request(
 
 
 def answer_package(
-    blob: bytes, task: Task, profile: DeviceProfile, features: NDArray[np.float32]
+    blob: bytes,
+    task: Task,
+    profile: DeviceProfile,
+    features: NDArray[np.float32],
+    pictures: PictureSet | None = None,
 ) -> Answers:
-    """Let a package just built answer; raises RefusedError when the runtime refuses it."""
-    return answer_shipped(unpack_members(blob)[MODEL], task, profile, features)
+    """Let a package just built answer; raises RefusedError when the runtime refuses it.
+
+    Args:
+        blob: The package.
+        task: Of the model.
+        profile: What it was built for.
+        features: Rows to answer.
+        pictures: What the rows were made of: asked instead of them where they are given.
+    """
+    model = unpack_members(blob)[MODEL]
+    if pictures is not None:
+        return answer_pictures(model, task, profile, pictures)
+    return answer_shipped(model, task, profile, features)
+
+
+def answer_pictures(
+    model: bytes, task: Task, profile: DeviceProfile, pictures: PictureSet
+) -> Answers:
+    """Run a shipped graph on pictures, one after the other, as a device would.
+
+    Raises:
+        RefusedError: onnxruntime refuses it, or a picture's file was changed.
+    """
+    try:
+        runner = GraphRunner(model, profile)
+        found = [runner.run_pictures(picture[None]) for picture in pictures]
+    except ConversionError as error:
+        raise RefusedError(f"{profile.id}: {error}") from error
+    outputs = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return _read_outputs(task, outputs)
 
 
 def answer_shipped(

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_agent.contract.image import ImageInput
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from fleet_server.training.cnn_settings import CnnSettings
 from fleet_server.training.texts import TextTerms
 
 TEST_SHARE_DEFAULT = 0.2
@@ -35,17 +37,34 @@ class ModelSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSection:
-    """``[data]``: the table.
+class PictureSection:
+    """Pictures in place of a table's features.
 
     Attributes:
-        path: Of the CSV or Parquet file, as written; relative to the spec's folder.
+        image: What the graph does to a picture before the model sees it.
+        group: Column of the table of pictures whose rows are on one side of the split; or empty.
+        unreadable_share_max: Share of the pictures that may be unreadable and left out.
+    """
+
+    image: ImageInput
+    group: str = ""
+    unreadable_share_max: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSection:
+    """``[data]``: the table, or the pictures.
+
+    Attributes:
+        path: Of the CSV or Parquet file, or the folder of pictures, as written; relative to the
+            spec's folder.
         target: Column with the answer; the first of several.
         features: In the order of the packed tensor; until the data is read, a category may have
             ``categories.LEARNED`` in place of its texts.
         values_max: Of a category, how many texts may be learned.
         texts: Of a text, what is learned of it.
         targets: Columns with the answers where a row has several; else empty.
+        pictures: None where the spec is of a table.
     """
 
     path: str
@@ -54,6 +73,7 @@ class DataSection:
     values_max: Mapping[str, int] = field(default_factory=dict)
     texts: Mapping[str, TextTerms] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    pictures: PictureSection | None = None
 
     @property
     def target_columns(self) -> tuple[str, ...]:
@@ -106,12 +126,17 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSection:
-    """``[train]``: the estimator, what runs before it, and the seed of both."""
+    """``[train]``: the estimator, what runs before it, and the seed of both.
+
+    Attributes:
+        cnn: What the network is, where the estimator is one.
+    """
 
     estimator: str
     params: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[StepSpec, ...] = ()
     seed: int = 0
+    cnn: CnnSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

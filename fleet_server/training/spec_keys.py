@@ -7,10 +7,11 @@ error, what is in the second is named as not supported.
 from collections.abc import Mapping
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
-    "": ("model", "data", "split", "train", "metrics", "profiles", "approval", "family"),
+    "": ("model", "data", "input", "split", "train", "metrics", "profiles", "approval", "family"),
     "model": ("name", "task", "problem", "owner", "business"),
     "model.business": ("metric", "baseline", "target"),
-    "data": ("source", "target", "features"),
+    "data": ("source", "pictures", "target", "features", "group", "unreadable_max"),
+    "input": ("size", "colours", "resize", "scale", "mean", "deviation", "pixels_max"),
     "data.features.*": (
         "type",
         "shape",
@@ -29,6 +30,20 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "split": ("test", "seed", "freeze"),
     "train": ("estimator", "params", "steps", "seed"),
+    "train.params cnn": (
+        "channels",
+        "hidden",
+        "dropout",
+        "epochs_max",
+        "patience",
+        "batch",
+        "learning_rate",
+        "validation",
+        "class_weight",
+        "flip",
+        "shift",
+        "threads",
+    ),
     "train.steps.*": ("use", "params"),
     "metrics.*": ("floor", "ceiling", "regression_max"),
     "profiles.*": (
@@ -67,7 +82,6 @@ LATER: Mapping[str, Mapping[str, str]] = {
     "data": {
         "id": "remove the column from the features; it is then left aside",
         "time": "rows are split at random by their own hash",
-        "group": "rows are split at random by their own hash",
         "drop": "columns that are not features are left aside",
         "rules": "",
         "label_noise": "",

@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_agent.contract.outputs import TARGET_CHARS_MAX, TARGETS_MAX
 from edge_agent.contract.schema import Task
+from fleet_server.training.cnn_settings import CNN
 from fleet_server.training.estimators import judge_estimator, judge_params, judge_step
 from fleet_server.training.metrics import METRICS
 from fleet_server.training.spec import (
@@ -20,12 +21,14 @@ from fleet_server.training.spec import (
     DataSection,
     MetricLimit,
     ModelSection,
+    PictureSection,
     ProfileLimit,
     Spec,
     SplitSection,
     StepSpec,
     TrainSection,
 )
+from fleet_server.training.spec_cnn import read_cnn
 from fleet_server.training.spec_family import names_family, read_family
 from fleet_server.training.spec_features import read_features, read_text_terms, read_values_max
 from fleet_server.training.spec_keys import (
@@ -38,6 +41,7 @@ from fleet_server.training.spec_keys import (
     say_later,
 )
 from fleet_server.training.spec_lines import find_lines
+from fleet_server.training.spec_pictures import LABEL_COLUMN, describe_pixels, read_pictures
 from fleet_server.training.spec_problems import Problems, Section, SpecError, show, suggest
 
 SPEC_BYTES_MAX = 1_048_576
@@ -67,14 +71,15 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     problems = Problems(lines=find_lines(text))
     root = Section(problems, (), values, kind="")
     model = _read_model(root)
-    data = _read_data(root, model.task)
+    pictures = read_pictures(root, root.section("data"))
+    data = _read_data(root, model.task, pictures)
     family = read_family(root, model.name, data)
     spec = Spec(
         text=text,
         model=model,
         data=data,
         split=_read_split(root),
-        train=_read_train(root, model.task),
+        train=_read_train(root, model.task, has_pictures=pictures is not None),
         primary=root.section("metrics").text("primary", is_required=True, chars_max=40),
         metrics=_read_metrics(root, model.task),
         profiles=_read_profiles(root, model.task, profiles),
@@ -126,8 +131,17 @@ def _read_business(model: Section) -> BusinessGoal | None:
     return BusinessGoal(metric=metric, baseline=baseline or 0.0, target=target or 0.0)
 
 
-def _read_data(root: Section, task: Task) -> DataSection:
+def _read_data(root: Section, task: Task, pictures: PictureSection | None) -> DataSection:
     data = root.section("data", kind="data")
+    if pictures is not None:
+        targets = _read_targets(data, task) if "target" in data else (LABEL_COLUMN,)
+        return DataSection(
+            path=data.text("pictures", is_required=True, chars_max=4_096),
+            target=targets[0] if targets else "",
+            features=(describe_pixels(pictures.image),),
+            targets=targets if len(targets) > 1 else (),
+            pictures=pictures,
+        )
     source = data.text("source", is_required=True, chars_max=4_096)
     kind, colon, path = source.partition(":")
     if source and kind in LATER_SOURCES and colon:
@@ -192,10 +206,21 @@ def _read_split(root: Section) -> SplitSection:
     )
 
 
-def _read_train(root: Section, task: Task) -> TrainSection:
+def _read_train(root: Section, task: Task, *, has_pictures: bool) -> TrainSection:
     train = root.section("train", kind="train")
     name = train.text("estimator", is_required=True, chars_max=200)
     params = train.section("params")
+    if name == CNN:
+        if not has_pictures:
+            train.add("estimator", "cnn is for pictures; it needs data.pictures")
+        if "steps" in train:
+            train.add("steps", "cnn takes none; [input] says what it sees")
+        return TrainSection(
+            estimator=name,
+            params=_frozen(params.values),
+            seed=train.integer("seed", 0, low=0, high=SEED_MAX),
+            cnn=read_cnn(params, is_classification=task is Task.CLASSIFICATION),
+        )
     if name and (reason := judge_estimator(name, task)):
         train.add("estimator", reason)
     elif name:

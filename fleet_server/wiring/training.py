@@ -40,10 +40,13 @@ def build_trainer(fleet: Fleet, listener: StepListener) -> "TrainModel":
     from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
     from fleet_server.adapters.git_commit import GitCodeVersions
     from fleet_server.adapters.table_files import PyarrowTableReader
+    from fleet_server.adapters.training_pictures import FilePictureReader
     from fleet_server.services.train_model import TrainModel
 
+    reader = PyarrowTableReader()
     return TrainModel(
-        reader=PyarrowTableReader(),
+        reader=reader,
+        pictures=FilePictureReader(tables=reader),
         registry=DatabaseModelRegistry(fleet.engine),
         packages=fleet.objects,
         estimators=SkopsEstimatorWriter(),

@@ -17,6 +17,7 @@ from fleet_server.adapters.estimator_files import SkopsEstimatorWriter
 from fleet_server.adapters.git_commit import GitCodeVersions
 from fleet_server.adapters.object_store import ObjectStore
 from fleet_server.adapters.table_files import PyarrowTableReader
+from fleet_server.adapters.training_pictures import FilePictureReader
 from fleet_server.ports.registry import Version
 from fleet_server.ports.training import NumberColumn, RawTable, WordColumn
 from fleet_server.services.train_model import TrainModel
@@ -138,10 +139,15 @@ class HeardSteps:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.details: list[str] = []
 
     def started(self, step: str, detail: str) -> None:
         assert step
         assert detail
+
+    def working(self, step: str, detail: str) -> None:
+        assert step
+        self.details.append(detail)
 
     def finished(self, step: str, seconds: float, sentence: str) -> None:
         assert seconds >= 0
@@ -162,6 +168,7 @@ class TrainingBench:
         self.profiles_dir = folder / "profiles"
         self.trainer = TrainModel(
             reader=PyarrowTableReader(),
+            pictures=FilePictureReader(tables=PyarrowTableReader()),
             registry=self.registry,
             packages=self.objects,
             estimators=SkopsEstimatorWriter(),
