@@ -85,14 +85,22 @@ def print_family(view: "FamilyView") -> None:
         ("fallback", fallback.model if fallback else "none"),
         ("graphs", say_counts(view.ways)),
         ("against those in service", say_counts(standings)),
+        ("against the fallback", say_counts(Counter(map(str, view.against_fallback.values())))),
         ("inconclusive limits", f"{view.inconclusive:,} members"),
     ]
+    if view.run is not None:
+        rows.append(("newest training", f"{view.run.at:%Y-%m-%d %H:%M}: {view.run.sentence}"))
     print_table(view.pattern, ("", ""), rows)
     print_spreads(view.spreads)
     for spread in view.spreads:
         if spread.metric == view.primary:
             _print_bars(spread)
     print_members(view, WORST_SHOWN_MAX)
+    if view.run is not None and view.run.failed:
+        failed = list(view.run.failed.items())
+        print_table("failed in the newest training", ("member", "why"), failed[:WORST_SHOWN_MAX])
+        if len(failed) > WORST_SHOWN_MAX:
+            say(f"and {len(failed) - WORST_SHOWN_MAX:,} more; --html FILE and --json name them")
 
 
 def print_spreads(spreads: "Iterable[Spread]") -> None:
@@ -128,6 +136,23 @@ def say_family(view: "FamilyView", members: int) -> None:
         say(f"  {view.inconclusive:,} members have a limit that more rows would settle")
 
 
+def write_page(view: "FamilyView", path: Path) -> None:
+    """Write a family as one HTML page."""
+    from fleet_server.adapters.system_clock import SystemClock
+    from fleet_server.durable_files import write_durable
+    from fleet_server.errors import RefusedError
+    from fleet_server.web.family_page import write_family_page
+
+    page = write_family_page(view, at=SystemClock().now()).encode()
+    try:
+        write_durable(path, page)
+    except OSError as error:
+        raise RefusedError(
+            f"{path} cannot be written: {error.strerror or error}; name another place"
+        ) from error
+    say(f"{path}: {len(view.members):,} members, {len(page):,} bytes; open it in a browser")
+
+
 def write_listing_file(path: Path, targets: "Iterable[SignedTarget]") -> None:
     """Write the list of packages for who wants to check it with sha256sum."""
     from fleet_server.services.release import write_listing
@@ -146,7 +171,9 @@ def family_to_json(view: "FamilyView") -> dict[str, Any]:
         "states": dict(view.states),
         "in_service": view.in_service,
         "standings": dict(Counter(str(one) for one in view.standings.values())),
+        "against_fallback": dict(Counter(str(one) for one in view.against_fallback.values())),
         "inconclusive": view.inconclusive,
+        "newest_training": None if view.run is None else asdict(view.run),
         "ways": dict(view.ways),
         "metrics": [asdict(spread) for spread in view.spreads],
         "members": [
@@ -158,6 +185,8 @@ def family_to_json(view: "FamilyView") -> dict[str, Any]:
                 "champion": member.champion,
                 "metrics": dict(member.metrics),
                 "against_champion": str(view.standings[name]),
+                "against_fallback": str(view.against_fallback[name]),
+                "package_bytes": dict(member.sizes),
                 "ways": dict(member.run.get("ways", {})),
                 "full_because": dict(member.run.get("full_because", {})),
             }

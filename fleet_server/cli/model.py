@@ -1,5 +1,6 @@
 """``edgefleet model``: what was trained, what of it ships, and the approver's word on it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from fleet_server.cli.family_views import (
     fold_families,
     print_family,
     print_members,
+    write_page,
 )
 from fleet_server.cli.model_approve import NameArgument, is_pattern
 from fleet_server.cli.output import (
@@ -70,6 +72,9 @@ def list_models(
 def show(
     name: NameArgument,
     version: Annotated[int | None, typer.Argument(min=1, help="Default: the newest.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Of a family: write it as one HTML page.")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,14 +85,19 @@ def show(
     with fleet_errors():
         if is_pattern(name):
             view = _view_family(workspace, name)
-            if as_json:
+            if html is not None:
+                write_page(view, html)
+            elif as_json:
                 print_json(family_to_json(view))
             else:
                 print_family(view)
             return
         from fleet_server.bootstrap import open_fleet
+        from fleet_server.errors import MisuseError
         from fleet_server.wiring.encodings import list_encodings
 
+        if html is not None:
+            raise MisuseError(f"--html is of a family; {name} is one model")
         browser = _open_browser(workspace)
         found = browser.get_version(name, version)
         travels = list_encodings(open_fleet(workspace), found)

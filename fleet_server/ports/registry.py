@@ -11,6 +11,9 @@ from typing import Any, Protocol
 AGAINST_CHAMPION = "against_champion"
 """Key of a member's evaluation: its primary metric beside that of the version in service."""
 
+AGAINST_FALLBACK = "against_fallback"
+"""Key of a member's evaluation: its primary metric beside the fallback's, on its own rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewArtifact:
@@ -142,6 +145,7 @@ class FamilyMember:
         metrics: Of the newest version, before conversion.
         evaluation: Of the newest version.
         run: Of the newest version.
+        sizes: Bytes of each package of the newest version, by profile id.
     """
 
     model: str
@@ -152,6 +156,7 @@ class FamilyMember:
     metrics: Mapping[str, float]
     evaluation: Mapping[str, Any]
     run: Mapping[str, Any]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def values(self) -> Mapping[str, str]:
@@ -162,6 +167,35 @@ class FamilyMember:
     def is_fallback(self) -> bool:
         """Whether it is for devices that have no member."""
         return bool(self.run.get("family", {}).get("is_fallback", False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRun:
+    """What came of training a family once.
+
+    Attributes:
+        pattern: Name of the family.
+        is_acceptable: Whether no more members failed than the spec allows.
+        sentence: How many were registered, kept and failed.
+        registered: Members with a new version.
+        kept: Members that were up to date.
+        failed: Reason by member.
+        too_small: Rows by member that has fewer than the spec asks for.
+        rows_without: Rows with no value in a partition column.
+        reasons: How many graphs were converted in full, by the reason.
+        at: When it ended.
+    """
+
+    pattern: str
+    is_acceptable: bool
+    sentence: str
+    registered: int
+    kept: int
+    failed: Mapping[str, str]
+    too_small: Mapping[str, int]
+    rows_without: int
+    reasons: Mapping[str, int]
+    at: datetime
 
 
 class ModelRegistry(Protocol):
@@ -181,6 +215,14 @@ class ModelRegistry(Protocol):
 
     def list_family(self, pattern: str) -> list[FamilyMember]:
         """Give the members of a family by name; empty when there are none."""
+        ...
+
+    def record_family_run(self, run: FamilyRun, *, actor: str) -> None:
+        """Keep what came of training a family, with the audit log's entry."""
+        ...
+
+    def find_family_run(self, pattern: str) -> FamilyRun | None:
+        """Give the newest run of a family; None when none was kept."""
         ...
 
     def register(self, new: NewVersion, *, actor: str, at: datetime) -> int:

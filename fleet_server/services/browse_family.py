@@ -14,7 +14,13 @@ from fleet_server.core.family_summary import (
     spread_metric,
 )
 from fleet_server.errors import NotFoundError
-from fleet_server.ports.registry import AGAINST_CHAMPION, FamilyMember, ModelRegistry
+from fleet_server.ports.registry import (
+    AGAINST_CHAMPION,
+    AGAINST_FALLBACK,
+    FamilyMember,
+    FamilyRun,
+    ModelRegistry,
+)
 from fleet_server.services.release import APPROVED, REJECTED, Release
 from fleet_server.training.metrics import METRICS
 
@@ -32,6 +38,8 @@ class FamilyView:
         primary: The metric it is named by.
         ranked: Members by that metric, the worst first.
         standings: How the newest versions compare with those in service.
+        against_fallback: How they compare with the fallback, on their own held-out rows.
+        run: What came of the newest training; None where that was not kept.
         inconclusive: Members with a limit that more rows would settle.
     """
 
@@ -41,7 +49,9 @@ class FamilyView:
     primary: str
     ranked: tuple[str, ...]
     standings: Mapping[str, Standing]
+    against_fallback: Mapping[str, Standing]
     inconclusive: int
+    run: FamilyRun | None = None
 
     @property
     def fallback(self) -> FamilyMember | None:
@@ -112,8 +122,10 @@ class BrowseFamily:
             ),
             primary=primary,
             ranked=tuple(ranked),
-            standings=compare_members({n: _difference(one) for n, one in found.items()}),
+            standings=_compare(found, AGAINST_CHAMPION),
+            against_fallback=_compare(found, AGAINST_FALLBACK),
             inconclusive=sum(_is_inconclusive(one.evaluation) for one in found.values()),
+            run=self.registry.find_family_run(pattern),
         )
 
     def _absent(self, pattern: str) -> NotFoundError:
@@ -122,8 +134,18 @@ class BrowseFamily:
         return NotFoundError(f"no family {pattern!r}; {listed}")
 
 
-def _difference(member: FamilyMember) -> Difference | None:
-    found = member.evaluation.get(AGAINST_CHAMPION)
+def _compare(members: Mapping[str, FamilyMember], key: str) -> dict[str, Standing]:
+    return compare_members({name: find_difference(one, key) for name, one in members.items()})
+
+
+def find_difference(member: FamilyMember, key: str) -> Difference | None:
+    """Give how much better a member is than another model on its held-out rows.
+
+    Args:
+        member: With its newest version's evaluation.
+        key: AGAINST_CHAMPION or AGAINST_FALLBACK.
+    """
+    found = member.evaluation.get(key)
     if not isinstance(found, dict):
         return None
     return Difference(value=found["value"], low=found["low"], high=found["high"])

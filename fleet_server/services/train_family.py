@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from device_profiles.errors import ProfileError
 from edge_agent.contract.schema import Task
 from fleet_server.errors import MisuseError, RefusedError
 from fleet_server.ports.clock import Clock
-from fleet_server.ports.registry import ModelRegistry, PackageStore
+from fleet_server.ports.registry import FamilyRun, ModelRegistry, PackageStore
 from fleet_server.ports.training import CodeVersions, EstimatorWriter, TableReader
 from fleet_server.services.read_spec import read_spec
 from fleet_server.services.register_version import (
@@ -31,6 +32,7 @@ from fleet_server.training.family_member import FamilyRecipe, MemberOutcome
 from fleet_server.training.ingest import check_columns
 from fleet_server.training.records import find_libraries
 from fleet_server.training.spec import FamilySection, Spec
+from fleet_server.training.spec_family import name_fallback
 
 
 class MemberPool(Protocol):
@@ -87,6 +89,24 @@ class TrainedFamily:
         members = len(self.registered) + len(self.kept) + len(self.failed)
         return len(self.failed) <= self.fail_share_max * members
 
+    def to_run(self, at: datetime) -> FamilyRun:
+        """Give what is kept of the run."""
+        return FamilyRun(
+            pattern=self.pattern,
+            is_acceptable=self.is_acceptable,
+            sentence=(
+                f"{len(self.registered):,} registered, {len(self.kept):,} up to date,"
+                f" {len(self.failed):,} failed, {len(self.too_small):,} with too few rows."
+            ),
+            registered=len(self.registered),
+            kept=len(self.kept),
+            failed=self.failed,
+            too_small=self.too_small,
+            rows_without=self.rows_without,
+            reasons=self.reasons,
+            at=at,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainFamily:
@@ -131,7 +151,7 @@ class TrainFamily:
         failed: dict[str, str] = {}
         ways, reasons = Counter[str](), Counter[str]()
         metrics: dict[str, Mapping[str, float]] = {}
-        for trained in self.pool.train(recipe, todo) if todo else ():
+        for trained in self._train(recipe, todo):
             outcome = self._register(spec, trained, registered, actor)
             if outcome.failure:
                 failed[outcome.member] = outcome.failure
@@ -140,7 +160,7 @@ class TrainFamily:
                 ways.update(outcome.ways.values())
                 reasons.update(reason for reason in outcome.reasons.values() if reason)
             self.listener.done(outcome)
-        return TrainedFamily(
+        family = TrainedFamily(
             pattern=spec.model.name,
             registered=registered,
             kept=tuple(kept),
@@ -152,6 +172,19 @@ class TrainFamily:
             metrics=metrics,
             fail_share_max=spec.family.fail_share_max,
         )
+        self.registry.record_family_run(family.to_run(self.clock.now()), actor=actor)
+        return family
+
+    def _train(self, recipe: FamilyRecipe, todo: Sequence[Member]) -> Iterator[MemberOutcome]:
+        """Train the fallback before the members, which are compared with it."""
+        for member in todo:
+            if member.is_fallback:
+                yield from self.pool.train(recipe, [member])
+        own = [member for member in todo if not member.is_fallback]
+        if own:
+            pattern = recipe.spec.model.name
+            fallback = self._find_newest(name_fallback(pattern)) if recipe.has_fallback else None
+            yield from self.pool.train(replace(recipe, fallback=fallback), own)
 
     def _make_recipe(self, spec: Spec, spec_path: Path) -> FamilyRecipe:
         try:
@@ -202,9 +235,14 @@ class TrainFamily:
 
     def _find_champion(self, name: str) -> ChampionPackages | None:
         model = self.registry.find_model(name)
-        if model is None or not model.champion:
-            return None
-        version = self.registry.find_version(name, model.champion)
+        return self._find_packages(name, model.champion) if model is not None else None
+
+    def _find_newest(self, name: str) -> ChampionPackages | None:
+        model = self.registry.find_model(name)
+        return self._find_packages(name, max(model.versions, default=0)) if model else None
+
+    def _find_packages(self, name: str, number: int) -> ChampionPackages | None:
+        version = self.registry.find_version(name, number) if number else None
         if version is None:
             return None
         packages = {a.package.profile: a.package.sha256 for a in version.artifacts}

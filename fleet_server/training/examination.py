@@ -46,12 +46,14 @@ class ProfileResult:
         estimates: Every metric of the task with its bounds.
         confusion: Rows by truth and answer; empty for a regression.
         gates: Each limit judged.
+        answers: What it answered.
         targets: Of several targets, every metric of each.
     """
 
     estimates: Mapping[str, Estimate]
     confusion: list[list[int]]
     gates: Sequence[Gate]
+    answers: Answers
     targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ class Examination:
             estimates=estimates,
             confusion=self.confusion(answers),
             gates=tuple(gates),
+            answers=answers,
             targets=self._measure_targets(answers),
         )
 
@@ -118,12 +121,12 @@ class Examination:
         }
 
     def compare_champion(
-        self, blob: bytes, profile: DeviceProfile, champion: Champion, name: str
+        self, mine: Answers, profile: DeviceProfile, champion: Champion, name: str
     ) -> dict[str, Any] | None:
         """Tell how much better a package is than the champion's in one metric; judges nothing.
 
         Args:
-            blob: The candidate's package.
+            mine: What the candidate's package answered.
             profile: Both were built for it.
             champion: The version in service.
             name: Of the metric.
@@ -137,7 +140,6 @@ class Examination:
         asked = self._ask(champion, profile)
         if asked.answers is None:
             return None
-        mine = self._answer(blob, profile)
         found = self._resampler.compare(METRICS[name], self._test.targets, mine, asked.answers)
         return {
             "champion": champion.number,

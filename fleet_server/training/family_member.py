@@ -14,11 +14,11 @@ from converters.families.family_builder import FamilyBuilder
 from converters.request import BuiltPackage
 from device_profiles.profile import DeviceProfile
 from fleet_server.errors import FleetError, RefusedError
-from fleet_server.ports.registry import AGAINST_CHAMPION, PackageStore
+from fleet_server.ports.registry import AGAINST_CHAMPION, AGAINST_FALLBACK, PackageStore
 from fleet_server.ports.training import CodeVersion, EstimatorWriter
 from fleet_server.training.dataset import split_rows
-from fleet_server.training.examination import Champion, Examination
-from fleet_server.training.family import Member
+from fleet_server.training.examination import Champion, Examination, ProfileResult
+from fleet_server.training.family import ChampionPackages, Member
 from fleet_server.training.fit import answer, fit
 from fleet_server.training.gates import Gate, Verdict
 from fleet_server.training.ingest import make_dataset, settle_spec
@@ -38,7 +38,8 @@ class FamilyRecipe:
         profiles: Tables of the device profiles, in the order of the spec.
         code: Of the spec's folder.
         writer: Gives the bytes of a source model.
-        packages: Reads the packages of champions; None where there are none.
+        packages: Reads the packages of champions and the fallback; None where there are none.
+        fallback: Version of the fallback that members are compared with; None where there is none.
     """
 
     spec: Spec
@@ -47,6 +48,12 @@ class FamilyRecipe:
     code: CodeVersion
     writer: EstimatorWriter
     packages: PackageStore | None = None
+    fallback: ChampionPackages | None = None
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether the family has a member for devices without one."""
+        return self.spec.family is not None and self.spec.family.has_fallback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,19 +161,15 @@ def _train(recipe: FamilyRecipe, member: Member, bench: _Bench) -> MemberOutcome
             primary=spec.primary,
             context=context,
         )
-        built = _builder(recipe.key, profile.id).build(request)
+        own = FamilyBuilder() if member.is_fallback else _builder(recipe.key, profile.id)
+        built = own.build(request)
         packages[profile.id], ways[profile.id] = built.package, str(built.way)
         reasons[profile.id] = built.reason
         bench.doing = f"asking its package for {profile.id} the held-out rows"
         results[profile.id] = exam.judge_package(built.package.blob, profile, champion)
     _refuse([gate for result in results.values() for gate in result.gates])
     evaluation = describe_evaluation(source, results, champion.number if champion else 0)
-    if champion is not None:
-        bench.doing = "comparing it with its champion"
-        first = DeviceProfile.from_table(recipe.profiles[0], source=spec.profiles[0].profile)
-        evaluation[AGAINST_CHAMPION] = exam.compare_champion(
-            packages[first.id].blob, first, champion, spec.primary
-        )
+    evaluation |= _compare(recipe, member, exam, results, champion, bench)
     bench.doing = "keeping its source model"
     return MemberOutcome(
         member=member.name,
@@ -184,6 +187,36 @@ def _train(recipe: FamilyRecipe, member: Member, bench: _Bench) -> MemberOutcome
         ways=ways,
         reasons=reasons,
     )
+
+
+def _compare(
+    recipe: FamilyRecipe,
+    member: Member,
+    exam: Examination,
+    results: Mapping[str, ProfileResult],
+    champion: Champion | None,
+    bench: _Bench,
+) -> dict[str, Any]:
+    """Compare what ships for the first profile with what is in service, and with the fallback."""
+    spec, found = recipe.spec, dict[str, Any]()
+    if not spec.profiles:
+        return found
+    first = DeviceProfile.from_table(recipe.profiles[0], source=spec.profiles[0].profile)
+    mine = results[first.id].answers
+    if champion is not None:
+        bench.doing = "comparing it with its champion"
+        found[AGAINST_CHAMPION] = exam.compare_champion(mine, first, champion, spec.primary)
+    fallback = recipe.fallback
+    if fallback is not None and not member.is_fallback and recipe.packages is not None:
+        bench.doing = "comparing it with the fallback"
+        package = fallback.packages.get(first.id)
+        packages = {first.id: recipe.packages.read(package)} if package else {}
+        other = Champion(number=fallback.number, packages=packages)
+        compared = exam.compare_champion(mine, first, other, spec.primary)
+        if compared is not None:
+            del compared["champion"]
+            found[AGAINST_FALLBACK] = {**compared, "fallback": fallback.number}
+    return found
 
 
 def _load_champion(recipe: FamilyRecipe, member: Member) -> Champion | None:

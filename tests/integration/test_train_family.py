@@ -25,6 +25,7 @@ from fleet_server.services.browse_family import BrowseFamily
 from fleet_server.services.train_family import MemberPool, TrainedFamily, TrainFamily
 from fleet_server.training.family import Member
 from fleet_server.training.family_member import FamilyRecipe, MemberOutcome, train_members
+from fleet_server.web.family_page import write_family_page
 from tests.support.clock import FakeClock
 from tests.support.killing_writer import KillingWriter
 from tests.support.training import TrainingBench, edit, value_spec
@@ -148,6 +149,15 @@ def test_the_fallback_is_trained_from_the_rows_of_all(tmp_path: Path) -> None:
     assert rows["train_rows"] + rows["test_rows"] == 130
     assert fallback.run["family"]["is_fallback"] is True
     members = bench.registry.list_family("line-{route}")
+    compared = members[1].evaluation["against_fallback"]
+    assert (compared["fallback"], compared["metric"]) == (1, "mae")
+    assert compared["value"] > 0.1, "one line for two slopes is worse than one for each"
+    assert "against_fallback" not in fallback.evaluation
+    view = BrowseFamily(registry=bench.registry).view("line-{route}")
+    assert {str(view.against_fallback[f"line-r{n}"]) for n in (0, 1)} == {"better"}
+    page = write_family_page(view, at=FakeClock().now())
+    assert page.count("<circle") == 4, "each member, and the fallback on its rows"
+    assert "10 rows, fewer than rows_min" in page
     assert [one.model for one in members] == ["line-pooled", "line-r0", "line-r1"]
     assert {model.family for model in bench.registry.list_models()} == {"line-{route}"}
 
@@ -199,6 +209,10 @@ def test_a_member_that_fails_is_listed_and_stops_no_other(tmp_path: Path) -> Non
     assert len(trained.registered) == 5
     assert trained.is_acceptable
     assert bench.registry.find_model("line-r1") is None
+    kept = bench.registry.find_family_run("line-{route}")
+    assert kept is not None
+    assert (dict(kept.failed), kept.registered) == (dict(trained.failed), 5)
+    assert kept.sentence == "5 registered, 0 up to date, 1 failed, 0 with too few rows."
     trained, _ = run(bench, make_table(6, noisy=[1, 2]))
     assert not trained.is_acceptable
 

@@ -17,12 +17,14 @@ from sqlmodel import Session, col, func, select
 from edge_agent.contract.assignment import target_path
 from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.family_runs import read_family_run, write_family_run
 from fleet_server.adapters.database.tables import ApprovalRow, ArtifactRow, ModelRow, VersionRow
 from fleet_server.errors import RefusedError
 from fleet_server.ports.registry import (
     Artifact,
     Decision,
     FamilyMember,
+    FamilyRun,
     Model,
     NewArtifact,
     NewVersion,
@@ -90,8 +92,10 @@ class DatabaseModelRegistry:
                     .where(col(VersionRow.number) == col(ModelRow.champion))
                 )
             }
+            sizes = _read_sizes(session, first)
             return [
                 FamilyMember(
+                    sizes=sizes.get((row.model, row.number), {}),
                     model=row.model,
                     number=row.number,
                     state=row.state,
@@ -103,6 +107,16 @@ class DatabaseModelRegistry:
                 )
                 for row, champion in found
             ]
+
+    def record_family_run(self, run: FamilyRun, *, actor: str) -> None:
+        """Keep what came of training a family, with the audit log's entry."""
+        with write_session(self._engine) as session:
+            write_family_run(session, run, actor)
+
+    def find_family_run(self, pattern: str) -> FamilyRun | None:
+        """Give the newest run of a family."""
+        with read_session(self._engine) as session:
+            return read_family_run(session, pattern)
 
     def find_version(self, model: str, number: int) -> Version | None:
         """Give one version with its packages and decisions."""
@@ -189,6 +203,17 @@ def _is_newest() -> ColumnElement[bool]:
     other = aliased(VersionRow)
     newest = select(func.max(other.number)).where(other.model == VersionRow.model)
     return col(VersionRow.number) == newest.scalar_subquery()
+
+
+def _read_sizes(session: Session, first: str) -> dict[tuple[str, int], dict[str, int]]:
+    """Give the bytes of packages by version, then by profile, of models whose names begin so."""
+    row = ArtifactRow
+    found: dict[tuple[str, int], dict[str, int]] = {}
+    columns = (row.model, row.version, row.profile, row.size_bytes)
+    query = select(*columns).where(col(row.model).startswith(first, autoescape=True))
+    for model, number, profile, size_bytes in session.exec(query):
+        found.setdefault((model, number), {})[profile] = size_bytes
+    return found
 
 
 def _read_families(session: Session, model: str = "") -> Iterator[tuple[str, str]]:

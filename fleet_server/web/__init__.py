@@ -1,0 +1,1 @@
+"""Pages for people: whole HTML files without anything fetched from elsewhere."""
