@@ -8,7 +8,7 @@ from fleet_server.cli.output import JsonOption, WorkspaceOption, fleet_errors, p
 
 if TYPE_CHECKING:
     from fleet_server.core.live_accuracy import Estimate
-    from fleet_server.services.read_labels import LiveFigures
+    from fleet_server.services.read_labels import LiveFigures, PartFigures
 
 app = typer.Typer(no_args_is_help=True, help="Late labels: show.")
 
@@ -28,7 +28,8 @@ def show(
 ) -> None:
     """Show accuracy or error in service, by version, with 95 % intervals and row counts.
 
-    Only answers somebody labelled count. Whoever labels mistakes alone sees mistakes alone.
+    Only answers somebody labelled count. Whoever labels mistakes alone sees mistakes alone. Of
+    several targets or labels first the mean, then each by its name.
 
     Example: edgefleet label show digits --hours 24
     """
@@ -54,19 +55,35 @@ def show(
             return
         for figures in found:
             typer.echo(f"{model} {figures.labelled.version}: {_describe(figures)}")
-            _print_details(figures)
+            if not figures.has_names:
+                _print_details(figures.parts[0], indent="  ")
+                continue
+            for part in figures.parts:
+                typer.echo(f"  {part.labelled.name}: {_describe_part(part)}")
+                _print_details(part, indent="    ")
 
 
 def _describe(figures: "LiveFigures") -> str:
     labelled = figures.labelled
     span = f"{labelled.devices} devices, {labelled.first_at:%m-%d %H:%M} to"
     span += f" {labelled.last_at:%m-%d %H:%M} UTC"
+    if not figures.has_names:
+        return f"{_describe_part(figures.parts[0])}; {span}"
+    kind = "labels" if figures.accuracy is not None else "targets"
+    of = f"{len(figures.parts)} of {len(figures.names) or len(figures.parts)} {kind}"
     if figures.accuracy is not None:
-        return f"accuracy {_write(figures.accuracy, percent=True)}; {span}"
-    error = figures.absolute_error
-    if error is None:
-        return f"{labelled.rows} label, too few for an interval; {span}"
-    return f"mean absolute error {_write(error)}, rmse {figures.rmse:.4g}; {span}"
+        return f"accuracy {_write(figures.accuracy, percent=True)}, the mean of {of}; {span}"
+    if figures.absolute_error is None:
+        return f"{labelled.rows} labels of {of}, too few for an interval; {span}"
+    return f"mean absolute error {_write(figures.absolute_error)}, the mean of {of}; {span}"
+
+
+def _describe_part(figures: "PartFigures") -> str:
+    if figures.accuracy is not None:
+        return f"accuracy {_write(figures.accuracy, percent=True)}"
+    if figures.absolute_error is None:
+        return f"{figures.labelled.rows} label, too few for an interval"
+    return f"mean absolute error {_write(figures.absolute_error)}, rmse {figures.rmse:.4g}"
 
 
 def _write(estimate: "Estimate", *, percent: bool = False) -> str:
@@ -79,33 +96,52 @@ def _write(estimate: "Estimate", *, percent: bool = False) -> str:
     )
 
 
-def _print_details(figures: "LiveFigures") -> None:
+def _print_details(figures: "PartFigures", *, indent: str) -> None:
     from fleet_server.services.read_labels import name_class, worst_confusions
 
     for name, recall in figures.recalls.items():
-        typer.echo(f"  {name}: found {_write(recall, percent=True)}")
+        typer.echo(f"{indent}{name}: found {_write(recall, percent=True)}")
     for cell in worst_confusions(figures.labelled.cells, CONFUSIONS_SHOWN):
         label, predicted = (name_class(n, figures.classes) for n in (cell.label, cell.predicted))
-        typer.echo(f"  {label} taken for {predicted}: {cell.rows}")
+        typer.echo(f"{indent}{label} taken for {predicted}: {cell.rows}")
     if figures.error is not None:
-        typer.echo(f"  leans by {_write(figures.error)}")
+        typer.echo(f"{indent}leans by {_write(figures.error)}")
 
 
 def _to_json(figures: "LiveFigures") -> dict[str, Any]:
     from dataclasses import asdict
 
     labelled = figures.labelled
-    return {
+    told: dict[str, Any] = {
         "version": labelled.version,
         "rows": labelled.rows,
         "devices": labelled.devices,
         "first_at": labelled.first_at.isoformat(),
         "last_at": labelled.last_at.isoformat(),
+    }
+    if not figures.has_names:
+        return told | _part_to_json(figures.parts[0])
+    mean, error = figures.accuracy, figures.absolute_error
+    return told | {
+        "accuracy": asdict(mean) if mean else None,
+        "absolute_error": asdict(error) if error else None,
+        "names": list(figures.names),
+        "parts": {
+            part.labelled.name: {"rows": part.labelled.rows} | _part_to_json(part)
+            for part in figures.parts
+        },
+    }
+
+
+def _part_to_json(figures: "PartFigures") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
         "accuracy": asdict(figures.accuracy) if figures.accuracy else None,
         "recalls": {name: asdict(found) for name, found in figures.recalls.items()},
         "absolute_error": asdict(figures.absolute_error) if figures.absolute_error else None,
         "error": asdict(figures.error) if figures.error else None,
         "rmse": figures.rmse,
         "classes": list(figures.classes),
-        "cells": [list(cell) for cell in labelled.cells],
+        "cells": [list(cell) for cell in figures.labelled.cells],
     }

@@ -54,6 +54,23 @@ def estimate_mean(total: float, squares: float, rows: int) -> Estimate | None:
     return Estimate(value=mean, low=mean - half, high=mean + half, rows=rows)
 
 
+def estimate_over(estimates: Sequence[Estimate]) -> Estimate | None:
+    """Estimate the mean over targets or labels of what is told of each; None without any.
+
+    The interval is the mean of theirs: that of labels which err together, as those of one row do,
+    and so wide enough for all others.
+
+    >>> wide, narrow = (Estimate(value=n, low=n - n / 2, high=n + n / 2, rows=8) for n in (4, 2))
+    >>> estimate_over([wide, narrow])
+    Estimate(value=3.0, low=1.5, high=4.5, rows=16)
+    """
+    if not estimates:
+        return None
+    each = [(found.value, found.low, found.high) for found in estimates]
+    value, low, high = (sum(column) / len(estimates) for column in zip(*each, strict=True))
+    return Estimate(value=value, low=low, high=high, rows=sum(found.rows for found in estimates))
+
+
 def recall_by_class(cells: Sequence[tuple[int, int, int]]) -> dict[int, Estimate]:
     """Estimate per true class how often it was found; cells are (predicted, label, rows).
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import Labels
 
 
@@ -24,12 +25,14 @@ class Counted:
         duplicates: Counted before: sent twice.
         unknown: Of packages that are not registered here.
         undated: Answered before the retention or more than a day ahead.
+        unfit: Of a target, label or class that their package does not answer with.
     """
 
     counted: int = 0
     duplicates: int = 0
     unknown: int = 0
     undated: int = 0
+    unfit: int = 0
 
 
 class ClassCell(NamedTuple):
@@ -41,6 +44,27 @@ class ClassCell(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledPart:
+    """Everything labelled of one target or label of an answer, or of an answer that is one.
+
+    Attributes:
+        name: Of the target or label; empty of an answer that is one.
+        cells: Of a classification; empty of a regression.
+        rows: Labels of either.
+        absolute_sum: Sum of the absolute errors of a regression.
+        squared_sum: Sum of the squared errors.
+        error_sum: Sum of predicted minus true values.
+    """
+
+    name: str = ""
+    cells: Sequence[ClassCell] = ()
+    rows: int = 0
+    absolute_sum: float = 0.0
+    squared_sum: float = 0.0
+    error_sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledVersion:
     """Everything labelled of one version in a stretch of time.
 
@@ -49,22 +73,31 @@ class LabelledVersion:
         devices: How many devices sent labels.
         first_at: Beginning of the first hour with labels.
         last_at: Beginning of the last.
-        cells: Of a classification; empty of a regression.
-        rows: Labels of either.
-        absolute_sum: Sum of the absolute errors of a regression.
-        squared_sum: Sum of the squared errors.
-        error_sum: Sum of predicted minus true values.
+        parts: One at least, by name.
     """
 
     version: int
     devices: int
     first_at: datetime
     last_at: datetime
-    cells: Sequence[ClassCell] = ()
-    rows: int = 0
-    absolute_sum: float = 0.0
-    squared_sum: float = 0.0
-    error_sum: float = 0.0
+    parts: Sequence[LabelledPart]
+
+    @property
+    def rows(self) -> int:
+        """Labels of all parts."""
+        return sum(part.rows for part in self.parts)
+
+
+class PackageParts(Protocol):
+    """Tells what the answers of packages consist of."""
+
+    def find(self, sha256: str) -> tuple[AnswerPart, ...]:
+        """Return the parts of a package's answers; none when the package is gone.
+
+        Raises:
+            FleetError: It cannot be read now.
+        """
+        ...
 
 
 class LabelBook(Protocol):

@@ -31,6 +31,8 @@ def _unusable(counted: Counted) -> str:
     parts = []
     if counted.unknown:
         parts.append(f"{counted.unknown} labels of packages that are not registered here")
+    if counted.unfit:
+        parts.append(f"{counted.unfit} labels that are not of what their package answers")
     if counted.undated:
         parts.append(f"{counted.undated} labels of answers beyond the retention or ahead of today")
     return "; ".join(parts)

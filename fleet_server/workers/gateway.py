@@ -17,7 +17,6 @@ from edge_agent.contract.topics import PREFIX, Channel
 from fleet_server.adapters.authority_files import CertificateFiles
 from fleet_server.adapters.broker_config import LOOPBACK
 from fleet_server.adapters.broker_process import load_server_secret
-from fleet_server.adapters.database.label_book import DatabaseLabelBook
 from fleet_server.adapters.database.lineage import SqlLineage
 from fleet_server.adapters.database.outbox_repository import SqlAssignmentOutbox, SqlTransferRights
 from fleet_server.adapters.database.report_repository import (
@@ -54,6 +53,7 @@ from fleet_server.wiring.identity import (
     find_device_door,
     is_cut_wanted,
 )
+from fleet_server.wiring.labels import build_label_book
 from fleet_server.wiring.samples import build_sample_keeper
 from fleet_server.wiring.workspace import check_insecure
 from fleet_server.workers.gateway_encode import EncodeLoop
@@ -164,7 +164,7 @@ class Gateway:
             ),
         ]
         renewals = RenewLoop(self._control, build_renewal_desk(fleet), ingest, clock, stop)
-        label_book = DatabaseLabelBook(engine, retention=retention)
+        label_book = build_label_book(fleet)
         labels = RecordLoop(
             RecordLabels(label_book, directory), self._control, ingest, seen, clock, stop
         )

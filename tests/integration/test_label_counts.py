@@ -9,14 +9,17 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
+from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import LabelRow, Labels
 from edge_agent.contract.messages import LabelRange
 from edge_agent.contract.topics import Channel, device_topic
+from fleet_server.adapters.database.drift_repository import DatabaseDriftCatalog
 from fleet_server.adapters.database.label_book import MARKS_MAX, DatabaseLabelBook
 from fleet_server.cli import label
-from fleet_server.core.live_accuracy import estimate_share
+from fleet_server.core.live_accuracy import Estimate, estimate_share
 from fleet_server.ports.gateway import InboundMessage
 from fleet_server.ports.labels import DeviceLabels
+from fleet_server.services.read_labels import LabelReader
 from fleet_server.services.record_labels import RecordLabels
 from tests.support.drift import class_reference, normal_rows
 from tests.support.drift_fleet import DriftFleet, open_drift_fleet
@@ -112,7 +115,8 @@ def test_labels_add_up_by_version_and_hour(fleet: DriftFleet, book: DatabaseLabe
     (version,) = book.read("m", since_at=EARLY)
     assert (version.version, version.devices, version.rows) == (1, 2, 12)
     assert version.last_at - version.first_at == timedelta(hours=5)
-    assert [tuple(cell) for cell in version.cells] == [(0, 0, 4), (0, 1, 2), (1, 0, 2), (1, 1, 4)]
+    (part,) = version.parts
+    assert [tuple(cell) for cell in part.cells] == [(0, 0, 4), (0, 1, 2), (1, 0, 2), (1, 1, 4)]
     (recent,) = book.read("m", since_at=fleet.clock.now() - timedelta(hours=2))
     assert recent.rows == 8
     assert book.read("m", since_at=EARLY, device="no-such") == []
@@ -123,8 +127,9 @@ def test_errors_of_a_regression_add_up(fleet: DriftFleet, book: DatabaseLabelBoo
     send(book, fleet, values(range(1, 5), fleet, 2.0))
     send(book, fleet, values(range(5, 9), fleet, -1.0))
     (version,) = book.read("m", since_at=EARLY)
-    assert version.cells == []
-    sums = (version.rows, version.error_sum, version.absolute_sum, version.squared_sum)
+    (part,) = version.parts
+    assert part.cells == []
+    sums = (part.rows, part.error_sum, part.absolute_sum, part.squared_sum)
     assert sums == (8, 4.0, 12.0, 20.0)
 
 
@@ -177,6 +182,78 @@ def test_only_what_was_taken_is_acknowledged_and_the_rest_is_quarantined(
     assert total(book) == 5
 
 
+class Parts:
+    """What the fleet's only package answers with."""
+
+    def __init__(self, *parts: AnswerPart) -> None:
+        self.parts, self.asked = parts, ""
+
+    def find(self, sha256: str) -> tuple[AnswerPart, ...]:
+        self.asked = sha256
+        return self.parts
+
+
+TARGETS = Parts(AnswerPart("heat"), AnswerPart("flow"), AnswerPart("power"))
+SEVERAL = Parts(AnswerPart("rain", ("no", "yes")), AnswerPart("day", ("work", "rest", "feast")))
+
+
+def named(
+    fleet: DriftFleet, name: str, numbers: Sequence[int], predicted: float, label: float
+) -> tuple[LabelRow, ...]:
+    is_class = name in ("rain", "day")
+    at_ms = int(fleet.clock.now().timestamp() * 1_000)
+    artifact = bytes.fromhex(fleet.sha256)[:8]
+    return tuple(LabelRow(n, artifact, is_class, predicted, label, at_ms, name) for n in numbers)
+
+
+def test_each_target_is_counted_by_its_name_and_told_in_the_order_of_the_package(
+    fleet: DriftFleet,
+) -> None:
+    book = DatabaseLabelBook(fleet.engine, retention=RETENTION, parts=TARGETS)
+    send(book, fleet, named(fleet, "flow", range(1, 5), 3.0, 1.0))
+    send(book, fleet, named(fleet, "heat", range(5, 9), 20.0, 21.0))
+    send(book, fleet, named(fleet, "heat", range(9, 13), 20.0, 18.0))
+    reader = LabelReader(book=book, catalog=DatabaseDriftCatalog(fleet.engine), parts=TARGETS)
+    (figures,) = reader.read("m", since_at=EARLY)
+    assert figures.names == ["heat", "flow", "power"]
+    found = {p.labelled.name: (p.labelled.rows, p.absolute_error) for p in figures.parts}
+    assert list(found) == ["heat", "flow"]
+    assert found["flow"] == (4, Estimate(value=2.0, low=2.0, high=2.0, rows=4))
+    heat = found["heat"][1]
+    mean = figures.absolute_error
+    assert heat is not None
+    assert mean is not None
+    assert (heat.value, mean.value, mean.rows) == (1.5, 1.75, 12)
+    assert (mean.low, mean.high) == ((heat.low + 2) / 2, (heat.high + 2) / 2)
+    assert figures.accuracy is None
+
+
+def test_what_a_package_does_not_answer_is_told_apart_and_never_counted(fleet: DriftFleet) -> None:
+    book = DatabaseLabelBook(fleet.engine, retention=RETENTION, parts=SEVERAL)
+    rain = named(fleet, "rain", [1], 1, 0)[0]
+    wrong = [
+        rain._replace(name=""),
+        rain._replace(name="snow"),
+        rain._replace(is_class=False),
+        rain._replace(label=2),
+        rain._replace(predicted=2),
+    ]
+    said = tuple(row._replace(sequence=n + 1) for n, row in enumerate(wrong))
+    message = Labels(boot=BOOT, rows=(*said, rain._replace(sequence=9, name="day", label=2)))
+    counted = book.add([DeviceLabels(1, message)], at=fleet.clock.now())
+    assert (counted.counted, counted.unfit) == (1, 5)
+    payload = Labels(boot=BOOT + 1, rows=said).encode()
+    inbound = InboundMessage(device_topic("cam-01", Channel.LABELS), payload)
+    said_by = RecordLabels(book, Directory()).record([inbound], at=fleet.clock.now())
+    assert [q.reason for q in said_by.quarantined] == [
+        "5 labels that are not of what their package answers"
+    ]
+    assert len(said_by.acks) == 1, "sending them again would change nothing"
+    gone = DatabaseLabelBook(fleet.engine, retention=RETENTION, parts=Parts())
+    assert send(gone, fleet, (rain,), boot=BOOT + 2)[0] == 0
+    assert send(gone, fleet, rows(fleet, [1]), boot=BOOT + 3)[0] == 1
+
+
 def run(fleet: DriftFleet, *arguments: str, expect: int = 0) -> Result:
     path = Path(str(fleet.engine.url.database)).parent.parent
     result = CliRunner().invoke(label.app, [*arguments, "-w", str(path)])
@@ -209,6 +286,26 @@ def test_a_person_reads_the_error_of_a_regression(
     text = run(fleet, "m").stdout
     assert "mean absolute error 1.5 (1.13 to 1.87) over 8 labels, rmse 1.581" in text
     assert "leans by 0.5" in text
+
+
+def test_a_person_reads_each_label_of_an_answer_and_their_mean(fleet: DriftFleet) -> None:
+    fleet.clock.advance((datetime.now(UTC) - fleet.clock.now()).total_seconds())
+    book = DatabaseLabelBook(fleet.engine, retention=RETENTION, parts=SEVERAL)
+    send(book, fleet, named(fleet, "rain", range(1, 91), 1, 1))
+    send(book, fleet, named(fleet, "rain", range(91, 101), 1, 0))
+    send(book, fleet, named(fleet, "day", range(101, 111), 2, 2))
+    lines = run(fleet, "m").stdout.splitlines()
+    assert lines[0].startswith("m 1: accuracy 95.0 % (")
+    assert "over 110 labels, the mean of 2 of 2 labels; 1 devices" in lines[0]
+    assert lines[1] == "  day: accuracy 100.0 % (72.2 to 100.0) over 10 labels"
+    assert "  rain: accuracy 90.0 % (82.6 to 94.5) over 100 labels" in lines
+    assert "    class 0 taken for class 1: 10" in lines
+    (version,) = json.loads(run(fleet, "m", "--json").stdout)["versions"]
+    assert version["accuracy"]["value"] == 0.95
+    assert [(n, p["accuracy"]["value"], p["rows"]) for n, p in version["parts"].items()] == [
+        ("day", 1.0, 10),
+        ("rain", 0.9, 100),
+    ]
 
 
 @pytest.mark.parametrize(("hits", "rows"), [(0, 1), (1, 1), (0, 50), (50, 50), (7, 9)])

@@ -8,7 +8,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
 from fleet_server.adapters.database import sample_tables, tables
@@ -85,3 +86,41 @@ def test_a_token_of_the_first_schema_still_works(tmp_path: Path) -> None:
     engine.dispose()
     assert found is not None
     assert (found.id, found.kind) == (hash_token(token)[:12], "service")
+
+
+def test_labels_of_before_they_had_names_are_kept_and_may_stand_beside_named_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "control.db"
+    engine = open_engine(path, is_foreign_keys=False)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        for statement in (
+            "INSERT INTO device (number, id, profile, labels, created_at, certificate_serial,"
+            " is_online, boot, report_sequence, reported, boots, clone_evidence)"
+            " VALUES (1, 'cam', 'camera', '{}', '2026-01-01', '', 0, '', 0, '', '', '')",
+            "INSERT INTO label_count"
+            " VALUES ('m', 1, 1, '2026-01-01 00:00:00', 0, 1, 7, 0.5, 1.5, 2.5)",
+            "INSERT INTO sample_label VALUES (1, 'p', 0, 'm', 1, 2.0, '2026-01-01 00:00:00')",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+    migrate(path)
+    engine = open_engine(path, is_foreign_keys=False)
+    with engine.begin() as connection:
+        counted = connection.execute(text("SELECT part, rows, squared_sum FROM label_count"))
+        assert counted.all() == [("", 7, 2.5)]
+        assert connection.execute(text("SELECT part, label FROM sample_label")).all() == [("", 2.0)]
+        for table in ("label_count", "sample_label"):
+            columns = inspect(connection).get_columns(table)
+            names = ", ".join(c["name"] for c in columns)
+            values = ", ".join("'flow'" if c["name"] == "part" else c["name"] for c in columns)
+            again = f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} LIMIT 1"  # noqa: S608
+            connection.execute(text(again))
+            with pytest.raises(IntegrityError):
+                connection.execute(text(again))
+        assert inspect(connection).get_indexes("label_count")[0]["name"] == "ix_label_count_hour_at"
+    engine.dispose()

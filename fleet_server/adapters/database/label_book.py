@@ -2,18 +2,21 @@
 
 A device numbers its labels within a boot and sends the next message only when the last was
 acknowledged, so one number a boot says what has been counted. It moves in the transaction that
-counts. Invariants: a label is counted once, whatever is sent again; marks of a device are bounded.
+counts. Invariants: a label is counted once, whatever is sent again; marks of a device are bounded;
+names are those of packages, so a device cannot make rows by inventing some.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
+from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import LabelRow
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.tables import (
@@ -23,7 +26,14 @@ from fleet_server.adapters.database.tables import (
     LabelMarkRow,
 )
 from fleet_server.errors import FleetError
-from fleet_server.ports.labels import ClassCell, Counted, DeviceLabels, LabelledVersion
+from fleet_server.ports.labels import (
+    ClassCell,
+    Counted,
+    DeviceLabels,
+    LabelledPart,
+    LabelledVersion,
+    PackageParts,
+)
 
 MARKS_MAX = 16
 """Boots of a device whose marks are kept, the newest."""
@@ -32,9 +42,14 @@ ARTIFACT_DIGITS = 16
 VALUE = -1
 """Stands for both classes in the row of a regression."""
 
-_Package = tuple[str, int]
-_Place = tuple[str, int, int, datetime, int, int]
-"""Model, version, device, hour, predicted, label: the primary key."""
+_Place = tuple[str, int, int, datetime, int, int, str]
+"""Model, version, device, hour, predicted, label, part: the primary key."""
+
+
+class _Package(NamedTuple):
+    model: str
+    version: int
+    sha256: str
 
 
 @dataclass(slots=True)
@@ -48,14 +63,28 @@ class _Sums:
 class DatabaseLabelBook:
     """The ``LabelBook`` of a workspace."""
 
-    def __init__(self, engine: Engine, *, retention: timedelta) -> None:
-        self._engine, self._retention = engine, retention
+    def __init__(
+        self, engine: Engine, *, retention: timedelta, parts: PackageParts | None = None
+    ) -> None:
+        """Open.
+
+        Args:
+            engine: Of the control database.
+            retention: How old an answer may be.
+            parts: Tells what packages answer with; without it labels that have a name are not
+                counted, and all others are as they come.
+        """
+        self._engine, self._retention, self._parts = engine, retention, parts
 
     def add(self, messages: Sequence[DeviceLabels], *, at: datetime) -> Counted:
         """Count each label once; see the port."""
         try:
+            with read_session(self._engine) as session:
+                packages = self._find_packages(session, messages)
+            # Packages are opened before anything is locked.
+            parts = {name: self._find_parts(package.sha256) for name, package in packages.items()}
             with write_session(self._engine) as session:
-                return self._add(session, messages, at)
+                return self._add(session, messages, packages, parts, at)
         except SQLAlchemyError as error:
             raise FleetError(f"labels cannot be counted: {error}") from error
 
@@ -84,10 +113,20 @@ class DatabaseLabelBook:
                 by_version[row.version].append(row)
         return [_add_up(version, by_version[version]) for version in sorted(by_version)[::-1]]
 
-    def _add(self, session: Session, messages: Sequence[DeviceLabels], at: datetime) -> Counted:
-        packages = self._find_packages(session, messages)
+    def _find_parts(self, sha256: str) -> Mapping[str, AnswerPart]:
+        found = self._parts.find(sha256) if self._parts is not None else ()
+        return {part.name: part for part in found}
+
+    def _add(
+        self,
+        session: Session,
+        messages: Sequence[DeviceLabels],
+        packages: Mapping[str, _Package],
+        parts: Mapping[str, Mapping[str, AnswerPart]],
+        at: datetime,
+    ) -> Counted:
         sums: dict[_Place, _Sums] = defaultdict(_Sums)
-        duplicates = unknown = undated = counted = 0
+        duplicates = unknown = undated = unfit = counted = 0
         for device, message in messages:
             highest = self._move_mark(session, device, message.boot, message.rows[-1].sequence, at)
             for row in message.rows:
@@ -96,24 +135,31 @@ class DatabaseLabelBook:
                     duplicates += 1
                 elif package is None:
                     unknown += 1
+                elif not _is_fit(row, parts[row.artifact.hex()]):
+                    unfit += 1
                 elif (hour_at := self._hour_of(row, at)) is None:
                     undated += 1
                 else:
                     counted += 1
-                    _count(sums, (*package, device, hour_at), row)
+                    _count(sums, (package.model, package.version, device, hour_at), row)
         for place, sum_ in sums.items():
             _store(session, place, sum_)
-        return Counted(counted=counted, duplicates=duplicates, unknown=unknown, undated=undated)
+        return Counted(
+            counted=counted,
+            duplicates=duplicates,
+            unknown=unknown,
+            undated=undated,
+            unfit=unfit,
+        )
 
     def _find_packages(
         self, session: Session, messages: Sequence[DeviceLabels]
     ) -> Mapping[str, _Package]:
         wanted = {row.artifact.hex() for _, message in messages for row in message.rows}
         digits = func.substr(col(ArtifactRow.sha256), 1, ARTIFACT_DIGITS)
-        query = select(digits, col(ArtifactRow.model), col(ArtifactRow.version)).where(
-            digits.in_(sorted(wanted))
-        )
-        return {name: (model, version) for name, model, version in session.execute(query)}
+        columns = col(ArtifactRow.model), col(ArtifactRow.version), col(ArtifactRow.sha256)
+        query = select(digits, *columns).where(digits.in_(sorted(wanted)))
+        return {name: _Package(*found) for name, *found in session.execute(query)}
 
     def _move_mark(self, session: Session, device: int, boot: int, last: int, at: datetime) -> int:
         """Return the highest number counted before, and note the new one."""
@@ -150,12 +196,22 @@ class DatabaseLabelBook:
         return at.replace(minute=0, second=0, microsecond=0)
 
 
+def _is_fit(row: LabelRow, parts: Mapping[str, AnswerPart]) -> bool:
+    """Tell whether a package answers so; of one that is gone only a single answer can be told."""
+    if not parts:
+        return not row.name
+    part = parts.get(row.name)
+    if part is None or part.is_class != row.is_class:
+        return False
+    return not row.is_class or max(row.predicted, row.label) < len(part.classes)
+
+
 def _count(sums: dict[_Place, _Sums], place: tuple[str, int, int, datetime], row: LabelRow) -> None:
     if row.is_class:
-        sums[*place, int(row.predicted), int(row.label)].rows += 1
+        sums[*place, int(row.predicted), int(row.label), row.name].rows += 1
         return
     error = row.predicted - row.label
-    found = sums[*place, VALUE, VALUE]
+    found = sums[*place, VALUE, VALUE, row.name]
     found.rows += 1
     found.error += error
     found.absolute += abs(error)
@@ -165,7 +221,7 @@ def _count(sums: dict[_Place, _Sums], place: tuple[str, int, int, datetime], row
 def _store(session: Session, place: _Place, sums: _Sums) -> None:
     stored = session.get(LabelCountRow, place)
     if stored is None:
-        model, version, device, hour_at, predicted, label = place
+        model, version, device, hour_at, predicted, label, part = place
         stored = LabelCountRow(
             model=model,
             version=version,
@@ -173,6 +229,7 @@ def _store(session: Session, place: _Place, sums: _Sums) -> None:
             hour_at=hour_at,
             predicted=predicted,
             label=label,
+            part=part,
         )
         session.add(stored)
     stored.rows += sums.rows
@@ -182,15 +239,25 @@ def _store(session: Session, place: _Place, sums: _Sums) -> None:
 
 
 def _add_up(version: int, rows: Sequence[LabelCountRow]) -> LabelledVersion:
-    cells: dict[tuple[int, int], int] = defaultdict(int)
+    by_part: dict[str, list[LabelCountRow]] = defaultdict(list)
     for row in rows:
-        if row.predicted != VALUE:
-            cells[row.predicted, row.label] += row.rows
+        by_part[row.part].append(row)
     return LabelledVersion(
         version=version,
         devices=len({row.device for row in rows}),
         first_at=min(row.hour_at for row in rows),
         last_at=max(row.hour_at for row in rows),
+        parts=[_add_up_part(name, by_part[name]) for name in sorted(by_part)],
+    )
+
+
+def _add_up_part(name: str, rows: Sequence[LabelCountRow]) -> LabelledPart:
+    cells: dict[tuple[int, int], int] = defaultdict(int)
+    for row in rows:
+        if row.predicted != VALUE:
+            cells[row.predicted, row.label] += row.rows
+    return LabelledPart(
+        name=name,
         cells=[ClassCell(*place, count) for place, count in sorted(cells.items())],
         rows=sum(row.rows for row in rows),
         absolute_sum=sum(row.absolute_sum for row in rows),

@@ -52,12 +52,14 @@ class SampleFileRow(SQLModel, table=True):
 
 
 class SampleLabelRow(SQLModel, table=True):
-    """What turned out to be true of a sampled row."""
+    """What turned out to be true of a sampled row, of each of several targets or labels."""
 
     __tablename__ = "sample_label"
     device: int = Field(primary_key=True, foreign_key=DEVICE)
     prediction_id: str = Field(primary_key=True)
     row: int = Field(primary_key=True)
+    part: str = Field(default="", primary_key=True, sa_column_kwargs={"server_default": ""})
+    """Name of the target or label; empty where an answer is one."""
     model: str = Field(index=True)
     version: int
     label: float

@@ -328,6 +328,7 @@ class LabelCountRow(SQLModel, table=True):
     """Late labels of one device and hour, of one predicted and one true class.
 
     Both are indices of classes; of a regression both are -1 and the sums say how far it was off.
+    Each of several targets or labels of an answer is counted by itself.
     """
 
     __tablename__ = "label_count"
@@ -337,6 +338,8 @@ class LabelCountRow(SQLModel, table=True):
     hour_at: datetime = Field(primary_key=True, index=True)
     predicted: int = Field(primary_key=True)
     label: int = Field(primary_key=True)
+    part: str = Field(default="", primary_key=True, sa_column_kwargs={"server_default": ""})
+    """Name of the target or label; empty where an answer is one."""
     rows: int = Field(default=0, sa_type=BigInteger)
     error_sum: float = 0.0
     absolute_sum: float = 0.0
