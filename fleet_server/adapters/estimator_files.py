@@ -1,5 +1,7 @@
 """Source models as skops files, read back under our own list of allowed types; never pickle.
 
+A network is kept as an exported program of PyTorch (.pt2), which holds numbers and operators alone.
+
 scikit-learn's compiled parts (trees, neighbour indexes, optimizers) are not trusted by skops
 itself; the ones our supported estimators use are listed by exact name, so a file that names
 anything else is refused before any of it is made.
@@ -11,6 +13,7 @@ from converters.errors import say_reason
 from converters.skops_library import import_skops
 from converters.source_files import check_archive
 from fleet_server.errors import RefusedError
+from fleet_server.training.picture_network import PictureNetwork
 
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
 ALLOWED_TYPES = frozenset(
@@ -32,7 +35,7 @@ ALLOWED_TYPES = frozenset(
 
 
 class SkopsEstimatorWriter:
-    """``EstimatorWriter`` with skops."""
+    """``EstimatorWriter`` with skops; networks write themselves."""
 
     def write(self, estimator: Any) -> bytes:
         """Give the bytes of a fitted estimator.
@@ -40,6 +43,8 @@ class SkopsEstimatorWriter:
         Raises:
             RefusedError: They could not be read back under the list.
         """
+        if isinstance(estimator, PictureNetwork):
+            return estimator.encode()
         try:
             data: bytes = import_skops().dumps(estimator)
         except (AttributeError, TypeError) as error:

@@ -32,9 +32,10 @@ from fleet_server.services.register_version import (
     RegisterVersion,
     TrainingResult,
 )
-from fleet_server.training.dataset import Dataset, split_rows
+from fleet_server.training.dataset import Dataset, Side, split_rows
 from fleet_server.training.examination import Champion, Examination, ProfileResult
-from fleet_server.training.fit import answer, fit
+from fleet_server.training.fit import Fitted, answer, fit
+from fleet_server.training.fit_network import fit_network
 from fleet_server.training.gates import Gate, Verdict
 from fleet_server.training.ingest import check_columns, make_dataset, settle_spec
 from fleet_server.training.picture_build import build_pictures_for_profile
@@ -242,7 +243,7 @@ class TrainModel:
         names = [*(s.use for s in spec.train.steps), spec.train.estimator]
         chain = " → ".join(name.rpartition(".")[2] for name in names)
         with self._step(report, "train", chain) as step:
-            fitted = fit(spec, train, dataset.classes)
+            fitted = self._fit(spec, train, dataset.classes, report)
             report.notes += fitted.notes
             step.sentence = chain
         schema = make_schema(spec, dataset.classes)
@@ -266,6 +267,17 @@ class TrainModel:
             confusion=exam.confusion(answers),
         )
         return source, missed
+
+    def _fit(self, spec: Spec, train: Side, classes: tuple[str, ...], report: _Report) -> Fitted:
+        settings, asked = spec.train.cnn, spec.data.pictures
+        if settings is None or asked is None:
+            return fit(spec, train, classes)
+        fitted = fit_network(
+            *(spec, settings, asked, train, classes),
+            tell=lambda detail: self.listener.working("train", detail),
+        )
+        report.facts["network"] = fitted.estimator.record
+        return fitted
 
     def _load_champion(self, model: Model | None) -> Champion | None:
         if model is None or not model.champion:

@@ -13,6 +13,7 @@ from converters.request import BuiltPackage
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.image import ImageInput
 from fleet_server.errors import RefusedError
+from fleet_server.training.picture_network import PictureNetwork
 from fleet_server.training.records import SourceModel
 from fleet_server.training.shipped import make_request
 from fleet_server.training.spec import ProfileLimit
@@ -46,8 +47,9 @@ def build_pictures_for_profile(
         # Golden rows of pixels are larger than the golden pictures they become.
         room = find_room(image, pictures, source.schema.width)
         inner = replace(profile, package_bytes_max=max(1, bytes_max + room))
+        given = source.estimator
         request = make_request(
-            source.estimator,
+            given.module if isinstance(given, PictureNetwork) else given,
             source.schema,
             inner,
             replace(limit, package_bytes_max=None),

@@ -14,7 +14,7 @@ FOLDERS = (
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "torch"}
 TORCH_USERS = {
     *("converters/from_torch.py", "converters/torch_archive.py", "tests/support/sweep_torch.py"),
-    "benchmarks/convert_delta.py",
+    *("benchmarks/convert_delta.py", "fleet_server/training/cnn.py"),
 }
 """May import torch, whose files are pickles; none may load one (``TORCH_LOADS``)."""
 TORCH_LOADS = {"torch.load", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter"}

@@ -4,6 +4,7 @@ import io
 import json
 import runpy
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from converters.pt2_check import clean_program
 from device_profiles.catalog import load_profile
 from edge_agent.contract.image import FIGURES, ImageInput
 from edge_agent.contract.package import EVIDENCE, REFERENCE, SCHEMA
@@ -191,3 +193,25 @@ def test_a_picture_that_changes_while_it_is_trained_on_is_found(
     path.write_bytes(ODD["clear.png"])
     with pytest.raises(RefusedError, match=r"a/one\.png was changed while"):
         packed.load(0)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+def test_a_network_is_trained_shipped_and_kept_as_plain_numbers(bench: TrainingBench) -> None:
+    spec = edit(
+        SPEC,
+        {
+            '"sklearn.linear_model.LogisticRegression"': '"cnn"',
+            "max_iter = 300": "channels = [6], hidden = 16, epochs_max = 6, learning_rate = 0.01",
+            'name = "cameras"': 'name = "network"',
+            "floor = 0.6": "floor = 0.3",
+        },
+    )
+    version = _train(bench, spec)
+    record = version.run["network"]
+    assert record["passes"] == len(record["validation_losses"]) <= 6
+    evidence = json.loads(bench.member(version, EVIDENCE))
+    assert evidence["source"] == "torch Sequential"
+    (shipped,) = version.evaluation["shipped"].values()
+    assert shipped["metrics"]["accuracy"]["value"] == version.metrics["accuracy"]
+    assert any("validation loss" in detail for detail in bench.heard.details)
+    clean_program(bench.objects.read(version.run["source_model"]))  # raises for anything else
