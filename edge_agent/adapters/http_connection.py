@@ -1,7 +1,7 @@
 """One client of the HTTP server: bytes in, answers out, in order, each wait with its deadline.
 
 Small models are answered in the event loop itself, a thread hop would cost more than they do;
-what is heavy goes to ``http_workers.py``.
+what is heavy goes to ``http_workers.py``, and large bodies wait for ``http_room.py``.
 Invariants: answers come in the order of the requests; a client that sends faster than it is
 answered, or does not read its answers, is not read from.
 """
@@ -21,11 +21,14 @@ from edge_agent.adapters.http_parser import (
     RequestParser,
     Response,
 )
+from edge_agent.adapters.http_room import BodyRoom
 from edge_agent.adapters.http_workers import HeavyWork
 from edge_agent.adapters.request_json import encode_json
 
 REQUESTS_IN_A_ROW = 16
 """Pipelined requests answered before other connections have their turn."""
+LARGE_BODY_BYTES = 131_072
+"""A larger body is read only once there is room for it."""
 LINGER_S = 2.0
 """After an error the client may still be sending: read on a little, or it never sees the answer."""
 
@@ -37,6 +40,8 @@ class ServerLimits:
     Attributes:
         http: Of one request.
         connections_max: At once; one more is answered 503 and closed.
+        bodies_bytes_max: Large bodies held at once, those of running requests included; further
+            ones are not read until there is room, at most for ``body_s``, then answered 503.
         idle_s: Between requests.
         head_s: From the first byte of a request to the end of its headers.
         body_s: From there to the end of its body.
@@ -45,6 +50,7 @@ class ServerLimits:
 
     http: HttpLimits = field(default_factory=HttpLimits)
     connections_max: int = 64
+    bodies_bytes_max: int = 8_388_608
     idle_s: float = 75.0
     head_s: float = 10.0
     body_s: float = 30.0
@@ -81,6 +87,7 @@ class Service:
     limits: ServerLimits
     work: HeavyWork
     check_head: CheckHead
+    room: BodyRoom
     connections: "set[Connection]" = field(default_factory=set)
 
 
@@ -96,6 +103,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, service: Service) -> None:
         self._application, self._limits = service.application, service.limits
         self._work, self._connections = service.work, service.connections
+        self._room, self._held_bytes = service.room, 0
         self._parser = RequestParser(service.limits.http, service.check_head)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -104,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._is_busy = False  # a request is in the pool
         self._is_clogged = False  # the client does not read
         self._is_yielding = False  # more requests are buffered, others have their turn
+        self._is_queued = False  # a large body waits for room
         self._is_ended = False  # the client has sent all it will
         self._is_last = False  # the next answer closes
         self._is_lingering = False  # answered and closed for writing
@@ -131,6 +140,7 @@ class Connection(asyncio.Protocol):
         """End."""
         self._connections.discard(self)
         self._transport = None
+        self._leave_room()
 
     def data_received(self, data: bytes) -> None:
         """Answer what has come whole."""
@@ -154,6 +164,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on reading."""
         self._is_clogged = False
+        if not self._is_busy:
+            self._leave_room()
         self._expect(self._parser.phase)
         self._advance()
 
@@ -167,6 +179,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._phase is Phase.IDLE:
             self._close()
+        elif self._is_queued:
+            words = "requests of others take all the room for large bodies, try again later"
+            headers = {"Retry-After": "1"}
+            self._refuse(HttpError(HTTPStatus.SERVICE_UNAVAILABLE, words, headers))
         else:
             what = "headers" if self._phase is Phase.HEAD else "body"
             self._refuse(HttpError(HTTPStatus.REQUEST_TIMEOUT, f"the {what} came too slowly"))
@@ -219,6 +235,8 @@ class Connection(asyncio.Protocol):
         if self._is_ended:
             self._close()
             return
+        if not self._has_room():
+            return
         if self._parser.take_continue() and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         phase = self._parser.phase
@@ -226,6 +244,34 @@ class Connection(asyncio.Protocol):
         if phase is not self._phase and phase is not Phase.IDLE:
             self._expect(phase)
         self._set_reading(is_on=True)
+
+    def _has_room(self) -> bool:
+        """Tell whether the body that is waited for may be read; if not, it is when it may."""
+        size = self._parser.body_bytes
+        if size <= LARGE_BODY_BYTES or self._held_bytes:
+            return True
+        if self._is_queued:
+            return False
+        if self._room.take(self, size, lambda: self._enter_room(size)):
+            self._held_bytes = size
+            return True
+        self._is_queued = True
+        self._expect(Phase.BODY)
+        self._set_reading(is_on=False)
+        return False
+
+    def _enter_room(self, size: int) -> None:
+        self._is_queued, self._held_bytes = False, size
+        self._expect(Phase.BODY)
+        self._loop.call_soon(self._advance)
+
+    def _leave_room(self) -> None:
+        if self._is_queued:
+            self._is_queued = False
+            self._room.forget(self)
+        if self._held_bytes:
+            size, self._held_bytes = self._held_bytes, 0
+            self._room.give_back(size)
 
     def _answer_in_pool(self, request: Request) -> None:
         self._is_busy = True
@@ -250,6 +296,8 @@ class Connection(asyncio.Protocol):
         self._phase, self._deadline = Phase.IDLE, now + self._limits.idle_s
         has_body = request.method != "HEAD"
         self._transport.write(response.encode(is_last=is_last, has_body=has_body))
+        if not self._is_clogged:
+            self._leave_room()
         if is_last:
             self._close()
 
@@ -266,6 +314,8 @@ class Connection(asyncio.Protocol):
             return
         self._is_lingering = True
         self._deadline = self._loop.time() + LINGER_S
+        self._leave_room()
+        self._parser = RequestParser(self._limits.http)  # what came is looked at no more
         response = error_response(error)
         self._application.count(response, 0.0)
         self._transport.write(response.encode(is_last=True))

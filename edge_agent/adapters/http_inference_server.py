@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.adapters.http_access import HttpAccess
 from edge_agent.adapters.http_connection import Application, Connection, ServerLimits, Service
+from edge_agent.adapters.http_room import BodyRoom
 from edge_agent.adapters.http_workers import HeavyWork
 from edge_agent.adapters.listening import ListenError, listen
 
@@ -74,6 +75,7 @@ class HttpInferenceServer:
             limits=self._limits,
             work=self._work,
             check_head=self._access.check_head,
+            room=BodyRoom(self._limits.bodies_bytes_max),
         )
         self._connections = self._service.connections
         self._loop: asyncio.AbstractEventLoop | None = None

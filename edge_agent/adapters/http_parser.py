@@ -159,6 +159,11 @@ class RequestParser:
             return Phase.BODY
         return Phase.HEAD if self._buffer else Phase.IDLE
 
+    @property
+    def body_bytes(self) -> int:
+        """Length of the body that is waited for; 0 while none is."""
+        return self._head.body_bytes if self._head is not None else 0
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they come."""
         self._buffer += data
@@ -176,8 +181,12 @@ class RequestParser:
         head = self._head
         if len(self._buffer) < head.body_bytes:
             return None
-        body = bytes(self._buffer[: head.body_bytes])
-        del self._buffer[: head.body_bytes]
+        if len(self._buffer) == head.body_bytes:  # a slice would be a third copy of it
+            body = bytes(self._buffer)
+            self._buffer.clear()
+        else:
+            body = bytes(self._buffer[: head.body_bytes])
+            del self._buffer[: head.body_bytes]
         self._head, self._wants_continue = None, False
         return Request(
             method=head.method,

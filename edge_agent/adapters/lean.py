@@ -10,7 +10,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_M_ARENA_MAX = -8
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+MAPPED_BYTES_MIN = 1_048_576
+"""Larger blocks are the system's again as soon as they are freed. Left alone, glibc raises this to
+32 MiB once such a block was freed, and what a large request took for a moment looks like a leak."""
 
 
 class _Deferred(ModuleType):
@@ -41,12 +44,14 @@ def limit_arenas() -> None:
     """Let all threads to come share one heap.
 
     Each thread that allocates would get one of its own and keep what it once needed. Python's
-    threads hold one lock while they allocate anyway.
+    threads hold one lock while they allocate anyway. Large blocks lie outside of it.
     """
     import ctypes  # a third of a megabyte, which numpy loads all the same
 
     with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES_MIN)
 
 
 def give_back() -> None:

@@ -14,6 +14,9 @@ from edge_agent.errors import InputError
 
 _NUMBERS = frozenset({int, float, bool})
 _NESTED_MAX = 8
+CONTAINERS_MAX = 262_144
+"""Three bytes of a body can make a list of sixty-four, or an object of more."""
+_NESTED_BYTES_MIN = 262_144
 
 
 def _refuse_constant(name: str) -> float:
@@ -56,6 +59,11 @@ def read_json(body: bytes, *, is_naming_once: bool = False) -> Any:
         is_naming_once: Whether a name that is twice in an object is refused, instead of its last
             value taken.
     """
+    if len(body) > _NESTED_BYTES_MIN and body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+        raise InputError(
+            f"the body has more than {CONTAINERS_MAX} lists and objects, each of which takes a"
+            " hundred bytes of memory; send flat lists, fewer rows, or raw bytes"
+        )
     try:
         return (_decode_once if is_naming_once else _decode)(body.decode())
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from edge_agent import __version__
 from edge_agent.adapters.http_connection import Application, ServerLimits
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.http_parser import HttpLimits, Request, Response
+from edge_agent.adapters.http_room import BodyRoom
 from edge_agent.adapters.inference_routes import HEAVY_BODY_BYTES, InferenceRoutes
 from edge_agent.adapters.listening import ListenError
 from edge_agent.contract.schema import Feature
@@ -290,6 +292,12 @@ def test_what_is_not_served_is_told_with_its_status(
     assert words in answer["error"]
 
 
+def test_a_body_that_would_take_much_memory_is_not_decoded(world: World) -> None:
+    body = b'{"x":[' + b"[]," * 262_144 + b"1]}"
+    status, answer = world.ask("/v2/models/main/infer", body)
+    assert (status, "more than 262144 lists" in answer["error"]) == (400, True)
+
+
 def test_a_wrong_method_is_told_the_right_one(world: World) -> None:
     with world.client() as client:
         client.send(b"PUT /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
@@ -461,6 +469,41 @@ def test_who_speaks_tls_to_a_plain_port_is_told_at_once(world: World) -> None:
         client.send(b"\x16\x03\x01\x02\x00\x01\x00")
         status, _, body = client.read()
         assert (status, b"ask with http://" in body) == (400, True)
+
+
+def test_a_large_body_is_read_when_there_is_room_for_it() -> None:
+    body = json.dumps({"inputs": [tensor(BUILT.rows[:1])]}).encode().ljust(400_000)
+    head = f"POST /v2/models/main/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    with (
+        serving(BUILT, limits=ServerLimits(bodies_bytes_max=500_000)) as world,
+        world.client() as first,
+        world.client() as second,
+        world.client() as third,
+    ):
+        first.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert first.read()[0] == 100
+        second.send(f"{head}\r\n".encode() + body)
+        third.send(GET_SERVER)
+        assert third.read()[0] == 200
+        second.socket.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            second.socket.recv(1)
+        second.socket.settimeout(10)
+        first.send(body)
+        assert [first.read()[0], second.read()[0]] == [200, 200]
+
+
+def test_room_goes_to_who_came_first_and_not_to_who_left() -> None:
+    room, seen = BodyRoom(10), list[str]()
+    assert room.take("a", 11, lambda: None)  # one always fits
+    for name, size in (("b", 6), ("c", 6), ("d", 6), ("e", 4)):
+        assert not room.take(name, size, partial(seen.append, name))
+    room.give_back(11)
+    assert seen == ["b"]
+    room.forget("c")
+    assert seen == ["b"]
+    room.give_back(6)
+    assert seen == ["b", "d", "e"]
 
 
 def test_one_connection_too_many_is_told_so_and_a_place_becomes_free(world: World) -> None:
