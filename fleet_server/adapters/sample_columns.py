@@ -15,7 +15,8 @@ import pyarrow as pa
 from fleet_server.errors import RefusedError
 
 HASHED = "hash"
-LABEL = "_label"
+PREDICTED, LABEL = "_predicted", "_label"
+"""Followed by _ and the name of a target or label where an answer has several."""
 
 
 class _Kind(NamedTuple):
@@ -45,7 +46,7 @@ class JoinedColumns:
 
     @classmethod
     def of(cls, schemas: Sequence[pa.Schema]) -> "JoinedColumns":
-        """Put all columns side by side, ours first, with the label behind them.
+        """Put all columns side by side, ours first, with labels for all that is answered.
 
         Raises:
             RefusedError: Answers are of two kinds, or a name would be taken twice.
@@ -61,7 +62,18 @@ class JoinedColumns:
         fields = {names[kind]: types[kind] for kind in kinds}
         own = [(name, found) for name, found in fields.items() if name.startswith("_")]
         rest = [(name, found) for name, found in fields.items() if not name.startswith("_")]
-        return cls(schema=pa.schema([*own, (LABEL, fields["_predicted"]), *rest]), names=names)
+        labels = [
+            (LABEL + name.removeprefix(PREDICTED), found)
+            for name, found in own
+            if name.startswith(PREDICTED)
+        ]
+        return cls(schema=pa.schema([*own, *labels, *rest]), names=names)
+
+    @property
+    def labels(self) -> dict[str, pa.DataType]:
+        """Types of the columns of labels, by the part of an answer each is of; "" of the only."""
+        own = [(field.name, field.type) for field in self.schema if field.name.startswith(LABEL)]
+        return {name.removeprefix(LABEL)[1:]: found for name, found in own}
 
     def fit(self, table: pa.Table) -> pa.Table:
         """Bring a table's columns to their places, with nothing where it has none."""

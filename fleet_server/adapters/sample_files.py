@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from edge_agent.contract.answer_parts import parts_of
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.package import SCHEMA, unpack_members
 from edge_agent.contract.rows import (
@@ -34,7 +35,7 @@ from edge_agent.contract.rows import (
 )
 from edge_agent.contract.schema import Dtype, Feature, ModelSchema, Task
 from edge_agent.statistics.packed_texts import unpack_texts
-from fleet_server.adapters.sample_columns import JoinedColumns
+from fleet_server.adapters.sample_columns import LABEL, PREDICTED, JoinedColumns
 from fleet_server.durable_files import sync_directory, write_durable
 from fleet_server.errors import FleetError, RefusedError
 from fleet_server.ports.clock import Clock
@@ -130,7 +131,7 @@ class ParquetSampleFiles:
                 for table in self._tables(files, batches):
                     for name in joined.list_apart(table.schema):
                         apart[name] += table.num_rows
-                    writer.write_table(joined.fit(_add_labels(table, known, joined.schema)))
+                    writer.write_table(joined.fit(_add_labels(table, known, joined.labels)))
                     rows += table.num_rows
             temporary.replace(out)
         except (OSError, pa.ArrowException) as error:
@@ -174,8 +175,11 @@ class ParquetSampleFiles:
             for name, column in _feature_columns(feature, values, known):
                 fields.append(pa.field(name, column.type, metadata=told))
                 columns.append(column)
-        classes = json.dumps(list(schema.classes) if schema else [])
-        return pa.table(columns, schema=pa.schema(fields, metadata={"classes": classes}))
+        classes = {part.name: part.classes for part in parts_of(schema)} if schema else {}
+        about = {"classes": json.dumps(classes.pop("", ()))}
+        if classes:
+            about["part_classes"] = json.dumps(classes)
+        return pa.table(columns, schema=pa.schema(fields, metadata=about))
 
 
 def _own_columns(
@@ -191,14 +195,27 @@ def _own_columns(
     yield "_at", pa.array([row.at_ms for row in rows], pa.timestamp("ms", tz="UTC"))
     yield "_reason", pa.array([_REASONS[row.reason] for row in rows], pa.string())
     yield "_share", pa.array([own.share] * count, pa.float64())
-    predicted = [row.predicted for row in rows]
+    known = {part.name: part.classes for part in parts_of(schema)} if schema else None
+    if not own.names:
+        # An older agent says "not a number" where a row has several targets.
+        single = known.get("", ()) if known is not None else ()
+        is_class = schema is not None and schema.task is Task.CLASSIFICATION
+        predicted = [row.predicted for row in rows]
+        yield PREDICTED, _to_answers(predicted, single, is_class=is_class)
+    for name, packed in zip(own.names, own.predicted, strict=True):
+        classes = known.get(name) if known is not None else ()
+        if classes is None:
+            continue  # as of features: what the model does not answer with is no column
+        answers = np.frombuffer(packed, "<f4").tolist()
+        yield f"{PREDICTED}_{name}", _to_answers(answers, classes, is_class=bool(classes))
     if schema is not None and schema.task is Task.CLASSIFICATION:
-        words = [_name_class(schema.classes, value) for value in predicted]
-        yield "_predicted", pa.array(words, pa.string())
         yield "_confidence", pa.array([row.confidence for row in rows], pa.float32())
-    else:
-        # Not a number where a row has several targets: the batch has room for one.
-        yield "_predicted", pa.array(predicted, pa.float64(), from_pandas=True)
+
+
+def _to_answers(predicted: Sequence[float], classes: Sequence[str], *, is_class: bool) -> pa.Array:
+    if is_class:
+        return pa.array([_name_class(classes, value) for value in predicted], pa.string())
+    return pa.array(predicted, pa.float64(), from_pandas=True)
 
 
 _REASONS = {Reason.SHARE: "share", Reason.UNCERTAIN: "uncertain"}
@@ -265,24 +282,28 @@ def _name_class(classes: Sequence[str], value: float) -> str | None:
 
 def _add_labels(
     table: pa.Table,
-    known: dict[tuple[str, str, int], float],
-    joined: pa.Schema,
+    known: dict[tuple[str, str, int, str], float],
+    types: Mapping[str, pa.DataType],
 ) -> pa.Table:
-    classes = json.loads((table.schema.metadata or {}).get(b"classes", b"[]"))
-    keys = zip(*(table.column(name).to_pylist() for name in _KEY), strict=True)
-    values: list[Any] = []
-    is_class = joined.field("_label").type == pa.string()
-    for key in keys:
-        found = known.get(key)
-        if found is None:
-            values.append(None)
-        else:
-            values.append(_name_class(classes, found) if is_class else found)
-    return table.append_column("_label", pa.array(values, joined.field("_label").type))
+    told = table.schema.metadata or {}
+    classes = json.loads(told.get(b"part_classes", b"{}"))
+    classes[""] = json.loads(told.get(b"classes", b"[]"))
+    keys = list(zip(*(table.column(name).to_pylist() for name in _KEY), strict=True))
+    for part, kind in types.items():
+        found = [known.get((*key, part)) for key in keys]
+        values: list[Any] = [
+            _name_class(classes.get(part, ()), value)
+            if value is not None and kind == pa.string()
+            else value
+            for value in found
+        ]
+        name = f"{LABEL}_{part}" if part else LABEL
+        table = table.append_column(name, pa.array(values, kind))
+    return table
 
 
-def _key(label: RowLabel) -> tuple[str, str, int]:
-    return label.device, label.prediction_id, label.row
+def _key(label: RowLabel) -> tuple[str, str, int, str]:
+    return label.device, label.prediction_id, label.row, label.part
 
 
 def _read_schema(packages: PackageStore, sha256: str) -> ModelSchema | None:

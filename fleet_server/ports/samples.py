@@ -76,12 +76,16 @@ class SampleFile:
 
 
 class RowLabel(NamedTuple):
-    """What turned out to be true of a sampled row: index of a class, or a value."""
+    """What turned out to be true of a sampled row: index of a class, or a value.
+
+    ``part`` is the name of the target or label it is of; empty where an answer is one.
+    """
 
     device: str
     prediction_id: str
     row: int
     label: float
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,7 @@ class SampleSum:
         version: Version.
         rows: In files and waiting for one.
         waiting: Of these, not in a file yet.
-        labels: Labels of single rows.
+        labels: Labels of single rows, those of each target or label by itself.
         files: Files.
         size_bytes: Of the files.
         first_at: When the first of them came; None of labels alone.

@@ -20,6 +20,8 @@ FILE_BYTES = 33_554_432
 FILE_ROWS_BYTES = 67_108_864
 """Of the rows of one file before compression: a message of 4 KB may hold 4 MB of zeros."""
 _LOG = logging.getLogger(__name__)
+_Layout = tuple[str, int, str, str, tuple[RowFeature, ...], tuple[str, ...]]
+"""Model, version, package, day, features and names of answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +78,16 @@ class FileSamples:
 
 
 def group_batches(batches: Iterable[StoredBatch]) -> list[list[StoredBatch]]:
-    """Put together what may share a file: one package, one day, the same features, bounded."""
-    groups: dict[tuple[str, int, str, str, tuple[RowFeature, ...], int], list[StoredBatch]] = {}
-    sizes: dict[tuple[str, int, str, str, tuple[RowFeature, ...]], int] = {}
+    """Put together what may share a file: one package and day, the same features and names."""
+    groups: dict[tuple[_Layout, int], list[StoredBatch]] = {}
+    sizes: dict[_Layout, int] = {}
     for batch in batches:
         said = decode_rows(batch.payload).batch
         day = f"{batch.received_at:%Y-%m-%d}"
-        key = (batch.model, batch.version, batch.sha256, day, said.features)
-        sizes[key] = sizes.get(key, 0) + len(said.rows) * row_bytes(said.features)
-        groups.setdefault((*key, sizes[key] // FILE_ROWS_BYTES), []).append(batch)
+        key = (batch.model, batch.version, batch.sha256, day, said.features, said.names)
+        row_size = row_bytes(said.features, len(said.names))
+        sizes[key] = sizes.get(key, 0) + len(said.rows) * row_size
+        groups.setdefault((key, sizes[key] // FILE_ROWS_BYTES), []).append(batch)
     return list(groups.values())
 
 

@@ -25,7 +25,7 @@ from edge_agent.contract.rows import (
     encode_batch,
     frame_batch,
 )
-from edge_agent.contract.schema import Feature
+from edge_agent.contract.schema import Feature, NamedLabel
 from edge_agent.contract.topics import Channel, device_topic
 from fleet_server.adapters.database import sample_book, sample_room
 from fleet_server.adapters.database.engine import read_session, write_session
@@ -46,7 +46,12 @@ from fleet_server.wiring.workspace import init_workspace
 from fleet_server.workspace import Config
 from tests.support.agent_fleet import release
 from tests.support.clock import FakeClock
-from tests.support.serving import BuiltPackage, build_classifier, build_regressor
+from tests.support.serving import (
+    BuiltPackage,
+    build_classifier,
+    build_regressor,
+    build_several,
+)
 
 BOOT = 0x51
 PLANT = build_classifier(
@@ -230,6 +235,86 @@ def test_categories_and_booleans_come_out_as_tables_have_them(
     assert [r["hue"] for r in rows] == ["blue", "(unlisted)", None, "red"]
     assert [r["door"] for r in rows] == [True, False, None, True]
     assert {r["_predicted"] for r in rows} == {None}, "no class has that number"
+
+
+FLOWS = build_regressor(targets=("flow", "heat"))
+
+
+def flows(sequence: int, count: int, labels: Sequence[SampledLabel] = (), **more: Any) -> bytes:
+    """Say rows of two targets as a device does, or ``more`` of it otherwise."""
+    own = RowBatch(
+        artifact=bytes.fromhex(FLOWS.sha256)[:8],
+        stream=0,
+        share=0.5,
+        features=(RowFeature(name="f1"),) if count else (),
+        rows=tuple(RowHead(n, 0, 1, Reason.SHARE, 0.0, 0.0) for n in range(count)),
+        values=(np.arange(count, dtype="<f4").tobytes(),) if count else (),
+        labels=tuple(labels),
+        names=("flow", "heat"),
+        predicted=tuple(np.arange(count, dtype="<f4").tobytes() for _ in range(2)),
+    )
+    return frame_batch(BOOT, sequence, encode_batch(replace(own, **more)))
+
+
+def test_of_several_targets_every_answer_and_label_has_a_column(
+    server: Server, tmp_path: Path
+) -> None:
+    release(server.fleet, "load", 1, FLOWS.blob, is_approved=False)
+    server.say(flows(1, 2))
+    old = tuple(RowHead(n, 0, 1, Reason.SHARE, float("nan"), 0.0) for n in (7, 8))
+    server.say(flows(2, 2, names=(), predicted=(), rows=old))
+    assert server.file() == 2, "an older agent's rows have other columns"
+    lie = (b"\0\0\x80\x3f",) * 2
+    server.say(flows(3, 1, names=("flow", "wind"), predicted=lie), device="cam-2")
+    server.say(flows(4, 0, [SampledLabel(1, 0, 20.5, 1), SampledLabel(0, 0, 3.5, 0)]))
+    server.say(flows(5, 0, [SampledLabel(1, 0, 1.5, 0), SampledLabel(1, 0, 21.0, 1)]))
+    out = tmp_path / "rows.parquet"
+    server.desk.export(Export(model="load", out=out))
+    rows = sorted(pq.read_table(out).to_pylist(), key=lambda r: (r["_device"], r["f1"]))
+    assert [r["_predicted_flow"] for r in rows] == [0.0, None, 1.0, None, 1.0]
+    assert [r["_predicted_heat"] for r in rows] == [0.0, None, 1.0, None, None]
+    assert [r["_label_flow"] for r in rows] == [3.5, None, 1.5, None, None]
+    assert [r["_label_heat"] for r in rows] == [None, None, 21.0, None, None], "the newest"
+    assert {r["_predicted"] for r in rows} == {r["_label"] for r in rows} == {None}
+    assert "_predicted_wind" not in rows[0], "the model does not answer with it"
+    assert server.desk.add_up("load")[0].labels == 3
+
+
+def test_of_several_labels_each_comes_out_with_the_names_of_its_own_classes(
+    server: Server, tmp_path: Path
+) -> None:
+    weather = build_several(
+        (
+            NamedLabel(name="rain", classes=("no", "yes")),
+            NamedLabel(name="day", classes=("work", "rest", "feast")),
+        )
+    )
+    release(server.fleet, "weather", 1, weather.blob, is_approved=False)
+    own = RowBatch(
+        artifact=bytes.fromhex(weather.sha256)[:8],
+        stream=0,
+        share=1,
+        features=(RowFeature(name="f1"),),
+        rows=tuple(RowHead(n, 0, 1, Reason.SHARE, 0.0, 0.75) for n in range(3)),
+        values=(np.arange(3, dtype="<f4").tobytes(),),
+        labels=(SampledLabel(2, 0, 2.0, 1), SampledLabel(2, 0, 0.0, 0)),
+        names=tuple(label.name for label in weather.schema.labels),
+        predicted=(
+            np.array([0, 1, 9], "<f4").tobytes(),
+            np.array([2, 1, 0], "<f4").tobytes(),
+        ),
+    )
+    server.say(frame_batch(BOOT, 1, encode_batch(own)))
+    assert server.file() == 1
+    out = tmp_path / "rows.parquet"
+    server.desk.export(Export(model="weather", out=out))
+    rows = pq.read_table(out).to_pylist()
+    rain, day = weather.schema.labels
+    assert [r[f"_predicted_{rain.name}"] for r in rows] == [*rain.classes[:2], None]
+    assert [r[f"_predicted_{day.name}"] for r in rows] == list(day.classes[2::-1])
+    assert rows[2][f"_label_{rain.name}"] == rain.classes[0]
+    assert rows[2][f"_label_{day.name}"] == day.classes[2]
+    assert {r["_confidence"] for r in rows} == {0.75}
 
 
 def test_a_batch_is_taken_once_however_often_it_is_sent(server: Server, tmp_path: Path) -> None:

@@ -24,10 +24,17 @@ from edge_agent.contract.rows import (
     decode_rows,
     frame_batch,
 )
-from edge_agent.contract.schema import Feature
+from edge_agent.contract.schema import Feature, NamedLabel
+from edge_agent.errors import InputError
 from edge_agent.row_settings import RowSettings
 from tests.support.clock import FakeClock
-from tests.support.serving import activate, build_classifier, build_regressor, make_service
+from tests.support.serving import (
+    activate,
+    build_classifier,
+    build_regressor,
+    build_several,
+    make_service,
+)
 
 FEATURES = (
     Feature(name="heat"),
@@ -153,6 +160,41 @@ def test_of_several_targets_every_answer_and_label_leaves_by_its_name() -> None:
     (labels,) = device.gather()
     assert (labels.names, labels.rows) == (("flow", "heat"), ())
     assert [tuple(label) for label in labels.labels] == [(0, 1, 20.0, 1), (0, 1, 3.5, 0)]
+
+
+def test_of_several_labels_the_least_sure_one_makes_a_row_uncertain() -> None:
+    labels = (
+        NamedLabel(name="rain", classes=("no", "yes")),
+        NamedLabel(name="day", classes=("work", "rest", "feast")),
+    )
+    built = build_several(labels)
+    device = Device({"share": 0.0, "confidence_max": 0.5, "models": {"sky": {"f1": "keep"}}})
+    activate(device.service, built)
+    answer = device.service.predict("main", built.rows)
+    probabilities = answer.outputs["probabilities"]
+    sure = np.minimum(probabilities[:, :2].max(axis=1), probabilities[:, 2:].max(axis=1))
+    chosen = np.flatnonzero(sure <= 0.5)
+    (batch,) = device.gather()
+    assert 0 < len(chosen) < len(built.rows)
+    assert [r.row for r in batch.rows] == chosen.tolist()
+    assert [r.confidence for r in batch.rows] == pytest.approx(sure[chosen].tolist())
+    assert batch.names == ("rain", "day")
+    predicted = [numbers(answers) for answers in batch.predicted]
+    assert predicted == answer.outputs["label"][chosen].T.tolist()
+    row = f"{answer.prediction_id}.{chosen[0]}"
+    device.service.labels.add(row, {"day": "feast", "rain": "no"})
+    with pytest.raises(InputError, match=f"label 'yes' of day of {row} is none of work, rest"):
+        device.service.labels.add(row, {"day": "yes"})
+    (said,) = device.gather()
+    assert [tuple(label)[1:] for label in said.labels] == [
+        (chosen[0], 2.0, 1),
+        (chosen[0], 0.0, 0),
+    ]
+    _, pending = device.outbox.pending_labels(9)
+    assert [(r.name, r.is_class, r.label) for r in pending] == [
+        ("day", True, 2.0),
+        ("rain", True, 0.0),
+    ]
 
 
 def test_uncertain_rows_are_taken_beside_the_share() -> None:

@@ -137,7 +137,7 @@ class DatabaseSampleBook:
             query = query.where(col(SampleLabelRow.version) == version)
         with read_session(self._engine) as session:
             return [
-                RowLabel(device, row.prediction_id, row.row, row.label)
+                RowLabel(device, row.prediction_id, row.row, row.label, row.part)
                 for row, device in session.execute(query)
             ]
 
@@ -290,6 +290,7 @@ def _take(
                 device=device,
                 prediction_id=name_prediction(message.boot, batch.stream, label.number),
                 row=label.row,
+                part=batch.names[label.name] if batch.names else "",
                 model=package.model,
                 version=package.version,
                 label=label.label,
