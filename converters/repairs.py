@@ -28,8 +28,9 @@ from converters.answers import (
 from converters.boosted import attach_trees, check_xgboost, is_lightgbm, is_xgboost
 from converters.errors import UnsupportedEstimatorError
 from converters.regressor_chain import register_chain
+from converters.text_table import TextTable
 from converters.tree_folding import fold_members, fold_scalers
-from converters.tree_thresholds import is_tree_model, rounds_to_float32
+from converters.tree_thresholds import is_tree_model
 from converters.xgboost_targets import split_targets
 from edge_agent.contract.schema import ModelSchema
 
@@ -83,13 +84,16 @@ class Prepared:
     Attributes:
         estimator: To convert.
         answer: What it answers.
-        is_double: Convert for float64 input and round to float32 before the last step.
+        is_computed: Whether trees read what steps before them compute, so that their thresholds
+            could not be folded.
+        is_double: Whether they read float64, whatever the model is fed.
         cut: Threshold that chooses the label, None where the graph's own label is right.
         repairs: What was changed, one sentence each.
     """
 
     estimator: Any
     answer: Answer
+    is_computed: bool
     is_double: bool
     cut: Cut | None
     repairs: tuple[str, ...]
@@ -134,22 +138,31 @@ def prepare(
     last = find_last_step(clone)
     if type(last).__name__ == "OneVsOneClassifier":  # its converter knows whole numbers only
         last.classes_ = np.arange(len(last.classes_))
-    is_double = False
     if is_tree_model(last):
         folded = fold_scalers(clone, schema.width, dtype, repairs)
-        is_double = (
-            folded is None
-            and isinstance(clone, Pipeline)
-            and rounds_to_float32(last)
-            and dtype is np.float64
-        )
         clone = clone if folded is None else folded
     elif not isinstance(clone, Pipeline):
         fold_members(clone, schema.width, dtype, repairs)
     if any(np.any(tree.tree_.missing_go_to_left) for tree in list_trees(clone)):
         repairs.append("missing values go down the branches the trees send them")
     return Prepared(
-        estimator=clone, answer=answer, is_double=is_double, cut=cut, repairs=tuple(repairs)
+        estimator=clone,
+        answer=answer,
+        is_computed=_reads_computed(clone),
+        is_double=dtype is np.float64
+        or any(isinstance(one, TextTable) for one in iterate_estimators(clone)),
+        cut=cut,
+        repairs=tuple(repairs),
+    )
+
+
+def _reads_computed(estimator: Any) -> bool:
+    """Tell whether there are trees behind steps that could not be folded into them."""
+    return any(
+        isinstance(one, Pipeline)
+        and any(step not in (None, "passthrough") for _, step in one.steps[:-1])
+        and any(map(is_tree_model, iterate_estimators(one.steps[-1][1])))
+        for one in iterate_estimators(estimator)
     )
 
 

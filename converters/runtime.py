@@ -4,7 +4,7 @@ Threads, spinning and arena are the profile's; the log level is raised so that a
 speaks through its exception only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,30 +100,48 @@ def find_batch_rows(schema: ModelSchema) -> int:
 
 
 def watch_tensors(
-    model: ModelProto, names: Sequence[str], rows: Array, profile: DeviceProfile
+    model: ModelProto,
+    names: Sequence[str],
+    rows: Array,
+    profile: DeviceProfile,
+    *,
+    wide: Collection[str] = (),
 ) -> list[Array]:
     """Give inner float32 tensors of a graph for some rows, in the order of their names.
+
+    Args:
+        model: The graph.
+        names: Of the tensors.
+        rows: What is asked.
+        profile: How the graph is run.
+        wide: Those of them that are float64.
 
     Raises:
         RuntimeRefusedError: The graph does not run, or a tensor is of another type.
     """
-    return open_watcher(model, names, profile)(rows)
+    return open_watcher(model, names, profile, wide=wide)(rows)
 
 
 def open_watcher(
-    model: ModelProto, names: Sequence[str], profile: DeviceProfile
+    model: ModelProto,
+    names: Sequence[str],
+    profile: DeviceProfile,
+    *,
+    wide: Collection[str] = (),
 ) -> Callable[[Array], list[Array]]:
     """Load a graph once to watch inner tensors of several parts of the rows; see ``watch_tensors``.
 
     Raises:
         RuntimeRefusedError: It does not load, or a tensor is of another type.
     """
+    float64, float32 = TensorProto.DOUBLE, TensorProto.FLOAT
     watched = ModelProto()
     watched.CopyFrom(model)
     own = {value.name for value in watched.graph.output}
     inner = [name for name in dict.fromkeys(names) if name != INPUT_NAME and name not in own]
     watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inner
+        helper.make_tensor_value_info(name, float64 if name in wide else float32, None)
+        for name in inner
     )
     runner = GraphRunner(watched.SerializeToString(), profile)
 

@@ -24,8 +24,10 @@ from converters.interface import (
     prepend_cast_to_double,
     set_input,
 )
+from converters.one_float import widen_mixed
 from converters.repairs import Prepared, iterate_estimators, list_trees
 from converters.tree_missing import send_missing
+from converters.tree_places import Places, list_placed, set_thresholds
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema
 
@@ -47,15 +49,21 @@ def list_ways(prepared: Prepared, schema: ModelSchema, profile: DeviceProfile) -
     estimator = prepared.estimator
     plain = way(PLAIN, estimator)
     wide = way(ALL_DOUBLE, estimator, is_double=True, is_wide=True)
+    is_double = prepared.is_computed and prepared.is_double
+    compares_double = is_double and not _place(estimator).are_plain
     if not isinstance(estimator, Pipeline):
-        return [plain, wide]
+        return [wide, plain] if compares_double else [plain, wide]
     rounded = _round_before_last(estimator)
     before = way(f"{describe(rounded)}: {BEFORE_LAST}", rounded, is_double=True)
     scalers = [s for _, s in estimator.steps if type(s).__name__ == "StandardScaler"]
     divide = way(DIVISIONS, estimator, scalers=scalers)
-    if prepared.is_double:
-        return [before, plain, wide]
+    if is_double:
+        return [wide, before, plain] if compares_double else [before, plain, wide]
     return [plain, before, wide, *([divide] if scalers else [])]
+
+
+def _place(estimator: Any) -> Places:
+    return Places(list_placed(iterate_estimators(estimator)))
 
 
 def write_graph(
@@ -89,8 +97,13 @@ def write_graph(
     options: dict[Any, Any] = {id(scaler): {"div": "div_cast"} for scaler in scalers or ()}
     if prepared.answer in (Answer.PROBABILITIES, Answer.LABEL_ONLY):
         options[id(last)] = {"zipmap": False}
-    with quiet():
+    places = _place(estimator if prepared.is_computed else None)
+    with quiet(), places.written():
         model = _convert(estimator, [(INPUT_NAME, tensor)], options, id(last), profile)
+    if prepared.is_computed:
+        set_thresholds(model, places, is_wide=is_wide)
+    if is_double:
+        widen_mixed(model)
     send_missing(model, list_trees(estimator))
     if is_double:
         prepend_cast_to_double(model)

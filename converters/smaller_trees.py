@@ -54,7 +54,9 @@ def list_tree_cuts(fp32: bytes, rows: Array, profile: DeviceProfile) -> dict[str
         ensembles = [read_trees(node) for node in nodes]
     except ValueError:
         return {}
-    seen = watch_tensors(model, [node.input[0] for node in nodes], asked, profile)
+    read = [node.input[0] for node in nodes]
+    wide = [name for name, trees in zip(read, ensembles, strict=True) if trees.is_wide]
+    seen = watch_tensors(model, read, asked, profile, wide=wide)
     work = _Work(model, places, ensembles, seen, asked, profile)
     cuts: dict[str, Cut] = {}
     if max(trees.count for trees in ensembles) > 1:

@@ -23,6 +23,8 @@ _HIGH = np.iinfo(np.int64).max
 _SUM_BITS = 22, 14
 """Of the factor of a symbol and of its place; with TERM_CHARS_MAX of them far from 63."""
 _DRAWS_MAX = 64
+_LOGS = 256
+"""Counts whose logarithm is a constant: the operator's is off in the last bit now and then."""
 
 
 class TextFront:
@@ -267,26 +269,58 @@ class TextFront:
         return node("Add", base, kept)
 
     def _weigh(self, counts: str, weights: Weights) -> str:
-        """Give the counts as the vectorizer weighs them, in the type of the rows."""
+        """Give the counts as the vectorizer weighs them, in the type of the rows.
+
+        Only the terms that are there are weighed, one after the other as scikit-learn has them in a
+        sparse row, so that every sum has its order and every weight its last bit: trees behind a
+        vectorizer compare with weights that differ in no more.
+        """
         node = self._p.node
+        if weights.are_none:
+            return node("Cast", counts, to=self._p.kind)
+        places = node("NonZero", node("Less", self._numbers("nothing", 0.0), counts))
+        where = node("Transpose", places, perm=[1, 0])
+        row = node("Gather", places, self._scalar(0), axis=0)
+        column = node("Gather", places, self._scalar(1), axis=0)
+        found = node("GatherND", counts, where)
         if weights.is_binary:
-            counts = node("Min", counts, self._numbers("once", 1.0))
+            found = node("Min", found, self._numbers("once", 1.0))
         if weights.is_sublinear:
-            one = self._numbers("one_count", 1.0)
-            is_there = node("Less", self._numbers("no_count", 0.0), counts)
-            logged = node("Add", node("Log", node("Max", counts, one)), one)
-            counts = node("Where", is_there, logged, counts)
+            found = self._log(found)
         if weights.idf is not None:
-            counts = node("Mul", counts, self._numbers("idf", weights.idf))
+            idf = self._numbers("idf", weights.idf)
+            found = node("Mul", found, node("Gather", idf, column, axis=0))
         if weights.norm:
-            size = node("Abs" if weights.norm == "l1" else "Mul", *[counts] * _arity(weights.norm))
-            size = node("ReduceSum", size, self._one, keepdims=1)
-            size = size if weights.norm == "l1" else node("Sqrt", size)
-            is_none = node("Equal", size, self._numbers("no_size", 0.0))
-            counts = node(
-                "Div", counts, node("Where", is_none, self._numbers("any_size", 1.0), size)
-            )
-        return node("Cast", counts, to=self._p.kind)
+            rows = node("Slice", node("Shape", counts), self._zero, self._one)
+            found = self._normalise(found, row, rows, weights.norm)
+        empty = node("Expand", self._p.constant("no_weight", [0.0]), node("Shape", counts))
+        return node("ScatterND", empty, where, node("Cast", found, to=self._p.kind))
+
+    def _log(self, found: str) -> str:
+        """Give 1 + log of counts: numpy's own where they are small, which are nearly all."""
+        node = self._p.node
+        logs = 1 + np.log(np.arange(1.0, _LOGS + 1))
+        place = node("Cast", node("Sub", found, self._numbers("one_count", 1.0)), to=_INT64)
+        known = node(
+            "Gather",
+            self._numbers("logs", logs),
+            node("Min", place, self._scalar(_LOGS - 1)),
+            axis=0,
+        )
+        beyond = node("Add", node("Log", found), self._numbers("one", 1.0))
+        is_known = node("Less", place, self._scalar(_LOGS))
+        return node("Where", is_known, known, beyond)
+
+    def _normalise(self, found: str, row: str, rows: str, norm: str) -> str:
+        """Divide weights by the size of their row; a row of size 0 stays."""
+        node = self._p.node
+        size = node("Abs", found) if norm == "l1" else node("Mul", found, found)
+        empty = node("Expand", self._numbers("no_sum", [0.0]), rows)
+        sums = self._add_up(empty, row, size)
+        sums = sums if norm == "l1" else node("Sqrt", sums)
+        is_none = node("Equal", sums, self._numbers("no_size", 0.0))
+        sums = node("Where", is_none, self._numbers("any_size", 1.0), sums)
+        return node("Div", found, node("Gather", sums, row, axis=0))
 
     def _encode(self, keys: str, listed: Sequence[int]) -> str:
         """Give the place of each key in a list, from 1; 0 when it is not there."""
@@ -354,10 +388,6 @@ class TextFront:
 
     def _table(self, name: str, values: NDArray[np.uint16]) -> str:
         return self._p.add(name=name, kind=TensorProto.UINT16, value=values)
-
-
-def _arity(norm: str) -> int:
-    return 1 if norm == "l1" else 2
 
 
 def _draw_sums(words: Sequence[tuple[int, ...]]) -> tuple[Array, Array, Array]:

@@ -101,6 +101,11 @@ class Weights:
     idf: NDArray[np.float64] | None = None
     norm: str | None = None
 
+    @property
+    def are_none(self) -> bool:
+        """Whether the counts stay what they are."""
+        return not (self.is_binary or self.is_sublinear or self.norm) and self.idf is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPlan:

@@ -1,6 +1,7 @@
 """A tree ensemble node as arrays: which row meets which leaf, and what each subtree answers.
 
-Reads the forms of ``ai.onnx.ml`` 1 to 3 (``TreeEnsembleClassifier``, ``TreeEnsembleRegressor``).
+Reads the forms of ``ai.onnx.ml`` 1 to 3 (``TreeEnsembleClassifier``, ``TreeEnsembleRegressor``),
+with thresholds of float32 or float64.
 Writes back a subset of the trees with some subtrees turned into leaves; all else of the node stays.
 """
 
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 Array = NDArray[Any]
 _IDS_MAX = 2**31
@@ -22,9 +23,11 @@ _COMPARE = {
     b"BRANCH_EQ": np.equal,
     b"BRANCH_NEQ": np.not_equal,
 }
+_WIDE = "nodes_values_as_tensor"
 _BLANKS = {
     "nodes_featureids": 0,
     "nodes_values": 0.0,
+    _WIDE: 0.0,
     "nodes_modes": _LEAF,
     "nodes_missing_value_tracks_true": 0,
     "nodes_hitrates": 1.0,
@@ -63,6 +66,11 @@ class Trees:
         """How many trees there are."""
         return int(self.tree.max()) + 1
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether they compare float64."""
+        return _WIDE in self.attributes
+
 
 def read_trees(node: NodeProto) -> Trees:
     """Read a tree ensemble node.
@@ -72,6 +80,10 @@ def read_trees(node: NodeProto) -> Trees:
     """
     found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     prefix = "class" if node.op_type == "TreeEnsembleClassifier" else "target"
+    if _WIDE in found:
+        found[_WIDE] = numpy_helper.to_array(found[_WIDE]).tolist()
+    elif "nodes_values" not in found:
+        raise ValueError("a tree ensemble without nodes_values")
     try:
         numbers = np.array(found["nodes_treeids"], np.int64)
         keys = numbers * _IDS_MAX + np.array(found["nodes_nodeids"], np.int64)
@@ -118,7 +130,8 @@ def find_roots(trees: Trees) -> Array:
 def find_leaves(trees: Trees, rows: Array) -> Array:
     """Give the place of the leaf of each row in each tree [rows, trees]."""
     features = np.array(trees.attributes["nodes_featureids"], np.int64)
-    values = np.array(trees.attributes["nodes_values"], np.float32)
+    name, kind = (_WIDE, np.float64) if trees.is_wide else ("nodes_values", np.float32)
+    values = np.array(trees.attributes[name], kind)
     tracks = trees.attributes.get("nodes_missing_value_tracks_true") or [0] * len(features)
     missing_is_yes = np.array(tracks, bool)
     modes = np.array(trees.attributes["nodes_modes"], object)
@@ -210,6 +223,8 @@ def write_trees(
     found[f"{trees.prefix}_ids"] = trees.ids[columns].tolist()
     values = (weights[leaves[rows], columns] * scale).astype(np.float32)
     found[f"{trees.prefix}_weights"] = values.tolist()
+    if _WIDE in found:
+        found[_WIDE] = numpy_helper.from_array(np.array(found[_WIDE], np.float64))
     del node.attribute[:]
     node.attribute.extend(
         helper.make_attribute(attribute, value)

@@ -68,7 +68,7 @@ def fold_into_thresholds(
         How many thresholds changed; None when these trees cannot be rewritten (categorical
         splits, or a boosting that starts from another estimator), and nothing was changed.
     """
-    nodes = list(_iterate_nodes(estimator))
+    nodes = list(iterate_splits(estimator))
     if not nodes or (transform is not None and has_categories(estimator)):
         return None
     columns = np.concatenate([columns for columns, _, _ in nodes])
@@ -139,7 +139,7 @@ def _float32_of_key(keys: Array) -> Array:
 _Nodes = tuple[Array, Array, Callable[[Array], None]]
 
 
-def _iterate_nodes(estimator: Any) -> Iterator[_Nodes]:
+def iterate_splits(estimator: Any) -> Iterator[_Nodes]:
     """Give columns and thresholds of the splits of each tree, and a way to write new ones.
 
     The attributes of fitted trees are the ones skl2onnx itself reads.

@@ -52,23 +52,23 @@ FITTED_ON = draw_texts(120, seed=1)
 ASKED = draw_texts(250, seed=2)
 
 
-def make_session(table: TextTable) -> onnxruntime.InferenceSession:
+def make_session(table: TextTable, *, is_wide: bool) -> onnxruntime.InferenceSession:
     from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import FloatTensorType
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     register_text_table()
+    kind = DoubleTensorType if is_wide else FloatTensorType
     model = convert_sklearn(
         table,
-        initial_types=[("features", FloatTensorType([None, 1 + CHARS_MAX]))],
+        initial_types=[("features", kind([None, 1 + CHARS_MAX]))],
         target_opset={"": 18, "ai.onnx.ml": 3},
     )
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 
-def answer(table: TextTable, texts: list[str | None]) -> NDArray[Any]:
-    found: NDArray[Any] = make_session(table).run(None, {"features": pack_texts(texts, CHARS_MAX)})[
-        0
-    ]
+def answer(table: TextTable, texts: list[str | None], *, is_wide: bool = False) -> NDArray[Any]:
+    rows = pack_texts(texts, CHARS_MAX).astype(np.float64 if is_wide else np.float32)
+    found: NDArray[Any] = make_session(table, is_wide=is_wide).run(None, {"features": rows})[0]
     return found
 
 
@@ -138,3 +138,22 @@ def test_what_a_graph_cannot_do_is_refused_with_its_reason(vectorizer: Any, reas
     vectorizer.fit(["hello the world of hello worlds"])
     with pytest.raises(UnsupportedEstimatorError, match=reason):
         read_plan(vectorizer)
+
+
+@pytest.mark.parametrize(
+    "vectorizer",
+    [
+        TfidfVectorizer(),
+        TfidfVectorizer(sublinear_tf=True, norm="l1", ngram_range=(1, 2)),
+        TfidfVectorizer(binary=True, smooth_idf=False),
+    ],
+    ids=["default", "sublinear, l1", "binary"],
+)
+def test_weights_in_float64_are_those_of_scikit_learn_to_the_last_bit(vectorizer: Any) -> None:
+    draw = random.Random(4)
+    words = [f"w{letter}" for letter in "abcdefghijkl"]
+    texts = [" ".join(draw.choices(words, k=draw.randrange(14))) for _ in range(400)]
+    wanted = vectorizer.fit(texts).transform(texts).toarray()
+    table = TextTable(vectorizer, chars_max=CHARS_MAX)
+    got = answer(table, [*texts], is_wide=True)
+    np.testing.assert_array_equal(got, wanted)
