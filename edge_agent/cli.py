@@ -16,7 +16,13 @@ from typing import Any
 from edge_agent import __version__
 from edge_agent.cli_edges import add_commands as add_edge_commands
 from edge_agent.cli_operate import add_commands
-from edge_agent.errors import AgentError, EnrolmentError, NotRunningError, UnreachableError
+from edge_agent.errors import (
+    AgentError,
+    EnrolmentError,
+    NotRunningError,
+    SettingsError,
+    UnreachableError,
+)
 from edge_agent.settings import LOG_LEVELS, find_directory, load_settings
 
 DONE, FAILED, MISUSE, UNREACHABLE = 0, 1, 2, 3
@@ -42,6 +48,8 @@ def _exit_code(error: AgentError) -> int:
     is_unreachable = isinstance(error, UnreachableError | NotRunningError) or (
         isinstance(error, EnrolmentError) and getattr(error, "is_unreachable", False)
     )
+    if isinstance(error, SettingsError):
+        return MISUSE
     return UNREACHABLE if is_unreachable else FAILED
 
 

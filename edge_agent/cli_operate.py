@@ -93,12 +93,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
+    from edge_agent.settings_check import read_sections
     from edge_agent.settings_view import describe_settings, list_settings
 
-    found = find_settings(find_directory(arguments.dir))
-    _print(
-        json.dumps(list_settings(found), indent=2) if arguments.json else describe_settings(found)
-    )
+    directory = find_directory(arguments.dir)
+    found, sections = find_settings(directory), read_sections(directory)
+    if arguments.json:
+        _print(json.dumps(list_settings(found, sections), indent=2))
+    else:
+        _print(describe_settings(found, sections))
     return DONE
 
 

@@ -36,6 +36,7 @@ from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import AgentError, SettingsError
 from edge_agent.ports import Clock, Identity
 from edge_agent.settings import find_settings
+from edge_agent.settings_check import check_settings
 
 BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)
 """No clock that is right says less: this code is not older. One without a battery says 1970."""
@@ -152,7 +153,7 @@ def _find_profile(identity: Identity | None, directory: Path) -> DeviceProfile |
 
 
 def _describe_settings(directory: Path) -> str:
-    found = find_settings(directory)
+    found = check_settings(directory)
     changed = [name for name, source in found.sources.items() if source != "default"]
     return f"{len(changed)} set: {', '.join(changed)}" if changed else "all as by default"
 

@@ -1,7 +1,9 @@
 """The settings as a person reads them: value, source and meaning, from the one docstring."""
 
 import inspect
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -9,6 +11,10 @@ from edge_agent.settings import ENVIRONMENT_PREFIX, AgentSettings, FoundSettings
 
 SECRET_ENDINGS = ("_token", "_password", "_secret")
 """Of such a setting only whether it is set is ever shown."""
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+Sections = Mapping[str, Mapping[str, Any]]
+"""What stands in the sections of ``agent.toml``, by their names."""
+_NO_SECTIONS: Sections = {}
 _ENTRY = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
@@ -19,10 +25,10 @@ def explain_settings() -> dict[str, str]:
     return {field.name: told[field.name] for field in fields(AgentSettings)}
 
 
-def list_settings(found: FoundSettings) -> list[dict[str, Any]]:
-    """Return one row a setting: ``name``, ``value``, ``source``, ``meaning``."""
+def list_settings(found: FoundSettings, sections: Sections = _NO_SECTIONS) -> list[dict[str, Any]]:
+    """Return one row a setting or section: ``name``, ``value``, ``source``, ``meaning``."""
     words = explain_settings()
-    return [
+    rows = [
         {
             "name": name,
             "value": _shown(name, value),
@@ -31,9 +37,14 @@ def list_settings(found: FoundSettings) -> list[dict[str, Any]]:
         }
         for name, value in asdict(found.settings).items()
     ]
+    source, meaning = "agent.toml", "A section; docs/agent.md and docs/serving.md list its keys."
+    return rows + [
+        {"name": name, "value": section, "source": source, "meaning": meaning}
+        for name, section in sections.items()
+    ]
 
 
-def describe_settings(found: FoundSettings) -> str:
+def describe_settings(found: FoundSettings, sections: Sections = _NO_SECTIONS) -> str:
     """Write the settings in force as a file one could save as ``agent.toml``."""
     lines = []
     for row in list_settings(found):
@@ -41,7 +52,23 @@ def describe_settings(found: FoundSettings) -> str:
         value = row["value"]
         mark = "# " if value is None or row["source"] == "default" else ""
         lines += [f"{mark}{row['name']} = {_toml(value)}", ""]
+    for name, section in sections.items():
+        lines += _write_section(name, section)
     return "\n".join(lines).rstrip()
+
+
+def _write_section(name: str, section: Mapping[str, Any]) -> list[str]:
+    """Write a section as TOML, its own sections behind its values."""
+    inner = {key: value for key, value in section.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in section.items() if key not in inner}
+    lines = [f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in plain.items()), ""]
+    for key, value in inner.items():
+        lines += _write_section(f"{name}.{_key(key)}", value)
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _toml(name)
 
 
 def settings_table() -> str:
@@ -64,4 +91,6 @@ def _toml(value: object) -> str:
         return "(none)"
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import TextIO
 
-from edge_agent.errors import SettingsError
+from edge_agent.errors import AgentError
 from edge_agent.settings import AgentSettings
 
 LINES_MAX = 100_000
@@ -16,9 +16,9 @@ _PIECE = 65_536
 
 
 def find_log(directory: Path, settings: AgentSettings) -> Path:
-    """Return where the log file is; raises SettingsError when the settings ask for none."""
+    """Return where the log file is; raises AgentError when the settings ask for none."""
     if not settings.log_file:
-        raise SettingsError(
+        raise AgentError(
             f'no log_file is set, so the log goes to standard error; put log_file = "agent.log"'
             f" into {directory / 'agent.toml'} and restart the agent, or, under systemd, read"
             " journalctl -u edge-agent"

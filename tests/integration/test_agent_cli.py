@@ -65,7 +65,7 @@ def test_a_wrong_setting_is_refused_by_name(
 ) -> None:
     (tmp_path / "agent.toml").write_text("port = 1")
     code, _, err = run(capsys, "run", "--dir", str(tmp_path))
-    assert code == 1
+    assert code == 2
     assert "unknown setting 'port'" in err
 
 

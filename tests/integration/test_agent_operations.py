@@ -6,6 +6,7 @@ import os
 import queue
 import stat
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from edge_agent.adapters.service_notifier import ServiceNotifier
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent_loop import AgentLoop
 from edge_agent.cli import main
-from edge_agent.errors import AgentError, NotRunningError
+from edge_agent.errors import AgentError, NotRunningError, SettingsError
 from edge_agent.local_control import LocalControl
 from edge_agent.local_status import find_status
 from edge_agent.local_status_text import describe_status
 from edge_agent.ports import Connected, ServingFound
 from edge_agent.settings import AgentSettings
+from edge_agent.settings_check import check_settings
 from tests.support.agent import a_package
 from tests.support.agent_device import enrolled_device
 from tests.support.agent_world import World
@@ -308,3 +310,46 @@ def test_settings_tell_value_source_and_meaning(
     row = next(row for row in json.loads(text) if row["name"] == "http_port")
     assert (row["value"], row["source"]) == (9000, "EDGE_AGENT_HTTP_PORT")
     assert row["meaning"]
+
+
+def test_settings_written_down_are_the_settings_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+http_port = 9000
+[row_samples]
+share = 0.5
+[row_samples.models."plant one"]
+heat = "round 0.5"
+[mqtt_bridge]
+topic_in = "in/{a}"
+topic_out = "out/{a}"
+keep = ["time", "\\"x\\""]
+"""
+    (tmp_path / "agent.toml").write_text(text)
+    code, out, _ = run(capsys, "settings", "--dir", str(tmp_path))
+    assert (code, tomllib.loads(out)) == (0, tomllib.loads(text))
+    rows = json.loads(run(capsys, "settings", "--json", "--dir", str(tmp_path))[1])
+    assert rows[-1]["value"]["topic_in"] == "in/{a}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http_port = -1", "http_port must be 0 to 65535, got -1"),
+        ("[row_samples]\nshare = 2", "[row_samples]: share must be 0 to 1, got 2"),
+        ("[mqtt_bridge]\ntopic_in = 'a'", "[mqtt_bridge]: topic_out must be set"),
+        ("http_host = '0.0.0.0'", "http_token_file must name a file"),
+        ("http_token_file = 'none'", "http_token_file"),
+    ],
+)
+def test_what_the_agent_would_refuse_is_a_finding_and_misuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    (tmp_path / "agent.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        check_settings(tmp_path)
+    assert words in str(caught.value)
+    if "http_" not in text or "port" in text:
+        code, out, err = run(capsys, "settings", "--dir", str(tmp_path))
+        assert (code, out, words in err) == (2, "", True)
