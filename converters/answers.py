@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_clusterer, is_outlier_detector
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import Pipeline
 
 from converters.errors import UnsupportedEstimatorError
@@ -29,6 +30,8 @@ class Answer(StrEnum):
     LABEL_ONLY = "label only"
     VALUE = "value"
     SCORE = "decision function"
+    LABELS = "several labels"
+    """Label and probabilities of each, as the package contract has them: of a chain."""
 
 
 def find_last_step(estimator: Any) -> Any:
@@ -64,6 +67,8 @@ def find_answer(estimator: Any, task: Task) -> Answer:
             if hasattr(estimator, "transform")
             else "Use an estimator that predicts rows it was not fitted on.",
         )
+    if task is Task.CLASSIFICATION and isinstance(last, ClassifierChain):
+        return Answer.LABELS
     classes = find_classes(last)
     if task is Task.REGRESSION:
         if is_outlier_detector(last):
@@ -89,6 +94,8 @@ def find_answer(estimator: Any, task: Task) -> Answer:
 def find_classes(last: Any) -> Array | None:
     """Give the classes an estimator tells apart, None when it answers numbers.
 
+    Those of several labels are given by ``several_labels.find_label_classes``.
+
     Raises:
         UnsupportedEstimatorError: Several labels a row.
     """
@@ -100,7 +107,9 @@ def find_classes(last: Any) -> Array | None:
         is_several = isinstance(last.classes_, list) or getattr(last, "multilabel_", False)
         if is_several or coding.startswith("multilabel"):
             raise UnsupportedEstimatorError(
-                name, "it answers several labels a row", "Train and convert one classifier a label."
+                name,
+                "it answers several labels a row",
+                "Name them as labels of the schema's label (edge-convert: --target a,b).",
             )
         return np.asarray(last.classes_)
     groups = _count_groups(last)

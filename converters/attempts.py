@@ -19,6 +19,7 @@ from converters.parity import compare_outputs
 from converters.runtime import GraphRunner, find_batch_rows
 from converters.source import Conversion, Try
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import NamedLabel, slice_labels
 from edge_agent.contract.schema import ModelSchema, Role, Task
 
 Array = NDArray[Any]
@@ -80,7 +81,9 @@ def convert_in_turn(
             refusal = refusal or error
             tries.append(Try(way=way.name, note=str(error)[:500]))
             continue
-        done = measure_try(name, schema.task, wanted, got, is_detector=is_detector)
+        done = measure_try(
+            name, schema.task, wanted, got, is_detector=is_detector, labels=schema.labels
+        )
         tries.append(done)
         rank = (done.flips, done.rows_off, done.max_abs_error)
         if best is None or rank < best[0]:
@@ -100,15 +103,18 @@ def measure_try(
     got: Mapping[str, Array],
     *,
     is_detector: bool = False,
+    labels: Sequence[NamedLabel] = (),
 ) -> Try:
-    """Compare one graph's answers with the source's."""
+    """Compare one graph's answers with the source's; ``labels`` are those of a row of several."""
     parity = compare_outputs(task, truth, got)
     flips = parity.flips
     if task is Task.CLASSIFICATION and flips:
-        best = np.sort(np.asarray(truth[Role.PROBABILITIES], np.float64), axis=1)[:, -2:]
-        is_tie = best[:, -1] - best[:, 0] < TIE
+        shares = np.asarray(truth[Role.PROBABILITIES], np.float64)
+        columns = slice_labels(labels) or (slice(None),)
+        best = [np.sort(shares[:, own], axis=1)[:, -2:] for own in columns]
+        is_tie = np.stack([two[:, -1] - two[:, 0] < TIE for two in best], axis=1)
         differs = np.asarray(truth[Role.LABEL]) != np.asarray(got[Role.LABEL])
-        flips = int(np.sum(differs & ~is_tie))
+        flips = int((differs.reshape(len(shares), -1) & ~is_tie).any(axis=1).sum())
     elif is_detector:
         flips = count_verdicts(truth, got)
     return Try(

@@ -80,7 +80,10 @@ def build_loaded(request: BuildRequest, source: SourceModel) -> BuiltPackage:
     conversion = source.convert(request.schema, request.profile, rows.holdout)
     targets = source.index_targets(request.holdout_targets)
     metric = request.metric or find_metric(
-        "", request.schema.task, targets=len(request.schema.targets)
+        "",
+        request.schema.task,
+        targets=len(request.schema.targets),
+        labels=request.schema.labels,
     )
     truth = source.answer(rows.holdout)
     exam = Exam(

@@ -130,7 +130,7 @@ def _draw(exam: Exam, outputs: Mapping[str, Array]) -> Array:
 
 
 def _find_hits(exam: Exam, outputs: Mapping[str, Array]) -> Array | None:
-    if exam.metric.name != ACCURACY:
+    if exam.metric.name != ACCURACY or exam.schema.labels:
         return None
     found: Array = np.asarray(outputs["label"]) == exam.targets
     return found

@@ -53,6 +53,8 @@ def distil(
         raise ConversionError(
             f"a student reads numbers as they are, and {schema.texts[0].name!r} is a text"
         )
+    if schema.labels:
+        raise ConversionError("a student learns one label, and a row has several")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_of_trees:

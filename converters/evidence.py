@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
 from converters.ladder import Choice, LadderLimits, Rung
-from converters.metrics import PrimaryMetric, score_targets
+from converters.metrics import (
+    SUBSET_ACCURACY,
+    PrimaryMetric,
+    score_labels,
+    score_subset,
+    score_targets,
+)
 from converters.pareto import find_front, point_of
 from converters.parity import Parity, WorstRow
 from converters.request import MeasurementPlan
@@ -99,13 +105,16 @@ def describe_parity(parity: Parity, tolerance: float) -> dict[str, Any]:
     }
     if parity.targets:
         described["targets"] = [asdict(target) for target in parity.targets]
+    if parity.labels:
+        described["labels"] = [asdict(label) for label in parity.labels]
     return described
 
 
 def _describe_worst(row: WorstRow) -> dict[str, Any]:
     described = asdict(row)
-    if not row.target:
-        del described["target"]
+    for name in ("target", "label"):
+        if not described[name]:
+            del described[name]
     return described
 
 
@@ -119,25 +128,53 @@ def describe_answers(
             return {"residual_percentiles": _find_percentiles(residuals)}
         each = zip(schema.targets, residuals.T, strict=True)
         return {"residual_percentiles": {name: _find_percentiles(own) for name, own in each}}
+    truth, told = np.asarray(targets, np.int64), np.asarray(outputs[Role.LABEL])
+    if schema.labels:
+        if schema.probability_columns > CONFUSION_CLASSES_MAX * 2:
+            return {}
+        counts_of = {
+            label.name: _confuse(truth[:, n], told[:, n], len(label.classes))
+            for n, label in enumerate(schema.labels)
+        }
+        return {"confusion": {"rows": "truth", "columns": "prediction", "labels": counts_of}}
     classes = len(schema.classes)
     if classes > CONFUSION_CLASSES_MAX:
         return {}
-    places = np.asarray(targets, np.int64) * classes + outputs[Role.LABEL]
-    counts = np.bincount(places, minlength=classes * classes).reshape(classes, classes)
-    return {"confusion": {"rows": "truth", "columns": "prediction", "counts": counts.tolist()}}
+    counts = _confuse(truth, told, classes)
+    return {"confusion": {"rows": "truth", "columns": "prediction", "counts": counts}}
 
 
-def describe_metric_of_targets(
+def _confuse(truth: Array, told: Array, classes: int) -> list[list[int]]:
+    counts = np.bincount(truth * classes + told, minlength=classes * classes)
+    table: list[list[int]] = counts.reshape(classes, classes).tolist()
+    return table
+
+
+def describe_metric_of_each(
     schema: ModelSchema,
     metric: PrimaryMetric,
     targets: Array,
     source: Mapping[str, Array],
     shipped: Mapping[str, Array],
 ) -> dict[str, Any]:
-    """Give the metric of each target, of the source and of what ships; empty without targets."""
+    """Give the metric of each target or label, of the source and of what ships; else nothing.
+
+    Of several labels also the share of rows of which all are right.
+    """
+    if schema.labels:
+        pair = (source, shipped)
+        each = [score_labels(metric, targets, outputs) for outputs in pair]
+        exact = [score_subset(targets, outputs) for outputs in pair]
+        return {
+            SUBSET_ACCURACY: {"source": exact[0], "shipped": exact[1]},
+            "labels": {
+                label.name: {"source": was, "shipped": now}
+                for label, was, now in zip(schema.labels, *each, strict=False)
+            },
+        }
     if not schema.targets:
         return {}
-    scores = (score_targets(metric, targets, outputs) for outputs in (source, shipped))
+    scores = [score_targets(metric, targets, outputs) for outputs in (source, shipped)]
     return {
         "targets": {
             name: {"source": was, "shipped": now}

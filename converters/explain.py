@@ -204,6 +204,8 @@ def _describe_members(members: Mapping[str, bytes], size: int) -> tuple[dict[str
     }
     if schema.task is Task.CLASSIFICATION:
         described["classes"] = list(schema.classes)
+    if schema.labels:
+        described["labels"] = {label.name: list(label.classes) for label in schema.labels}
     if schema.targets:
         described["targets"] = list(schema.targets)
     if needs.rss_bytes is not None:

@@ -24,7 +24,12 @@ class TableSource(SklearnSource):
 
     def __init__(self, model: TableModel, schema: ModelSchema) -> None:
         self._table = TableFeed(model, schema)
-        super().__init__(self._table.estimator, schema.task, targets=len(schema.targets))
+        super().__init__(
+            self._table.estimator,
+            schema.task,
+            targets=len(schema.targets),
+            labels=schema.labels,
+        )
 
     def _feed(self, rows: NDArray[Any]) -> NDArray[Any]:
         return self._table(np.asarray(rows, np.float64))

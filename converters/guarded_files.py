@@ -97,9 +97,12 @@ def write_build_job(
         InvalidRequestError: A metric of the caller's own, which the child cannot have.
     """
     metric = request.metric or find_metric(
-        "", request.schema.task, targets=len(request.schema.targets)
+        "",
+        request.schema.task,
+        targets=len(request.schema.targets),
+        labels=request.schema.labels,
     )
-    if find_metric(metric.name, request.schema.task) != metric:
+    if find_metric(metric.name, request.schema.task, labels=request.schema.labels) != metric:
         raise InvalidRequestError(
             f"metric {metric.name!r} is not one of the named ones, which foreign graphs need"
         )
@@ -204,7 +207,7 @@ def read_request(home: Path, job: dict[str, Any], estimator: Any) -> BuildReques
         holdout=rows["holdout"],
         holdout_targets=rows["targets"],
         limits=ProfileLimits(**job["limits"]),
-        metric=find_metric(job["metric"], schema.task),
+        metric=find_metric(job["metric"], schema.task, labels=schema.labels),
         evidence_context=job["context"],
         plan=MeasurementPlan(**job["plan"]),
         effort=Effort(job["effort"]),
@@ -259,7 +262,7 @@ def read_answers(path: Path, schema: ModelSchema, rows: int) -> dict[str, Array]
     Raises:
         RuntimeRefusedError: Other arrays than the schema's outputs of so many rows.
     """
-    width = max(1, len(schema.classes), len(schema.targets))
+    width = max(1, schema.probability_columns, len(schema.targets))
     limit = 65_536 + 16 * rows * width * len(schema.outputs)
     try:
         content = _read_bounded(path, "the child's answers", limit)
@@ -275,6 +278,8 @@ def read_answers(path: Path, schema: ModelSchema, rows: int) -> dict[str, Array]
         array = found[output.name]
         is_table = output.role is Role.PROBABILITIES or output.targets
         wanted = (rows, width) if is_table else (rows,)
+        if output.labels:
+            wanted = (rows, len(output.labels))
         kind = "i" if output.role is Role.LABEL else "f"
         if array.shape != wanted or array.dtype.kind != kind:
             raise RuntimeRefusedError(

@@ -57,6 +57,7 @@ def compare_files(
         rows=(shown := ShownRows(source.schema, rows)),
         columns=shown.columns,
         targets=source.schema.targets,
+        labels=source.schema.labels,
     )
 
 

@@ -2,24 +2,28 @@
 
 A metric takes the true targets and a model's outputs by tensor name. Targets of a classifier are
 class indexes. Of a regression of several targets a named metric is the mean over the targets of the
-metric of each, so ``r2`` is the one that units do not weigh. Other metrics than the named ones:
-make a ``PrimaryMetric``.
+metric of each, so ``r2`` is the one that units do not weigh; of several labels the mean over the
+labels, and ``subset_accuracy`` the share of rows whose labels are all right. Other metrics than the
+named ones: make a ``PrimaryMetric``.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InvalidRequestError
+from edge_agent.contract.outputs import NamedLabel, slice_labels
 from edge_agent.contract.schema import Task
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 PROBABILITY_MIN = 1e-15
+SUBSET_ACCURACY = "subset_accuracy"
+"""Of several labels: rows of which every label is right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +49,69 @@ class PrimaryMetric:
         return source - shipped if self.is_higher_better else shipped - source
 
 
-def find_metric(name: str, task: Task, *, targets: int = 0) -> PrimaryMetric:
+@dataclass(frozen=True, slots=True)
+class _OverLabels:
+    """The mean over several labels of a metric of one."""
+
+    score: Callable[[Array, Outputs], float]
+    columns: tuple[slice, ...]
+
+    def __call__(self, truth: Array, outputs: Outputs) -> float:
+        return float(np.mean(self.each(truth, outputs)))
+
+    def each(self, truth: Array, outputs: Outputs) -> list[float]:
+        """Give the metric of each label."""
+        label, shares = np.asarray(outputs["label"]), np.asarray(outputs["probabilities"])
+        return [
+            float(
+                self.score(
+                    truth[:, place],
+                    {"label": label[:, place], "probabilities": shares[:, columns]},
+                )
+            )
+            for place, columns in enumerate(self.columns)
+        ]
+
+
+def find_metric(
+    name: str, task: Task, *, targets: int = 0, labels: Sequence[NamedLabel] = ()
+) -> PrimaryMetric:
     """Give a metric by name; an empty name gives ``accuracy``, ``mae``, or ``r2`` of targets.
 
     Args:
         name: As in the spec.
         task: What it is of.
         targets: How many the schema names.
+        labels: Those the schema names.
 
     Raises:
         InvalidRequestError: Not a metric of this task.
     """
     known = _CLASSIFICATION if task is Task.CLASSIFICATION else _REGRESSION
+    if labels:
+        columns = slice_labels(labels)
+        known = {
+            one.name: replace(one, score=_OverLabels(one.score, columns)) for one in known.values()
+        } | _OF_LABELS
     metric = known.get(name or ("r2" if targets else next(iter(known))))
     if metric is None:
         raise InvalidRequestError(f"no {task} metric {name!r}; known: {', '.join(known)}")
     return metric
+
+
+def score_labels(metric: PrimaryMetric, truth: Array, outputs: Outputs) -> list[float]:
+    """Give the metric of each label alone; empty where a row has one, or it is of all together."""
+    return metric.score.each(truth, outputs) if isinstance(metric.score, _OverLabels) else []
+
+
+def score_subset(truth: Array, outputs: Outputs) -> float:
+    """Give the share of rows whose labels are all right.
+
+    >>> truth = np.array([[0, 1], [1, 1]])
+    >>> score_subset(truth, {"label": np.array([[0, 1], [1, 0]])})
+    0.5
+    """
+    return float(np.mean((np.asarray(outputs["label"]) == truth).all(axis=1)))
 
 
 def score_targets(metric: PrimaryMetric, truth: Array, outputs: Outputs) -> list[float]:
@@ -162,6 +213,7 @@ _CLASSIFICATION = _by_name(
     ("log_loss", False, _log_loss),
     ("brier", False, _brier),
 )
+_OF_LABELS = _by_name((SUBSET_ACCURACY, True, score_subset))
 _REGRESSION = _by_name(
     ("mae", False, _over_targets(_mae)),
     ("mse", False, _over_targets(_mse)),

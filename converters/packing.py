@@ -13,7 +13,7 @@ from converters.evidence import (
     describe_front,
     describe_limits,
     describe_machine,
-    describe_metric_of_targets,
+    describe_metric_of_each,
     describe_parity,
     encode_evidence,
     read_evidence,
@@ -104,7 +104,7 @@ def pack_rung(
                 "fp32": ladder.rungs[0].metric,
                 "shipped": rung.metric,
                 "drop": rung.metric_drop,
-                **describe_metric_of_targets(
+                **describe_metric_of_each(
                     exam.schema, exam.metric, exam.targets, exam.truth, built.outputs
                 ),
             },

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.shown_rows import ShownRows
+from edge_agent.contract.outputs import NamedLabel, slice_labels
 from edge_agent.contract.schema import Role, Task
 
 Array = NDArray[Any]
@@ -35,6 +36,8 @@ class WorstRow:
         inputs: What was asked, by column; empty where there was no room for it.
         target: Of several, the one that ``expected``, ``got`` and ``error`` are of: the one that
             differs most.
+        label: Of several, the one that ``expected`` and ``got`` are of: the one that flipped, or
+            differs most.
     """
 
     row: int
@@ -43,6 +46,18 @@ class WorstRow:
     error: float
     inputs: Mapping[str, float | str] = field(default_factory=dict)
     target: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelParity:
+    """How far one of several labels is from the source's; as the attributes of ``Parity``."""
+
+    label: str
+    flips: int
+    rows_off: int
+    max_abs_error: float
+    error_quantiles: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +76,13 @@ class Parity:
 
     Attributes:
         rows: Rows compared.
-        flips: Rows with another label; 0 in a regression.
+        flips: Rows with another label, of several one at least; 0 in a regression.
         rows_off: Rows with an error beyond the tolerance, relative to ``1 + |expected|``.
         max_abs_error: Largest absolute error; infinite where only one side is finite.
         error_quantiles: Absolute error of a row, by percent of the rows that stay below it.
         worst: The rows with a flip, then those with the largest error.
         targets: Of several, each by itself; a row is off when one of its targets is.
+        labels: Of several, each by itself.
     """
 
     rows: int
@@ -76,6 +92,7 @@ class Parity:
     worst: tuple[WorstRow, ...]
     error_quantiles: Mapping[str, float] = field(default_factory=dict)
     targets: tuple[TargetParity, ...] = ()
+    labels: tuple[LabelParity, ...] = ()
 
     @property
     def flip_share(self) -> float:
@@ -97,6 +114,7 @@ def compare_outputs(
     rows: Array | ShownRows | None = None,
     columns: Sequence[str] = (),
     targets: Sequence[str] = (),
+    labels: Sequence[NamedLabel] = (),
 ) -> Parity:
     """Compare two sets of outputs by tensor name.
 
@@ -108,6 +126,7 @@ def compare_outputs(
         rows: What was asked, shown with the worst rows.
         columns: Names of its columns.
         targets: Names of the values of a row, where there are several.
+        labels: The labels of a row, where there are several.
 
     >>> ones = {"value": np.array([1.0, 2.0])}
     >>> compare_outputs(Task.REGRESSION, ones, {"value": np.array([1.0, 2.5])}).rows_off
@@ -119,12 +138,22 @@ def compare_outputs(
     cells = _absolute_errors(expected, got)
     relative_cells = cells / (1 + _magnitude(expected))
     errors, relative = _row_wise_max(cells), _row_wise_max(relative_cells)
+    flipped: Array = np.zeros(len(errors), bool)
+    place_of: Array = np.zeros(len(errors), np.intp)
+    each = list[LabelParity]()
     if task is Task.CLASSIFICATION:
-        labels = np.asarray(source[Role.LABEL]), np.asarray(shipped[Role.LABEL])
+        both = [_as_table(one[Role.LABEL]) for one in (source, shipped)]
+        differs: Any = both[0] != both[1]
+        flipped = differs.any(axis=1)
+        place_of = np.argmax(differs, axis=1)
+        if labels:
+            each, place_of = _compare_labels(
+                labels, differs, cells, np.greater(relative_cells, tolerance)
+            )
+        told = _pick_each(both[0], place_of), _pick_each(both[1], place_of)
     else:
         worst_of_row = np.argmax(cells, axis=1) if cells.ndim == 2 else None
-        labels = _pick_each(expected, worst_of_row), _pick_each(got, worst_of_row)
-    flipped = labels[0] != labels[1] if task is Task.CLASSIFICATION else np.zeros(len(errors), bool)
+        told = _pick_each(expected, worst_of_row), _pick_each(got, worst_of_row)
     order = np.lexsort((np.arange(len(errors)), -errors, ~flipped))[:WORST_ROWS_MAX]
     shown = WORST_CELLS_MAX // max(1, len(columns)) if rows is not None else 0
     return Parity(
@@ -136,11 +165,12 @@ def compare_outputs(
         worst=tuple(
             WorstRow(
                 row=int(row),
-                expected=float(labels[0][row]),
-                got=float(labels[1][row]),
+                expected=float(told[0][row]),
+                got=float(told[1][row]),
                 error=float(errors[row]),
                 inputs=_name_cells(rows, columns, int(row)) if place < shown else {},
                 target=targets[int(np.argmax(cells[row]))] if targets else "",
+                label=labels[int(place_of[row])].name if labels else "",
             )
             for place, row in enumerate(order)
             if flipped[row] or errors[row] > 0
@@ -154,7 +184,34 @@ def compare_outputs(
             )
             for place, name in enumerate(targets)
         ),
+        labels=tuple(each),
     )
+
+
+def _compare_labels(
+    labels: Sequence[NamedLabel], differs: Array, cells: Array, is_off: Array
+) -> tuple[list[LabelParity], Array]:
+    """Compare label by label; tells also of each row the label that flipped or differs most."""
+    columns = slice_labels(labels)
+    errors = np.stack([cells[:, own].max(axis=1, initial=0.0) for own in columns], axis=1)
+    each = [
+        LabelParity(
+            label=label.name,
+            flips=int(differs[:, place].sum()),
+            rows_off=int(is_off[:, columns[place]].any(axis=1).sum()),
+            max_abs_error=float(np.max(errors[:, place], initial=0.0)),
+            error_quantiles=_find_quantiles(errors[:, place]),
+        )
+        for place, label in enumerate(labels)
+    ]
+    is_flipped: Any = differs.any(axis=1, keepdims=True)
+    candidates = np.where(is_flipped & ~differs, -1.0, errors)
+    return each, np.argmax(candidates, axis=1)
+
+
+def _as_table(labels: Array) -> Array:
+    """Give labels as [rows, labels], one column where a row has one."""
+    return np.asarray(labels).reshape(len(labels), -1)
 
 
 def _pick_each(values: Array, columns: Array | None) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.multioutput import RegressorChain
+from sklearn.multioutput import ClassifierChain, RegressorChain
 from sklearn.pipeline import Pipeline
 
 from converters.answers import (
@@ -26,6 +26,7 @@ from converters.answers import (
     is_search,
 )
 from converters.boosted import attach_trees, check_xgboost, is_lightgbm, is_xgboost
+from converters.classifier_chain import check_chain, register_classifier_chain
 from converters.errors import UnsupportedEstimatorError
 from converters.regressor_chain import register_chain
 from converters.text_table import TextTable
@@ -114,10 +115,11 @@ def prepare(
     """
     repairs: list[str] = []
     answer = find_answer(estimator, schema.task)
-    check_declared(answer, find_last_step(estimator), schema)
-    clone = _unwrap(copy.deepcopy(estimator), repairs)
+    if answer is not Answer.LABELS:  # of which each is checked: ``label_source.check_labels``
+        check_declared(answer, find_last_step(estimator), schema)
+    clone = unwrap(copy.deepcopy(estimator), repairs)
     clone, cut = _take_threshold(clone, repairs)
-    clone = _unwrap(clone, repairs)
+    clone = unwrap(clone, repairs)
     _check_parts(clone)
     last = find_last_step(clone)
     if cut is not None and not hasattr(last, "predict_proba"):
@@ -190,6 +192,9 @@ def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
             repairs.append("VotingClassifier: flatten_transform switched off")
         if isinstance(inner, RegressorChain):
             register_chain()
+        if isinstance(inner, ClassifierChain):
+            check_chain(inner)
+            register_classifier_chain()
         if is_lightgbm(inner) and hasattr(inner, "booster_"):
             _register(inner)
             repairs += attach_trees(inner)
@@ -238,7 +243,7 @@ def _parts(estimator: Any) -> list[Any]:
     return [part for part in (*parts, *fitted) if not isinstance(part, np.ndarray | str)]
 
 
-def _unwrap(estimator: Any, repairs: list[str]) -> Any:
+def unwrap(estimator: Any, repairs: list[str]) -> Any:
     """Give what a search or a frozen estimator answers with, as the last step."""
     last = find_last_step(estimator)
     if is_search(last):
@@ -248,7 +253,7 @@ def _unwrap(estimator: Any, repairs: list[str]) -> Any:
     else:
         return estimator
     repairs.append(f"{type(last).__name__}: its {type(find_last_step(inner)).__name__} alone")
-    return _unwrap(with_last_step(estimator, inner), repairs)
+    return unwrap(with_last_step(estimator, inner), repairs)
 
 
 def _take_threshold(estimator: Any, repairs: list[str]) -> tuple[Any, Cut | None]:

@@ -35,7 +35,7 @@ def check_rows(schema: ModelSchema, calibration: Array, holdout: Array, targets:
     Raises:
         InvalidRequestError: Names the table, and the column where one is at fault.
     """
-    columns = (len(schema.targets),) if schema.targets else ()
+    columns = (len(schema.answer_names),) if schema.answer_names else ()
     if np.shape(targets) != (len(holdout), *columns):
         raise InvalidRequestError(
             f"holdout has {len(holdout)} rows and targets of shape {np.shape(targets)}, needs"

@@ -129,6 +129,7 @@ class Workshop:
             rows=shown,
             columns=shown.columns,
             targets=self.exam.schema.targets,
+            labels=self.exam.schema.labels,
         )
         return BuiltRung(model=model, runner=runner, outputs=outputs, parity=parity)
 

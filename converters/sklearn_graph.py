@@ -24,6 +24,7 @@ from converters.interface import (
     prepend_cast_to_double,
     set_input,
 )
+from converters.label_interface import declare_labels
 from converters.one_float import widen_mixed
 from converters.repairs import Prepared, iterate_estimators, list_trees
 from converters.tree_missing import send_missing
@@ -109,6 +110,9 @@ def write_graph(
         prepend_cast_to_double(model)
     set_input(model, schema.width)
     names = [output.name for output in model.graph.output]
+    if prepared.answer is Answer.LABELS:
+        declare_labels(model, schema.labels)
+        return model
     _name_outputs(model, names, prepared, last, is_wide=is_wide, targets=len(schema.targets))
     return model
 

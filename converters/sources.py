@@ -40,7 +40,11 @@ def make_source(model: Any, schema: ModelSchema, *, is_fed_float32: bool = False
         return TableSource(model, schema)
     estimator = wrap_booster(model) if is_booster(model) else model
     return SklearnSource(
-        estimator, schema.task, is_fed_float32=is_fed_float32, targets=len(schema.targets)
+        estimator,
+        schema.task,
+        is_fed_float32=is_fed_float32,
+        targets=len(schema.targets),
+        labels=schema.labels,
     )
 
 

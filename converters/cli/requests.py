@@ -49,7 +49,12 @@ def read_rows_request(
         *(source, table, holdout),
         target=target,
         profile=profile,
-        metric=find_metric(metric, source.schema.task, targets=len(source.schema.targets)),
+        metric=find_metric(
+            metric,
+            source.schema.task,
+            targets=len(source.schema.targets),
+            labels=source.schema.labels,
+        ),
         **settings,
     )
     say(f"{len(request.calibration)} rows to calibrate, {len(request.holdout)} held out")
