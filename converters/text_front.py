@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from converters.graph_pieces import Pieces
-from converters.text_plan import Level, TextPlan, Weights, Words
+from converters.text_plan import Level, TextPlan, Words
 from converters.text_symbols import BAD, FIRST, ROW_END, SEPARATOR, UNKNOWN, SymbolTable
+from converters.text_weights import write_weights
 
 Array = NDArray[Any]
 _INT64, _FLOAT64 = TensorProto.INT64, TensorProto.DOUBLE
@@ -23,8 +24,6 @@ _HIGH = np.iinfo(np.int64).max
 _SUM_BITS = 22, 14
 """Of the factor of a symbol and of its place; with TERM_CHARS_MAX of them far from 63."""
 _DRAWS_MAX = 64
-_LOGS = 256
-"""Counts whose logarithm is a constant: the operator's is off in the last bit now and then."""
 
 
 class TextFront:
@@ -42,7 +41,7 @@ class TextFront:
         words = self._plan.words
         items = self._find_words(symbols, words) if words else self._find_characters(symbols)
         counts = self._count(*items)
-        return self._weigh(counts, self._plan.weights)
+        return write_weights(self._p, counts, self._plan.weights)
 
     def _read_symbols(self) -> str:
         """Give one run of symbols, int64, ROW_END behind each row."""
@@ -267,60 +266,6 @@ class TextFront:
         terms = node("Gather", self._whole("short_terms", level.short), current, axis=0)
         kept = node("Where", is_whole, terms, self._scalar(self._plan.columns))
         return node("Add", base, kept)
-
-    def _weigh(self, counts: str, weights: Weights) -> str:
-        """Give the counts as the vectorizer weighs them, in the type of the rows.
-
-        Only the terms that are there are weighed, one after the other as scikit-learn has them in a
-        sparse row, so that every sum has its order and every weight its last bit: trees behind a
-        vectorizer compare with weights that differ in no more.
-        """
-        node = self._p.node
-        if weights.are_none:
-            return node("Cast", counts, to=self._p.kind)
-        places = node("NonZero", node("Less", self._numbers("nothing", 0.0), counts))
-        where = node("Transpose", places, perm=[1, 0])
-        row = node("Gather", places, self._scalar(0), axis=0)
-        column = node("Gather", places, self._scalar(1), axis=0)
-        found = node("GatherND", counts, where)
-        if weights.is_binary:
-            found = node("Min", found, self._numbers("once", 1.0))
-        if weights.is_sublinear:
-            found = self._log(found)
-        if weights.idf is not None:
-            idf = self._numbers("idf", weights.idf)
-            found = node("Mul", found, node("Gather", idf, column, axis=0))
-        if weights.norm:
-            rows = node("Slice", node("Shape", counts), self._zero, self._one)
-            found = self._normalise(found, row, rows, weights.norm)
-        empty = node("Expand", self._p.constant("no_weight", [0.0]), node("Shape", counts))
-        return node("ScatterND", empty, where, node("Cast", found, to=self._p.kind))
-
-    def _log(self, found: str) -> str:
-        """Give 1 + log of counts: numpy's own where they are small, which are nearly all."""
-        node = self._p.node
-        logs = 1 + np.log(np.arange(1.0, _LOGS + 1))
-        place = node("Cast", node("Sub", found, self._numbers("one_count", 1.0)), to=_INT64)
-        known = node(
-            "Gather",
-            self._numbers("logs", logs),
-            node("Min", place, self._scalar(_LOGS - 1)),
-            axis=0,
-        )
-        beyond = node("Add", node("Log", found), self._numbers("one", 1.0))
-        is_known = node("Less", place, self._scalar(_LOGS))
-        return node("Where", is_known, known, beyond)
-
-    def _normalise(self, found: str, row: str, rows: str, norm: str) -> str:
-        """Divide weights by the size of their row; a row of size 0 stays."""
-        node = self._p.node
-        size = node("Abs", found) if norm == "l1" else node("Mul", found, found)
-        empty = node("Expand", self._numbers("no_sum", [0.0]), rows)
-        sums = self._add_up(empty, row, size)
-        sums = sums if norm == "l1" else node("Sqrt", sums)
-        is_none = node("Equal", sums, self._numbers("no_size", 0.0))
-        sums = node("Where", is_none, self._numbers("any_size", 1.0), sums)
-        return node("Div", found, node("Gather", sums, row, axis=0))
 
     def _encode(self, keys: str, listed: Sequence[int]) -> str:
         """Give the place of each key in a list, from 1; 0 when it is not there."""
