@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ class Labels:
     """Takes labels as the agent's buffer does."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[str, str | float]] = []
+        self.taken: list[tuple[str, str | float | Mapping[str, str | float]]] = []
 
-    def add(self, prediction_id: str, label: str | float) -> None:
+    def add(self, prediction_id: str, label: str | float | Mapping[str, str | float]) -> None:
         if label == "wrong":
             raise InputError("no class is named 'wrong'")
         self.taken.append((prediction_id, label))
