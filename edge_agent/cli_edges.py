@@ -1,4 +1,4 @@
-"""The commands of ``edge-agent`` that feed a running agent: predict, bridge, camera.
+"""The commands of ``edge-agent`` that feed a running agent: predict, label, bridge, camera.
 
 Data goes to stdout, words to stderr; heavy imports wait until a command needs them.
 """
@@ -32,6 +32,16 @@ def add_commands(commands: Any, add: AddCommand) -> None:
     )
     _add_model_options(predict)
     predict.add_argument("--csv", metavar="OUT", help="write a CSV file instead of JSON lines")
+
+    label = add(
+        commands,
+        "label",
+        _label,
+        "tell the running agent what became true of its answers",
+        "edge-agent label answers.csv (a file of predict --csv with columns true_class or"
+        " true_value, or true_class_NAME or true_value_NAME, filled in)",
+    )
+    label.add_argument("file", help="CSV with prediction_id and columns of labels")
 
     bridge = add(
         commands,
@@ -93,6 +103,21 @@ def _predict(arguments: argparse.Namespace) -> int:
     if faults:
         sys.stderr.write(f"edge-agent: {faults} pictures could not be read; see error in them\n")
     return FAILED if faults else DONE
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from edge_agent.local_labels import send_labels
+
+    sent = send_labels(find_directory(arguments.dir), Path(arguments.file))
+    for line, reason in sent.faults:
+        sys.stderr.write(f"edge-agent: line {line}: {reason}\n")
+    sys.stderr.write(
+        f"edge-agent: labels of {sent.taken} answers taken, of {sent.refused} refused,"
+        f" {sent.empty} lines had none\n"
+    )
+    return FAILED if sent.refused else DONE
 
 
 def _bridge(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ from edge_agent.client_connection import Address, AgentConnections, RawAnswer
 from edge_agent.client_wire import (
     BINARY_EXTENSION,
     Answer,
+    FeedbackResult,
     as_rows,
     decode_named,
     decode_object,
@@ -40,6 +41,7 @@ from edge_agent.client_wire import (
     encode_rows,
     encode_texts,
     raise_error,
+    read_feedback,
 )
 from edge_agent.contract.cells import CellError, CellReader
 from edge_agent.contract.schema import ModelSchema
@@ -177,14 +179,26 @@ class Client:
             InputError: The agent refuses the label; says why.
             ServingError: This agent takes no labels, or nobody answers.
         """
-        body = encode_json({"prediction_id": prediction_id, **_name_kind(label)})
-        answer = self._connections.ask("POST", "/v1/feedback", body, _JSON)
+        raise_error(self._tell({"prediction_id": prediction_id, **_name_kind(label)}))
+
+    def feedback_many(self, labels: Sequence[tuple[str, Truth]]) -> FeedbackResult:
+        """Tell what turned out to be true of 1 to 1,000 answers, as ``feedback`` does of one.
+
+        Raises:
+            InputError: A label is neither text nor number, or there are too many.
+            ServingError: This agent takes no labels, or nobody answers.
+        """
+        items = [{"prediction_id": name, **_name_kind(label)} for name, label in labels]
+        return read_feedback(self._tell(items), len(items))
+
+    def _tell(self, item: Any) -> RawAnswer:
+        answer = self._connections.ask("POST", "/v1/feedback", encode_json(item), _JSON)
         if answer.status in _NOT_SERVED:
             raise ServingError(
                 "this agent takes no labels; an agent of a later version does, or its operator"
                 " has switched them off"
             )
-        raise_error(answer)
+        return answer
 
     def describe(self, model: str | None = None) -> dict[str, Any]:
         """Return what answers: ``slot``, ``version``, ``fields`` with their ranges, ``classes``."""

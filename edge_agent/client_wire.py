@@ -280,6 +280,37 @@ def decode_object(answer: RawAnswer) -> dict[str, Any]:
     return value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackResult:
+    """What became of a list of labels.
+
+    Attributes:
+        taken: Answers whose labels were taken.
+        refused: Answers whose labels were not.
+        faults: Why, by place in the list, of the first of those refused.
+    """
+
+    taken: int
+    refused: int
+    faults: Mapping[int, str]
+
+
+def read_feedback(answer: RawAnswer, count: int) -> FeedbackResult:
+    """Read what became of ``count`` labels; raises ServingError but where they were refused."""
+    if answer.status == HTTPStatus.BAD_REQUEST:  # none was taken; the answer tells of the first
+        try:
+            raise_error(answer)
+        except InputError as error:
+            return FeedbackResult(taken=0, refused=count, faults={0: str(error)})
+    raise_error(answer)
+    told = decode_object(answer)
+    try:
+        faults = {int(fault["index"]): str(fault["error"]) for fault in told["errors"]}
+        return FeedbackResult(taken=told["taken"], refused=told["refused"], faults=faults)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServingError(f"the answer to labels has another form: {error}") from error
+
+
 def raise_error(answer: RawAnswer) -> None:
     """Raise what a refusal says, in the agent's own words; nothing for an answer."""
     if answer.status == HTTPStatus.OK:

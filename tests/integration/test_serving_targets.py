@@ -177,6 +177,38 @@ def test_feedback_on_several_targets_goes_by_name_and_may_come_in_parts(
             client.feedback(name, label)
 
 
+def test_a_file_of_answers_comes_back_with_what_became_true(
+    agent: tuple[Path, World], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    lines = ["f0,f1,f2", *(",".join(repr(float(n)) for n in row) for row in ROWS)]
+    rows.write_text("\n".join(lines) + "\n")
+    assert main(["predict", str(rows), "--csv", str(answers), "--dir", str(agent[0])]) == 0
+    with answers.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    truth = [("3.5", "20"), ("", "21"), ("", ""), ("wet", ""), ("1", "2")]
+    table[4]["prediction_id"] = "7"
+    for row, (flow, heat) in zip(table, truth, strict=True):
+        row |= {"true_value_flow": flow, "true_value_heat, inside": heat}
+    with answers.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    capsys.readouterr()
+    assert main(["label", str(answers), "--dir", str(agent[0])]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "edge-agent: line 5: true_value_flow is 'wet', which is no finite number",
+        "edge-agent: line 6: '7' is no prediction id; give it as answered",
+        "edge-agent: labels of 2 answers taken, of 2 refused, 1 lines had none",
+    ]
+    assert main(["label", str(answers), "--dir", str(agent[0])]) == 1
+    told = capsys.readouterr().err
+    assert "has its label already" in told
+    assert "labels of 0 answers taken, of 4 refused" in told
+    assert main(["label", str(rows), "--dir", str(agent[0])]) == 1
+    assert "needs column prediction_id and one or more of true_class" in capsys.readouterr().err
+
+
 # Shadow -------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from edge_agent.contract.outputs import NamedLabel
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
 from edge_agent.core.late_labels import Truth, read_truth
 from edge_agent.errors import InputError
+from edge_agent.local_labels import Sent, read_labels
 
 TARGETS = tuple(AnswerPart(name) for name in ("flow", "heat", "power"))
 LABELS = (AnswerPart("rain", ("no", "yes")), AnswerPart("day", ("work", "rest", "feast")))
@@ -113,6 +115,65 @@ def test_feedback_by_name_is_handed_on_as_it_is() -> None:
     body = [{"prediction_id": "p", "labels": {"flow": 3.1, "day": "rest"}}]
     assert take_feedback(sink, encode_json(body).encode())["taken"] == 1
     assert sink.taken == [("p", {"flow": 3.1, "day": "rest"})]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("prediction_id,true_class_rain,true_value_rain\np,no,1\n", "both a class and a value"),
+        (
+            "prediction_id,true_class,true_class_rain\np,no,no\n",
+            "labels with names (rain) stand beside one without",
+        ),
+        ("prediction_id,true_value\np,inf\n", "true_value is 'inf', which is no finite number"),
+    ],
+)
+def test_a_line_that_says_two_things_or_none_that_can_be_read_is_told(
+    tmp_path: Path, lines: str, words: str
+) -> None:
+    path, sent = tmp_path / "labels.csv", Sent()
+    path.write_text(lines)
+    assert list(read_labels(path, sent)) == []
+    assert sent.refused == 1
+    assert words in sent.faults[0][1]
+
+
+def test_cells_are_classes_or_values_by_their_column_and_empty_ones_are_left_out(
+    tmp_path: Path,
+) -> None:
+    path, sent = tmp_path / "labels.csv", Sent()
+    path.write_text(
+        "prediction_id,class,true_class_rain,true_value_flow,true_class,true_value\n"
+        "a,x,no,,,\n b ,x,,3.5,,\nc,x,,,7,\nd,x,,,,7\ne,x,yes,1,,\nf,x,,,,\n"
+    )
+    assert list(read_labels(path, sent)) == [
+        (2, "a", {"rain": "no"}),
+        (3, "b", {"flow": 3.5}),
+        (4, "c", "7"),
+        (5, "d", 7.0),
+        (6, "e", {"rain": "yes", "flow": 1.0}),
+    ]
+    assert (sent.refused, sent.empty) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("prediction_id,class", "needs column prediction_id and one or more of true_class"),
+        ("id,true_class", "needs column prediction_id"),
+        ("", "it has no header"),
+        ("prediction_id,true_value_a,true_value_a", "has column 'true_value_a' twice"),
+        (
+            ",".join(["prediction_id", *(f"true_value_{n}" for n in range(259))]),
+            "259 columns of labels, at most 258",
+        ),
+    ],
+)
+def test_a_file_without_labels_is_refused_whole(tmp_path: Path, header: str, words: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{header}\n")
+    with pytest.raises(InputError, match=words):
+        list(read_labels(path, Sent()))
 
 
 def ring_of(names: int) -> tuple[RecentAnswers, int]:
