@@ -293,12 +293,12 @@ def test_settings_are_checked_without_a_broker(
 
     good = '[mqtt_bridge]\ntopic_in = "in"\ntopic_out = "out"\n'
     assert check(good) == 0
-    assert check(good + 'username = "a"\npassword_file = "none"') == 1
+    assert check(good + 'username = "a"\npassword_file = "none"') == 2
     assert "password_file" in capsys.readouterr().err
-    assert check(good + 'ca_file = "none"') == 1
+    assert check(good + 'ca_file = "none"') == 2
     assert "ca_file" in capsys.readouterr().err
     open_file = tmp_path / "open"
     open_file.write_text("secret")
     open_file.chmod(0o644)
-    assert check(good + 'username = "a"\npassword_file = "open"') == 1
+    assert check(good + 'username = "a"\npassword_file = "open"') == 2
     assert "is open to every user; run: chmod 640" in capsys.readouterr().err
