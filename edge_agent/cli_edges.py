@@ -88,8 +88,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from edge_agent.answer_output import show_progress, write_csv, write_lines
+    from edge_agent.errors import InputError
     from edge_agent.local_predict import predict_file
 
+    if arguments.csv and Path(arguments.csv).resolve() == Path(arguments.file).resolve():
+        raise InputError(f"--csv {arguments.csv} would write over the file that is read")
     answers: Any = predict_file(
         find_directory(arguments.dir), arguments.slot, arguments.file, _pixel_range(arguments)
     )

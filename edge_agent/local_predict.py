@@ -6,6 +6,7 @@ applications. Invariant: rows are answered in the order of the file, pictures in
 names.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -29,6 +30,7 @@ from edge_agent.statistics.packed_texts import TextPlaces, unpack_texts
 ROWS_PER_REQUEST = 256
 REQUEST_BYTES_MAX = 4_194_304
 PICTURES_MAX = 100_000
+_ROW = re.compile(r"row (\d+): ")
 PixelRange = tuple[float, float]
 
 
@@ -67,13 +69,24 @@ def predict_file(
         first, targets = 1, tuple(told.get("targets", ()))
         labels = {one["name"]: tuple(one["classes"]) for one in told.get("labels", ())}
         for rows in read(source, features, _batch_rows(width)):
-            given = (
-                _ask_texts(client, name, rows, places)
-                if places.texts
-                else client.predict(rows, name)
-            )
+            try:
+                given = (
+                    _ask_texts(client, name, rows, places)
+                    if places.texts
+                    else client.predict(rows, name)
+                )
+            except InputError as error:
+                raise _told_by_file(error, path, first) from error
             yield from _list_answers(replace(given, targets=targets, labels=labels), first)
             first += len(rows)
+
+
+def _told_by_file(error: InputError, path: str, first: int) -> InputError:
+    """Give the row its number in the file: the agent counts those of one request, from 0."""
+    match = _ROW.match(str(error))
+    if match is None:
+        return error
+    return InputError(f"{path} row {first + int(match[1])}: {str(error)[match.end() :]}")
 
 
 def _ask_texts(client: Client, slot: str, rows: NDArray[np.float64], places: TextPlaces) -> Answer:

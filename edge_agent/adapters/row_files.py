@@ -144,6 +144,10 @@ def _check_columns(path: Path, columns: Sequence[str], known: Sequence[str]) -> 
         raise InputError(
             f"{path} lacks column {', '.join(missing[:5])}{more}; the model needs them all"
         )
+    if len(there) < len(known):
+        twice = [name for name in columns if list(known).count(name) > 1]
+        if twice:
+            raise InputError(f"{path} has column {twice[0]} more than once; which is meant?")
 
 
 def _check_numeric(arrow: Any, path: Path, name: str, kind: Any) -> None:
@@ -176,6 +180,11 @@ def _read_cells(
     readers = {name: _reader_of(feature) for name, feature in columns.items()}
     plain = {name for name, feature in columns.items() if feature.dtype == Dtype.FLOAT32}
     for row in reader:
+        if None in row:
+            raise InputError(
+                f"{path} line {reader.line_num} has more cells than the first line has columns; a"
+                " comma within a text needs quotes around it"
+            )
         values: list[float | str] = []
         for name, read in readers.items():
             cell = row[name]

@@ -68,12 +68,18 @@ def test_rows_of_a_table_are_answered_in_order(
     assert len({answer["prediction_id"] for answer in answers}) == 300
 
 
-def test_a_csv_of_answers_is_whole_or_not_there(agent: tuple[Path, World], tmp_path: Path) -> None:
+def test_a_csv_of_answers_is_whole_or_not_there(
+    agent: tuple[Path, World], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory, _ = agent
     out = tmp_path / "answers.csv"
     rows = BUILT.rows[:300].copy()
     rows[299, 0] = 126
     assert predict(directory, write_csv(tmp_path / "bad.csv", rows), "--csv", str(out)) == 1
+    bad = str(tmp_path / "bad.csv")
+    assert f"{bad} row 300: heat is 126" in capsys.readouterr().err
+    assert predict(directory, bad, "--csv", bad) == 1
+    assert "would write over the file that is read" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv"]
     good = write_csv(tmp_path / "good.csv", BUILT.rows[:3])
     assert predict(directory, good, "--csv", str(out)) == 0
@@ -91,7 +97,9 @@ def test_a_csv_of_answers_is_whole_or_not_there(agent: tuple[Path, World], tmp_p
         ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,x\n", "line 2: p_2 is 'x', it takes a number"),
         ("a.csv", "heat,p_0,p_1,p_2\n1,2,3\n", "line 2: p_2 is missing, it takes a number"),
         ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,nan\n", "p_2 is 'nan'"),
-        ("a.csv", "heat,p_0,p_1,p_2\n126,2,3,4\n", "heat is 126, allowed is"),
+        ("a.csv", "heat,p_0,p_1,p_2\n126,2,3,4\n", "a.csv row 1: heat is 126, allowed is"),
+        ("a.csv", "heat,p_0,p_1,p_2\n1,2,3,4,5\n", "line 2 has more cells than the first line"),
+        ("a.csv", "heat,p_0,p_1,p_2,p_1\n1,2,3,4,5\n", "has column p_1 more than once"),
         ("a.csv", "heat\xff".encode("latin-1"), "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read as Parquet"),
         ("a.png", b"\x89PNG", "this one takes 2 fields (heat, p): give rows as CSV"),
