@@ -17,6 +17,13 @@ from converters.errors import InvalidRequestError
 from converters.from_file import FileKind, ForeignModel, describe_model, find_kind
 from converters.from_onnx import OnnxSource
 from converters.graph import parse_foreign, tensor_shape, tensor_type
+from converters.label_requests import (
+    find_originals,
+    labels_of_table,
+    labels_schema,
+    name_labels,
+    read_labels,
+)
 from converters.request import BuildRequest
 from converters.source_files import (
     is_graph,
@@ -46,7 +53,8 @@ class FileSource:
     Attributes:
         model: Estimator, or a ``ForeignModel``.
         schema: Given, or made from the table.
-        labels: What the source calls its classes; empty for a regression.
+        labels: What the source calls its classes; empty for a regression; of several labels a
+            tuple for each.
     """
 
     model: Any
@@ -74,6 +82,7 @@ def open_source(
     name: str,
     schema: ModelSchema | None,
     profile: DeviceProfile,
+    is_of_labels: bool = False,
 ) -> FileSource:
     """Read a source model.
 
@@ -84,10 +93,15 @@ def open_source(
         name: Model name of a made schema.
         schema: What the source takes and answers; None makes one.
         profile: An ONNX source runs with its threads.
+        is_of_labels: Whether several targets of a graph or network are labels, not numbers; their
+            classes are then those of the columns. An estimator says so itself.
     """
     targets = find_targets(table, target)
     columns = [column for column in table.columns if column not in targets]
     several = targets if len(targets) > 1 else ()
+    if schema is None and is_of_labels and several:
+        features = tuple(Feature(name=column) for column in columns)
+        schema = labels_schema(name, features, labels_of_table(table, several))
     if is_package(path):
         members = load_package(path)
         own = ModelSchema.decode(members[SCHEMA])
@@ -101,6 +115,7 @@ def open_source(
         given = schema, several
         return _file_source(read_file(path), kind, columns, name, *given, profile)
     estimator = load_estimator(path)
+    named = name_labels(estimator, targets if schema is None else schema.answer_names)
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         columns = [str(column) for column in names]
@@ -111,17 +126,22 @@ def open_source(
             f"the model was trained on {width} columns, {table.name} has {len(columns)} besides the"
             " target"
         )
-    classes = find_classes(find_last_step(estimator))
-    labels = () if classes is None else tuple(classes.tolist())
-    made = schema or schema_of(
-        name,
-        infer_features(table, columns, list_texts(estimator, columns)),
-        [str(label) for label in labels],
-        is_label_only=bool(labels) and not hasattr(estimator, "predict_proba"),
-        targets=several,
+    classes = None if named else find_classes(find_last_step(estimator))
+    labels = find_originals(estimator) if classes is None else tuple(classes.tolist())
+    features = infer_features(table, columns, list_texts(estimator, columns)) if not schema else ()
+    made = schema or (
+        labels_schema(name, features, named)
+        if named
+        else schema_of(
+            name,
+            features,
+            [str(label) for label in labels],
+            is_label_only=bool(labels) and not hasattr(estimator, "predict_proba"),
+            targets=several,
+        )
     )
     model, made = wrap_table_model(estimator, made, is_schema_given=schema is not None)
-    if len(made.classes) != len(labels):
+    if not named and len(made.classes) != len(labels):
         raise InvalidRequestError(
             f"{path.name} tells {len(labels)} classes apart, the schema {len(made.classes)}"
         )
@@ -181,8 +201,14 @@ def _graph_source(content: bytes, schema: ModelSchema, profile: DeviceProfile) -
     return FileSource(
         model=OnnxSource(content, schema, profile),
         schema=schema,
-        labels=tuple(range(len(schema.classes))),
+        labels=_indexes(schema),
     )
+
+
+def _indexes(schema: ModelSchema) -> tuple[Any, ...]:
+    """Give the classes of a source that calls them by their index."""
+    each = tuple(tuple(range(len(label.classes))) for label in schema.labels)
+    return each or tuple(range(len(schema.classes)))
 
 
 def _file_source(
@@ -207,13 +233,15 @@ def _file_source(
     return FileSource(
         model=ForeignModel(content, made, profile, kind=kind),
         schema=made,
-        labels=tuple(range(len(made.classes))),
+        labels=_indexes(made),
     )
 
 
 def _read_targets(source: FileSource, table: Table, target: str) -> Array:
     """Give answers as the source says them; class names of the schema are understood too."""
     columns = find_targets(table, target)
+    if source.schema.labels:
+        return read_labels(table, columns, source.schema.labels, source.labels)
     wanted = source.schema.targets
     if wanted:
         if columns != wanted:
@@ -281,7 +309,7 @@ def schema_of(
     if classes and targets:
         raise InvalidRequestError(
             f"the model tells {len(classes)} classes apart and --target names {len(targets)}"
-            " columns; several labels a row are not supported: build one model a label"
+            " columns; a graph or network of several labels needs --labels"
         )
     outputs = (
         (

@@ -35,8 +35,11 @@ from converters.interface import (
     finish_regressor,
     unpack_rows,
 )
-from converters.source import Conversion, check_indexes
+from converters.label_interface import join_labels, take_labels
+from converters.onnx_graph import index_targets, is_of_second_classes
+from converters.source import Conversion
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.schema import ModelSchema, Task
 
 Array = NDArray[Any]
@@ -98,14 +101,26 @@ class TorchSource:
         raw = self._ask(rows)
         if self._schema.task is Task.REGRESSION:
             return {VALUE: raw if self._schema.targets else raw.reshape(-1)}
+        if self._schema.labels:
+            return self._answer_labels(raw)
         probabilities = self._to_probabilities(raw)
         return {LABEL: np.argmax(probabilities, axis=1), PROBABILITIES: probabilities}
 
     def index_targets(self, targets: Array) -> Array:
         """Check that targets are class indexes; values of a regression stay."""
-        if self._schema.task is Task.REGRESSION:
-            return np.asarray(targets, np.float64)
-        return check_indexes(targets, len(self._schema.classes))
+        return index_targets(self._schema, targets)
+
+    def _answer_labels(self, raw: Array) -> dict[str, Array]:
+        if self._is_positive(raw.shape[1]):
+            shares = self._to_probabilities(raw.reshape(-1, 1)).reshape(len(raw), -1)
+        else:
+            columns = slice_labels(self._schema.labels)
+            shares = np.hstack([self._to_probabilities(raw[:, own]) for own in columns])
+        each = [shares[:, own].argmax(axis=1) for own in slice_labels(self._schema.labels)]
+        return {LABEL: np.stack(each, axis=1), PROBABILITIES: shares}
+
+    def _is_positive(self, columns: int) -> bool:
+        return is_of_second_classes(self._schema, columns)
 
     def _ask(self, rows: Array) -> Array:
         packed = np.ascontiguousarray(rows, np.float32).reshape(len(rows), *self._shape)
@@ -117,7 +132,9 @@ class TorchSource:
             asked = np.concatenate([part, part]) if short == 1 else part
             parts.append(_run(self._module, asked)[:short])
         raw = np.concatenate(parts)
-        width = max(1, len(self._schema.classes), len(self._schema.targets))
+        width = max(1, self._schema.probability_columns, len(self._schema.targets))
+        if raw.ndim == 2 and self._is_positive(raw.shape[1]):
+            width = raw.shape[1]
         is_value = self._schema.task is Task.REGRESSION and raw.size == width * len(raw)
         is_one_logit = width == 2 and raw.size == len(raw)
         if not is_value and not is_one_logit and raw.shape != (len(rows), width):
@@ -132,7 +149,10 @@ class TorchSource:
             return Answers.LOGITS
         draw = np.random.default_rng(0)
         raw = self._ask(draw.normal(size=(64, self._schema.width)) * 3)
-        sums = raw.sum(axis=1) if raw.shape[1] > 1 else np.ones(len(raw))
+        columns = slice_labels(self._schema.labels) or (slice(None),)
+        sums = np.stack([raw[:, own].sum(axis=1) for own in columns], axis=1)
+        if raw.shape[1] == 1 or self._is_positive(raw.shape[1]):
+            sums = np.ones((len(raw), 1))
         is_share = bool(np.all((raw >= 0) & (raw <= 1)) and np.all(abs(sums - 1) < _SUM_TOLERANCE))
         return Answers.PROBABILITIES if is_share else Answers.LOGITS
 
@@ -181,10 +201,28 @@ class TorchSource:
         if self._schema.task is Task.REGRESSION:
             finish_regressor(model, names[0], len(self._schema.targets))
             return model
+        if self._schema.labels:
+            return self._finish_labels(model, names[0])
         width = len(self._schema.classes)
         numbers = _add_probabilities(model, names[0], self._answers, self._columns())
         label = add_label_from_probabilities(model, numbers)
         finish_classifier(model, label, numbers, range(width))
+        return model
+
+    def _finish_labels(self, model: ModelProto, name: str) -> ModelProto:
+        labels, is_positive = self._schema.labels, self._is_positive(self._columns())
+        shares = name
+        if self._answers is Answers.LOGITS and is_positive:
+            shares = fresh_name(model, "shares_of_labels")
+            model.graph.node.append(onnx.helper.make_node("Sigmoid", [name], [shares]))
+        taken = take_labels(
+            model,
+            shares,
+            labels,
+            is_positive=is_positive,
+            is_logits=self._answers is Answers.LOGITS and not is_positive,
+        )
+        join_labels(model, taken, labels)
         return model
 
     def _columns(self) -> int:

@@ -26,7 +26,12 @@ class LabelTensors:
 
 
 def take_labels(
-    model: ModelProto, shares: str, labels: Sequence[NamedLabel], *, is_positive: bool
+    model: ModelProto,
+    shares: str,
+    labels: Sequence[NamedLabel],
+    *,
+    is_positive: bool,
+    is_logits: bool = False,
 ) -> list[LabelTensors]:
     """Take each label out of one tensor of probabilities; the largest one is the label.
 
@@ -35,6 +40,7 @@ def take_labels(
         shares: float32 [N, classes of all labels], or [N, labels] of labels of two classes.
         labels: In the order of the columns.
         is_positive: Whether a column is the second class of a label, which has two.
+        is_logits: Whether a softmax over the classes of a label makes its probabilities.
     """
     if is_positive:
         one, other = fresh_name(model, "one"), fresh_name(model, "other_shares")
@@ -47,7 +53,11 @@ def take_labels(
             pair = [_pick(model, source, [place], name) for source in (other, shares)]
             model.graph.node.append(helper.make_node("Concat", pair, [name], axis=1))
         else:
-            name = _pick(model, shares, list(range(columns.start, columns.stop)), name)
+            picked = _pick(model, shares, list(range(columns.start, columns.stop)), name)
+            if is_logits:
+                model.graph.node.append(helper.make_node("Softmax", [picked], [name], axis=1))
+            else:
+                name = picked
         best = fresh_name(model, f"label_{place}")
         model.graph.node.append(helper.make_node("ArgMax", [name], [best], axis=1, keepdims=1))
         taken.append(LabelTensors(best, name))

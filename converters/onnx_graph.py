@@ -18,6 +18,7 @@ from converters.interface import (
     finish_regressor,
     set_input,
 )
+from converters.label_interface import join_labels, take_labels
 from converters.normalise import normalise
 from converters.opsets import RAISED_BELOW, bring_up, is_within, plan_graph
 from converters.original import Answer, load_original
@@ -96,6 +97,9 @@ def index_targets(schema: ModelSchema, targets: Array) -> Array:
     """Check that targets are class indexes of the schema; values of a regression stay."""
     if schema.task is Task.REGRESSION:
         return np.asarray(targets, np.float64)
+    if schema.labels:
+        columns = zip(np.asarray(targets).T, schema.labels, strict=True)
+        return np.stack([check_indexes(one, len(own.classes)) for one, own in columns], axis=1)
     return check_indexes(targets, len(schema.classes))
 
 
@@ -125,6 +129,9 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
             f" this one has {_list(types)}. Convert without ZipMap."
         )
     shape = tensor_shape(graph, floats[0])
+    if schema.labels:
+        _adapt_labels(model, floats[0], integers, schema)
+        return model
     if len(shape) != 2 or shape[1] not in (None, len(schema.classes)):
         raise InvalidRequestError(
             f"output {floats[0]!r} has shape {_shape(graph, floats[0])},"
@@ -133,6 +140,31 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
     label = integers[0] if integers else add_label_from_probabilities(model, floats[0])
     finish_classifier(model, label, floats[0], range(len(schema.classes)))
     return model
+
+
+def _adapt_labels(model: ModelProto, shares: str, integers: list[str], schema: ModelSchema) -> None:
+    """Give a graph of several labels the outputs of the contract."""
+    labels, columns = schema.labels, tensor_shape(model.graph, shares)
+    is_positive = is_of_second_classes(schema, columns[-1] if len(columns) == 2 else None)
+    wanted = len(labels) if is_positive else schema.probability_columns
+    if len(columns) != 2 or columns[1] not in (None, wanted):
+        raise InvalidRequestError(
+            f"output {shares!r} has shape {_shape(model.graph, shares)}; {len(labels)} labels of"
+            f" {schema.probability_columns} classes need a column for each class, or one for the"
+            " second class of each label where all have two"
+        )
+    own = integers[0] if integers else ""
+    if own and tensor_shape(model.graph, own)[-1:] not in ((None,), (len(labels),)):
+        raise InvalidRequestError(
+            f"output {own!r} has shape {_shape(model.graph, own)}, needs a column for each of"
+            f" {len(labels)} labels"
+        )
+    join_labels(model, take_labels(model, shares, labels, is_positive=is_positive), labels, own)
+
+
+def is_of_second_classes(schema: ModelSchema, columns: int | None) -> bool:
+    """Tell whether so many columns are the second classes of labels that have two each."""
+    return columns == len(schema.labels) and all(len(one.classes) == 2 for one in schema.labels)
 
 
 def _check_value(graph: GraphProto, name: str, targets: int) -> None:

@@ -117,6 +117,8 @@ def index_labels(given: Array, classes: Sequence[Array]) -> Array:
     """Turn the source's labels [rows, labels] into class indexes; -1 where one is unknown."""
     columns = []
     for column, own in zip(np.asarray(given).T, classes, strict=True):
+        if column.dtype == object:  # numbers beside texts
+            column = np.array(column.tolist())  # noqa: PLW2901 - the same in its own type
         order = np.argsort(own, kind="stable")
         places = np.clip(np.searchsorted(own[order], column), 0, len(own) - 1)
         indexes = order[places]

@@ -16,6 +16,7 @@ import typer
 from converters.cli.options import (
     PIXELS_MAX_DEFAULT,
     SCALE_DEFAULT,
+    AsLabels,
     ClassesFile,
     Colours,
     Deviation,
@@ -62,6 +63,7 @@ class BuildOptions:
     profile: Profile
     rows: RowsFile = None
     target: Target = ""
+    labels: AsLabels = False
     holdout: HoldoutFile = None
     schema: SchemaFile = None
     profiles_dir: ProfilesDir = None
@@ -127,6 +129,7 @@ def open_work(model: Path, options: BuildOptions, effort: str, **settings: Any) 
         device,
         holdout=options.holdout,
         schema=options.schema,
+        is_of_labels=options.labels,
         metric=options.metric,
         evidence_context={"narrowed_for_device": changes} if changes else {},
         **asked,

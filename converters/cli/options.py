@@ -63,7 +63,16 @@ SchemaFile = Annotated[
 ]
 Target = Annotated[
     str,
-    typer.Option(help="Column of the true answers, with --rows; several targets as heat,flow."),
+    typer.Option(
+        help="Column of the true answers, with --rows; several targets or labels as heat,flow."
+    ),
+]
+AsLabels = Annotated[
+    bool,
+    typer.Option(
+        "--labels",
+        help="Several targets of a graph or network are labels: of the classes their columns hold.",
+    ),
 ]
 _PICTURES = "Pictures"
 Pictures = Annotated[

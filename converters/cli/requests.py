@@ -30,6 +30,7 @@ def read_rows_request(
     schema: Path | None,
     metric: str,
     name: str = "",
+    is_of_labels: bool = False,
     **settings: Any,
 ) -> "BuildRequest":
     """Read model and rows; say how many rows serve for what."""
@@ -44,6 +45,7 @@ def read_rows_request(
         name=name or model.stem,
         schema=read_schema(schema) if schema else None,
         profile=profile,
+        is_of_labels=is_of_labels,
     )
     request = read_request(
         *(source, table, holdout),
@@ -98,17 +100,23 @@ def read_inputs(
     profile: "DeviceProfile",
     *,
     evidence_context: Mapping[str, Any] | None = None,
+    is_of_labels: bool = False,
     **settings: Any,
 ) -> Inputs:
     """Read model and rows or pictures; raises ConversionError."""
     context: dict[str, Any] = {"source_file": model.name, **(evidence_context or {})}
     if pictures is not None:
+        if is_of_labels:
+            raise typer.BadParameter(
+                "a model of pictures answers one label; leave it out", param_hint="--labels"
+            )
         settings["evidence_context"] = {**context, "pictures": pictures.name}
         job = read_picture_request(model, pictures, profile, wishes=wishes, **settings)
         return Inputs(request=job.request, job=job)
     if rows is None:
         raise typer.BadParameter("give --rows with --target, or --pictures", param_hint="--rows")
     settings["evidence_context"] = {**context, "rows_file": rows.name}
+    settings["is_of_labels"] = is_of_labels
     return Inputs(request=read_rows_request(model, rows, target, profile, **settings))
 
 

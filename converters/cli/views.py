@@ -121,6 +121,20 @@ def show_parity(result: dict[str, Any]) -> None:
         ],
         right=(1, 2, 3),
     )
+    _table(
+        ("label", "flips", "rows off", "largest error", "99 % within"),
+        [
+            (
+                one["label"],
+                one["flips"],
+                one["rows_off"],
+                f"{one['max_abs_error']:.3g}",
+                f"{one['error_quantiles'].get('99', 0):.3g}",
+            )
+            for one in result.get("labels", ())
+        ],
+        right=(1, 2, 3, 4),
+    )
     if not result["worst"]:
         return
     _table(
@@ -128,7 +142,9 @@ def show_parity(result: dict[str, Any]) -> None:
         [
             (
                 row["row"],
-                " ".join(filter(None, (row.get("target"), f"{row['expected']:g}"))),
+                " ".join(
+                    filter(None, (row.get("target"), row.get("label"), f"{row['expected']:g}"))
+                ),
                 f"{row['got']:g}",
                 f"{row['error']:.3g}",
                 _shorten(row.get("picture") or _one_line(row.get("inputs") or "")),
