@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from fleet_server.durable_files import sync_directory, write_durable
 from fleet_server.errors import FleetError, RefusedError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import PackageStore
-from fleet_server.ports.samples import Exported, RowLabel, SampleFile, StoredBatch
+from fleet_server.ports.samples import Exported, RowKey, RowLabel, SampleFile, StoredBatch
 
 COLUMNS_MAX = 4_096
 """A wider feature is one column of lists."""
@@ -107,6 +107,21 @@ class ParquetSampleFiles:
                 folder.rmdir()
         return removed
 
+    def find_versions(
+        self,
+        files: Sequence[SampleFile],
+        batches: Sequence[StoredBatch],
+        keys: Collection[RowKey],
+    ) -> Mapping[RowKey, int]:
+        """Return the version that answered each of those rows that are there; see the port."""
+        found: dict[RowKey, int] = {}
+        for table in self._tables(files, batches, columns=[*_KEY, "_version"]):
+            rows = (table.column(name).to_pylist() for name in (*_KEY, "_version"))
+            for device, prediction_id, row, version in zip(*rows, strict=True):
+                if (device, prediction_id, row) in keys:
+                    found[device, prediction_id, row] = version
+        return found
+
     def export(
         self,
         out: Path,
@@ -141,10 +156,13 @@ class ParquetSampleFiles:
         return Exported(rows=rows, apart=dict(sorted(apart.items())))
 
     def _tables(
-        self, files: Sequence[SampleFile], batches: Sequence[StoredBatch]
+        self,
+        files: Sequence[SampleFile],
+        batches: Sequence[StoredBatch],
+        columns: list[str] | None = None,
     ) -> Iterator[pa.Table]:
         for file in files:
-            yield self._open(file).read()
+            yield self._open(file).read(columns=columns)
         for batch in batches:
             yield self._table_of(batch)
 

@@ -1,5 +1,7 @@
 """``edgefleet label``: how right models are in service, by labels that became known later."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from fleet_server.core.live_accuracy import Estimate
     from fleet_server.services.read_labels import LiveFigures, PartFigures
 
-app = typer.Typer(no_args_is_help=True, help="Late labels: show.")
+app = typer.Typer(no_args_is_help=True, help="Late labels: show, import.")
 
 CONFUSIONS_SHOWN = 5
 HOURS_MAX = 87_600
@@ -63,6 +65,45 @@ def show(
                 _print_details(part, indent="    ")
 
 
+@app.command("import")
+def import_file(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let labels that are known otherwise give way.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take labels of sampled rows from a file: an export whose columns of labels you filled in.
+
+    Columns _device, _prediction_id and _row say which row, _label what is true of it, or
+    _label_NAME of each target or label. They stand beside the rows in every later export; live
+    accuracy does not count them. What cannot be used is told by line, the rest is kept.
+
+    Example: edgefleet label import plant rows.parquet
+    """
+    with fleet_errors():
+        from fleet_server.adapters.label_files import read_label_lines
+        from fleet_server.bootstrap import open_fleet
+        from fleet_server.wiring.samples import build_label_import
+        from fleet_server.wiring.trust import user_name
+
+        desk = build_label_import(open_fleet(workspace), actor=user_name())
+        made = desk.take(model, read_label_lines(file), path=str(file), is_replacing=replace)
+        if as_json:
+            print_json({"model": model, **asdict(made)})
+        else:
+            for line, reason in made.faults:
+                say(f"line {line}: {reason}")
+            say(
+                f"{model}: {made.added} labels added, {made.replaced} replaced, {made.same} known;"
+                f" {made.refused} lines refused"
+            )
+        if made.refused:
+            raise typer.Exit(1)
+
+
 def _describe(figures: "LiveFigures") -> str:
     labelled = figures.labelled
     span = f"{labelled.devices} devices, {labelled.first_at:%m-%d %H:%M} to"
@@ -109,8 +150,6 @@ def _print_details(figures: "PartFigures", *, indent: str) -> None:
 
 
 def _to_json(figures: "LiveFigures") -> dict[str, Any]:
-    from dataclasses import asdict
-
     labelled = figures.labelled
     told: dict[str, Any] = {
         "version": labelled.version,
@@ -134,8 +173,6 @@ def _to_json(figures: "LiveFigures") -> dict[str, Any]:
 
 
 def _part_to_json(figures: "PartFigures") -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "accuracy": asdict(figures.accuracy) if figures.accuracy else None,
         "recalls": {name: asdict(found) for name, found in figures.recalls.items()},

@@ -1,6 +1,6 @@
 """Sampled raw rows of devices: taken once, kept in files that a ledger names, given out as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +86,51 @@ class RowLabel(NamedTuple):
     row: int
     label: float
     part: str = ""
+
+
+RowKey = tuple[str, str, int]
+"""Device, prediction id and row of a sampled row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLine:
+    """What a line of a file says of a sampled row.
+
+    Attributes:
+        line: Its number behind the header, from 1.
+        device: Id of the device.
+        prediction_id: Without the row.
+        row: Of the prediction.
+        labels: Class or value by the part of the answer; "" of an answer that is one.
+    """
+
+    line: int
+    device: str
+    prediction_id: str
+    row: int
+    labels: Mapping[str, str | float]
+
+    @property
+    def key(self) -> RowKey:
+        """Which row it is of."""
+        return self.device, self.prediction_id, self.row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewLabel:
+    """A label to keep: index of a class, or a value.
+
+    Attributes:
+        key: Of its row.
+        version: That answered.
+        part: Of the answer; empty where an answer is one.
+        label: The index or value.
+    """
+
+    key: RowKey
+    version: int
+    part: str
+    label: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +229,16 @@ class SampleBook(Protocol):
         """Sum up by model and version, newest version first."""
         ...
 
+    def add_labels(
+        self, model: str, labels: Sequence[NewLabel], *, path: str, actor: str, at: datetime
+    ) -> None:
+        """Keep labels of single rows in place of what is known, and write it down.
+
+        Raises:
+            RefusedError: Those of a device find no room; nothing was kept.
+        """
+        ...
+
     def note_export(self, model: str, *, rows: int, path: str, actor: str, at: datetime) -> None:
         """Write down in the audit log that somebody took rows out."""
         ...
@@ -202,6 +257,19 @@ class SampleFiles(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
+        ...
+
+    def find_versions(
+        self,
+        files: Sequence[SampleFile],
+        batches: Sequence[StoredBatch],
+        keys: Collection[RowKey],
+    ) -> Mapping[RowKey, int]:
+        """Return the version that answered each of those rows that are there.
+
+        Raises:
+            FleetError: A file is damaged.
+        """
         ...
 
     def sweep(self, known: Sequence[str]) -> int:

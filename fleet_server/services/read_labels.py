@@ -89,19 +89,25 @@ class LabelReader:
     ) -> list[LiveFigures]:
         """Return figures by version, newest first; raises FleetError."""
         found = self._book.read(model, since_at=since_at, device=device)
-        return [_judge(labelled, self._find(model, labelled.version)) for labelled in found]
+        return [
+            _judge(labelled, find_parts(self._catalog, self._parts, model, labelled.version))
+            for labelled in found
+        ]
 
-    def _find(self, model: str, version: int) -> Sequence[AnswerPart]:
-        """Find what a version answers with, in one of its packages; none when all are gone."""
-        for package in self._catalog.list_packages():
-            if (package.model, package.version) == (model, version):
-                try:
-                    parts = self._parts.find(package.sha256)
-                except FleetError:
-                    continue
-                if parts:
-                    return parts
-        return ()
+
+def find_parts(
+    catalog: DriftCatalog, parts: PackageParts, model: str, version: int
+) -> Sequence[AnswerPart]:
+    """Find what a version answers with, in one of its packages; none when all are gone."""
+    for package in catalog.list_packages():
+        if (package.model, package.version) == (model, version):
+            try:
+                found = parts.find(package.sha256)
+            except FleetError:
+                continue
+            if found:
+                return found
+    return ()
 
 
 def _judge(labelled: LabelledVersion, known: Sequence[AnswerPart]) -> LiveFigures:

@@ -94,11 +94,11 @@ def test_feedback_of_an_application_is_read_as_accuracy_and_its_rows_are_exporte
     assert ask(port, "/v1/feedback", said)["taken"] == 8
 
     def is_counted() -> bool:
-        found = read(lab, label.app, "plant")
+        found = read(lab, label.app, "show", "plant")
         return bool(found and found["versions"] and found["versions"][0]["rows"] == 8)
 
     lab.wait(is_counted)
-    (version,) = read(lab, label.app, "plant")["versions"]
+    (version,) = read(lab, label.app, "show", "plant")["versions"]
     assert (version["version"], version["devices"]) == (1, 1)
     assert version["accuracy"]["value"] == 0.75
 

@@ -256,7 +256,7 @@ def test_what_a_package_does_not_answer_is_told_apart_and_never_counted(fleet: D
 
 def run(fleet: DriftFleet, *arguments: str, expect: int = 0) -> Result:
     path = Path(str(fleet.engine.url.database)).parent.parent
-    result = CliRunner().invoke(label.app, [*arguments, "-w", str(path)])
+    result = CliRunner().invoke(label.app, ["show", *arguments, "-w", str(path)])
     assert result.exit_code == expect, result.output
     return result
 

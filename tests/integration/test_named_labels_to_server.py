@@ -115,13 +115,13 @@ def test_what_became_true_of_each_target_is_read_on_the_server(tmp_path: Path) -
     counts = device.outbox.counts()
     assert (counts["labels"], counts["samples"]) == (0, 0), "all of it was acknowledged"
 
-    (version,) = json.loads(run(fleet, label.app, "load", "--json"))["versions"]
+    (version,) = json.loads(run(fleet, label.app, "show", "load", "--json"))["versions"]
     each = {name: part["absolute_error"] for name, part in version["parts"].items()}
     assert version["names"] == list(each) == ["flow", "heat"]
     np.testing.assert_allclose([each[n]["value"] for n in each], [1, 2], rtol=1e-5)
     assert [each[n]["rows"] for n in each] == [4, 8]
     np.testing.assert_allclose(version["absolute_error"]["value"], 1.5, rtol=1e-5)
-    text = run(fleet, label.app, "load").splitlines()
+    text = run(fleet, label.app, "show", "load").splitlines()
     assert "load 1: mean absolute error 1.5 (" in text[0]
     assert "over 12 labels, the mean of 2 of 2 targets; 1 devices" in text[0]
     assert text[1].startswith("  flow: mean absolute error 1 (")

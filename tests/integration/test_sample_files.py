@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlmodel import select
@@ -31,9 +32,9 @@ from fleet_server.adapters.database import sample_book, sample_room
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.sample_book import MARKS_MAX
 from fleet_server.adapters.database.sample_tables import SampleMarkRow
-from fleet_server.adapters.database.tables import DeviceRow
+from fleet_server.adapters.database.tables import AuditRow, DeviceRow
 from fleet_server.bootstrap import Fleet, open_fleet
-from fleet_server.cli import samples
+from fleet_server.cli import label, samples
 from fleet_server.core.checkup import Grade, judge_waiting_samples
 from fleet_server.errors import FleetError, NotFoundError, RefusedError
 from fleet_server.ports.gateway import InboundMessage
@@ -315,6 +316,101 @@ def test_of_several_labels_each_comes_out_with_the_names_of_its_own_classes(
     assert rows[2][f"_label_{rain.name}"] == rain.classes[0]
     assert rows[2][f"_label_{day.name}"] == day.classes[2]
     assert {r["_confidence"] for r in rows} == {0.75}
+
+
+def test_an_export_with_its_labels_filled_in_comes_back(server: Server, tmp_path: Path) -> None:
+    release(server.fleet, "load", 1, FLOWS.blob, is_approved=False)
+    server.say(flows(1, 3, [SampledLabel(0, 0, 3.5, 0)]))
+    assert server.file() == 1
+    out = tmp_path / "rows.parquet"
+    server.desk.export(Export(model="load", out=out))
+    table = pq.read_table(out)
+    for name, known in (("_label_flow", [3.5, None, 1.5]), ("_label_heat", [20.0, None, 22.0])):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(known, pa.float64()))
+    pq.write_table(table, out)
+    told = json.loads(run_label(server, "load", str(out), "--json"))
+    assert (told["added"], told["same"], told["refused"]) == (3, 1, 0)
+    again = tmp_path / "again.parquet"
+    server.desk.export(Export(model="load", out=again))
+    assert pq.read_table(again).column("_label_flow").to_pylist() == [3.5, None, 1.5]
+    assert pq.read_table(again).column("_label_heat").to_pylist() == [20.0, None, 22.0]
+    with read_session(server.fleet.engine) as session:
+        acts = session.exec(select(AuditRow.act, AuditRow.detail)).all()
+    assert ("labels.import", {"labels": 3, "path": str(out)}) in [
+        (act, json.loads(detail)) for act, detail in acts
+    ]
+
+
+def test_labels_nobody_can_use_are_told_by_line_and_the_rest_is_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    release(server.fleet, "load", 1, FLOWS.blob, is_approved=False)
+    server.say(flows(1, 3))
+    name, path = f"{BOOT:016x}-0-", tmp_path / "labels.csv"
+    lines = (
+        f"cam-1,{name}0,0,1.5,20",
+        f"cam-1,{name}1,0,wet,20",
+        f"cam-1,{name}1,0,1e999,",
+        f"cam-1,{name}0,0,1.5,",
+        f"cam-1,{name}9,0,1.5,",
+        f"cam-2,{name}2,0,1.5,",
+        f"cam-1,{name}2,x,1.5,",
+        f"cam-1,{name}2,0,,",
+        f"cam-1,{name}2,0,,0",
+    )
+    head = "_device,_prediction_id,_row,_label_flow,_label_heat"
+    path.write_text("\n".join((head, *lines)) + "\n")
+    told = json.loads(run_label(server, "load", str(path), "--json", expect=1))
+    assert (told["added"], told["same"], told["refused"]) == (3, 0, 6)
+    for (line, reason), (expected, words) in zip(
+        told["faults"],
+        (
+            (2, "label of flow 'wet' is no finite number"),
+            (3, "label of flow '1e999' is no finite number"),
+            (4, f"flow of {name}0.0 has a label in this file already"),
+            (5, "no sampled row of load is row 0 of prediction"),
+            (6, "of device cam-2"),
+            (7, "is row -1 of prediction"),
+        ),
+        strict=True,
+    ):
+        assert (line, words in reason) == (expected, True), reason
+    path.write_text(f"{head}\ncam-1,{name}0,0,2.5,20\n")
+    assert "has another label already; --replace" in run_label(server, "load", str(path), expect=1)
+    assert "0 labels added, 1 replaced, 1 known" in run_label(
+        server, "load", str(path), "--replace"
+    )
+    for wrong, words in (
+        (f"_device,_prediction_id,_label_wind\ncam-1,{name}0,1\n", "its columns are _label_flow"),
+        (f"_device,_prediction_id,_label\ncam-1,{name}0,1\n", "answers nothing that column _label"),
+        ("_device,_prediction_id,flow\n", "needs columns _device, _prediction_id, _row and _label"),
+        ("_device,_prediction_id,_label,_label\n", "has column '_label' twice"),
+    ):
+        path.write_text(wrong)
+        assert words in run_label(server, "load", str(path), expect=1)
+
+
+def test_labels_of_one_answer_come_back_as_names_of_classes(server: Server, tmp_path: Path) -> None:
+    server.say(batch(server, 1, [1, 2]))
+    path = tmp_path / "labels.csv"
+    name = f"{BOOT:016x}-0-"
+    path.write_text(
+        "_device,_prediction_id,_row,_label\n"
+        f"cam-1,{name}1,0,{CLASSES[2]}\ncam-1,{name}2,0,nonsense\n"
+    )
+    told = run_label(server, "plant", str(path), expect=1)
+    assert f"line 2: label 'nonsense' is none of {', '.join(CLASSES)}" in told
+    rows = server.export(tmp_path / "rows.parquet")
+    assert [r["_label"] for r in rows] == [CLASSES[2], None]
+
+
+def run_label(server: Server, *arguments: str, expect: int = 0) -> str:
+    """Import labels; return data, or words on one line."""
+    root = str(server.fleet.workspace.root)
+    result = CliRunner().invoke(label.app, ["import", *arguments, "-w", root])
+    assert result.exit_code == expect, result.output
+    return result.stdout or " ".join(result.stderr.split())
 
 
 def test_a_batch_is_taken_once_however_often_it_is_sent(server: Server, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sqlmodel import Session, col
 from edge_agent.contract.rows import RowMessage, name_prediction
 from fleet_server.adapters.database.audit_log import append_audit
 from fleet_server.adapters.database.engine import read_session, write_session
+from fleet_server.adapters.database.sample_labels import add_labels
 from fleet_server.adapters.database.sample_room import SampleRoom, find_label_excess
 from fleet_server.adapters.database.sample_tables import (
     SampleBatchRow,
@@ -27,6 +28,7 @@ from fleet_server.adapters.database.sample_tables import (
 from fleet_server.adapters.database.tables import ArtifactRow, DeviceRow
 from fleet_server.errors import FleetError
 from fleet_server.ports.samples import (
+    NewLabel,
     RowLabel,
     SampleFile,
     SampleSum,
@@ -140,6 +142,21 @@ class DatabaseSampleBook:
                 RowLabel(device, row.prediction_id, row.row, row.label, row.part)
                 for row, device in session.execute(query)
             ]
+
+    def add_labels(
+        self, model: str, labels: Sequence[NewLabel], *, path: str, actor: str, at: datetime
+    ) -> None:
+        """Keep labels that people found out; see the port."""
+        with write_session(self._engine) as session:
+            add_labels(session, model, labels, at=at)
+            append_audit(
+                session,
+                at=at,
+                actor=actor,
+                act="labels.import",
+                object=f"samples/{model}",
+                detail={"labels": len(labels), "path": path},
+            )
 
     def add_up(self, model: str | None = None) -> list[SampleSum]:
         """Sum up by model and version."""
