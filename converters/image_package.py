@@ -52,7 +52,12 @@ _AGREEMENT = 1e-4
 
 
 def take_pictures(
-    built: BuiltPackage, image: ImageInput, pictures: Pictures, profile: DeviceProfile
+    built: BuiltPackage,
+    image: ImageInput,
+    pictures: Pictures,
+    profile: DeviceProfile,
+    *,
+    trained_on: NDArray[np.float32] | None = None,
 ) -> BuiltPackage:
     """Give the package that answers pictures.
 
@@ -61,6 +66,8 @@ def take_pictures(
         image: What the graph does to a picture.
         pictures: Held-out ones, uint8 [height, width, 3] of any sizes: golden rows and reference.
         profile: As it was built for.
+        trained_on: Figures of the training pictures, as ``pack_pictures`` gives them: the
+            reference is of these; None takes the figures of the held-out ones.
 
     Raises:
         InvalidRequestError: The package takes other rows, or a picture is none.
@@ -84,12 +91,14 @@ def take_pictures(
     answers, figures = _answer(runner, pictures, image)
     _check_halves(GraphRunner(members[MODEL], profile), answers, pictures, image, profile)
     schema = give_image(built.schema, image)
-    reference = build_reference(schema, figures, answers).encode()
+    known = figures if trained_on is None else trained_on
+    reference = build_reference(schema, known, answers).encode()
     golden, shape = _build_golden(runner, pictures, members[GOLDEN], built)
     evidence = encode_evidence(
         {
             **built.evidence,
             "limits": _tighten(built.evidence["limits"], profile),
+            "parity": _leave_pixels_out(built.evidence["parity"]),
             "image": {
                 **image.to_json(),
                 "pictures": len(pictures),
@@ -207,6 +216,12 @@ def _tighten(limits: Mapping[str, Any], profile: DeviceProfile) -> dict[str, Any
     """Say the limit of the whole package: that of pixels may have had room for golden rows."""
     name = "package_bytes_max"
     return {**limits, name: min(limits[name], profile.package_bytes_max)}
+
+
+def _leave_pixels_out(parity: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which held-out pictures are worst by their places: a device needs no pixels of them."""
+    worst = [{**row, "inputs": {}} for row in parity["worst"]]
+    return {**parity, "worst": worst}
 
 
 def _time(runner: GraphRunner, picture: NDArray[np.uint8]) -> float:

@@ -21,7 +21,7 @@ from converters.errors import ConversionError, InvalidRequestError, MissingLibra
 from converters.image_front import PicturePacker
 from converters.picture_files import decode_picture, list_pictures, read_picture_bytes
 from device_profiles.profile import DeviceProfile
-from edge_agent.contract.image import ImageInput
+from edge_agent.contract.image import FIGURES, ImageInput
 from fleet_server.errors import NotFoundError, RefusedError
 from fleet_server.ports.training import (
     ListedPictures,
@@ -47,9 +47,10 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """One picture: its row and its hashes, or why it cannot be read."""
+    """One picture: its row, figures and hashes, or why it cannot be read."""
 
     row: NDArray[np.float32] | None = None
+    figures: NDArray[np.float32] | None = None
     sha256: bytes = b""
     pixels_sha256: bytes = b""
     size_bytes: int = 0
@@ -98,6 +99,7 @@ class FilePictureReader:
                 ' colours = "grey" or fewer pictures'
             )
         rows = np.empty((count, width), np.float32)
+        figures = np.empty((count, len(FIGURES)), np.float32)
         places, faults, hashes, size_bytes = list[int](), list[tuple[int, str]](), bytearray(), 0
         pixel_hashes = bytearray()
         for place, one in enumerate(_read_all(listed, image, profile)):
@@ -111,7 +113,7 @@ class FilePictureReader:
             if one.row is None:
                 faults.append((place, one.fault))
                 continue
-            rows[len(places)] = one.row
+            rows[len(places)], figures[len(places)] = one.row, one.figures
             places.append(place)
             hashes += one.sha256
             pixel_hashes += one.pixels_sha256
@@ -119,6 +121,7 @@ class FilePictureReader:
         digests = np.frombuffer(bytes(hashes), np.uint8).reshape(-1, 32)
         return PackedPictures(
             rows=rows[: len(places)],
+            figures=figures[: len(places)],
             places=kept,
             sha256=digests,
             pixels_sha256=np.frombuffer(bytes(pixel_hashes), np.uint8).reshape(-1, 32),
@@ -231,7 +234,7 @@ def _read_one(path: Path, name: str, packer: PicturePacker, pixels_max: int) -> 
         content = read_picture_bytes(path)
         size_bytes = len(content)
         picture = decode_picture(content, name, pixels_max)
-        row, _ = packer.pack(picture)
+        row, figures = packer.pack(picture)
     except MissingLibraryError as error:
         raise RefusedError(str(error)) from error
     except ConversionError as error:
@@ -240,6 +243,7 @@ def _read_one(path: Path, name: str, packer: PicturePacker, pixels_max: int) -> 
     seen.update(picture.tobytes())
     return _Read(
         row=row,
+        figures=figures,
         sha256=hashlib.sha256(content).digest(),
         pixels_sha256=seen.digest(),
         size_bytes=size_bytes,

@@ -59,6 +59,7 @@ def print_version(version: "Version", model: "Model") -> None:
     _print_metrics(version)
     _print_targets(version)
     _print_confusion(version)
+    _print_worst(version)
     gates = version.evaluation.get("gates", ())
     if gates:
         print_table("limits", ("verdict", "what"), [(g["verdict"], g["sentence"]) for g in gates])
@@ -113,6 +114,8 @@ def _print_origin(version: "Version", model: "Model") -> None:
         ("commit", commit + (", with changes" if code.get("is_dirty") else "")),
         ("libraries", ", ".join(f"{n} {v}" for n, v in run.get("libraries", {}).items())),
     ]
+    if pictures := run.get("pictures"):
+        rows.insert(4, ("pictures", _say_pictures(pictures)))
     if version.forced_reason:
         rows.append(("forced", version.forced_reason))
     rows += [("note", note) for note in run.get("notes", ())]
@@ -151,3 +154,23 @@ def _print_confusion(version: "Version") -> None:
     if classes and confusion and len(classes) <= CONFUSION_CLASSES_SHOWN_MAX:
         rows = [(name, *counts) for name, counts in zip(classes, confusion, strict=True)]
         print_table("truth by answer, source model", ("", *classes), rows)
+
+
+def _say_pictures(record: dict[str, Any]) -> str:
+    left_out = [
+        f"{record[key]:,} {word}"
+        for key, word in (("repeated", "copies"), ("unreadable", "unreadable"))
+        if record[key]
+    ]
+    said = f"{record['used']:,} of {record['listed']:,} files"
+    return f"{said} ({', '.join(left_out)} left out)" if left_out else said
+
+
+def _print_worst(version: "Version") -> None:
+    worst = version.evaluation.get("worst_pictures", ())
+    if worst:
+        print_table(
+            "held-out pictures the source model answers worst",
+            ("picture", "truth", "answer", "error"),
+            [(w["picture"], str(w["truth"]), str(w["answer"]), f"{w['error']:.3g}") for w in worst],
+        )

@@ -94,6 +94,7 @@ class PackedPictures:
 
     Attributes:
         rows: float32 [readable, width].
+        figures: float32 [readable, 4], what telemetry watches of each (``contract.image.FIGURES``).
         places: int64 [readable], in the list, ascending.
         sha256: uint8 [readable, 32], of each file.
         pixels_sha256: uint8 [readable, 32], of each unfolded picture and its size.
@@ -104,6 +105,7 @@ class PackedPictures:
     """
 
     rows: NDArray[np.float32]
+    figures: NDArray[np.float32]
     places: NDArray[np.int64]
     sha256: NDArray[np.uint8]
     pixels_sha256: NDArray[np.uint8]

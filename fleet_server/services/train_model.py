@@ -32,6 +32,7 @@ from fleet_server.services.register_version import (
     RegisterVersion,
     TrainingResult,
 )
+from fleet_server.training.alike_pictures import find_alike
 from fleet_server.training.dataset import Dataset, Side, split_rows
 from fleet_server.training.examination import Champion, Examination, ProfileResult
 from fleet_server.training.fit import Fitted, answer, fit
@@ -239,6 +240,10 @@ class TrainModel:
     ) -> tuple[SourceModel, list[Gate]]:
         with self._step(report, "split", f"test {spec.split.test:g}") as step:
             train, test = split_rows(dataset, spec.split)
+            if spec.data.pictures is not None:
+                alike = find_alike(train, test, spec.data.pictures.image)
+                report.facts["pictures"]["alike"] = alike.to_json()
+                report.notes += [alike.note] if alike.note else []
             step.sentence = f"{len(train):,} rows to train on, {len(test):,} held out"
         names = [*(s.use for s in spec.train.steps), spec.train.estimator]
         chain = " → ".join(name.rpartition(".")[2] for name in names)

@@ -60,6 +60,10 @@ def build_pictures_for_profile(
         )
         request = replace(request, plan=add_front(request.plan, pictures, image, profile))
         built = build_package(request)
-        return take_pictures(built, image, pictures, replace(profile, package_bytes_max=bytes_max))
+        trained_on = None if source.train.pictures is None else source.train.pictures.figures
+        return take_pictures(
+            *(built, image, pictures, replace(profile, package_bytes_max=bytes_max)),
+            trained_on=trained_on,
+        )
     except ConversionError as error:
         raise RefusedError(f"{profile.id}: {error}") from error

@@ -19,6 +19,7 @@ class PictureSet(Sequence[Picture]):
         load: Gives the picture of a place among ``places``, uint8 RGB [height, width, 3].
         places: int64, what ``load`` is asked for.
         groups: Index of each picture's group; pictures of one group are never parted.
+        figures: float32 [pictures, 4], what telemetry watches of each.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class PictureSet(Sequence[Picture]):
         load: Callable[[int], Picture],
         places: NDArray[np.int64],
         groups: NDArray[np.int64],
+        figures: NDArray[np.float32],
     ) -> None:
-        self.names, self.groups = tuple(names), groups
+        self.names, self.groups, self.figures = tuple(names), groups, figures
         self._load, self._places = load, places
         self._kept: dict[int, Picture] = {}
         self._kept_bytes = 0
@@ -58,4 +60,6 @@ class PictureSet(Sequence[Picture]):
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "PictureSet":
         """Give some of them, by a mask or by places."""
         names = np.array(self.names, object)[chosen].tolist()
-        return PictureSet(names, self._load, self._places[chosen], self.groups[chosen])
+        return PictureSet(
+            names, self._load, self._places[chosen], self.groups[chosen], self.figures[chosen]
+        )

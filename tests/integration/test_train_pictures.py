@@ -20,6 +20,7 @@ from edge_agent.contract.schema import ModelSchema
 from fleet_server.adapters.estimator_files import read_estimator
 from fleet_server.adapters.table_files import PyarrowTableReader
 from fleet_server.adapters.training_pictures import FilePictureReader
+from fleet_server.cli.version_views import print_version
 from fleet_server.errors import RefusedError
 from fleet_server.ports.registry import Version
 from tests.support.convert import Array
@@ -126,6 +127,7 @@ def test_a_version_says_what_it_was_made_of(bench: TrainingBench, version: Versi
     assert (schema.image.height, schema.image.width, schema.columns) == (9, 7, FIGURES)
     reference = json.loads(bench.member(version, REFERENCE))
     assert [feature["name"] for feature in reference["features"]] == list(FIGURES)
+    assert reference["rows"] == split["train_rows"]
     evidence = json.loads(bench.member(version, EVIDENCE))
     assert evidence["context"]["data_sha256"] == version.data_sha256
     assert evidence["image"]["pictures"] == split["test_rows"]
@@ -133,7 +135,7 @@ def test_a_version_says_what_it_was_made_of(bench: TrainingBench, version: Versi
 
 
 def test_the_worst_pictures_are_named_by_file_and_answer(
-    bench: TrainingBench, version: Version
+    bench: TrainingBench, version: Version, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worst = version.evaluation["worst_pictures"]
     errors = [one["error"] for one in worst]
@@ -141,6 +143,16 @@ def test_the_worst_pictures_are_named_by_file_and_answer(
     assert worst[0]["answer"] != worst[0]["truth"]
     for one in worst:
         assert (bench.folder / "pictures" / one["picture"]).parent.name == one["truth"]
+    model = bench.registry.find_model("cameras")
+    assert model is not None
+    print_version(version, model)
+    shown = capsys.readouterr().out
+    assert "220 of 220 files" in shown
+    assert worst[0]["picture"] in shown
+    # A device needs no pixels of them, nor what somebody's files are called.
+    evidence = bench.member(version, EVIDENCE).decode()
+    assert [row["inputs"] for row in json.loads(evidence)["parity"]["worst"]] == [{}] * 10
+    assert worst[0]["picture"] not in evidence
 
 
 def test_every_kind_of_file_is_trained_on_as_a_device_answers_it(

@@ -32,6 +32,7 @@ def _side(rows: int = 80, *, groups: Array | None = None) -> Side:
         lambda _: np.zeros((1, 1, 3), np.uint8),
         np.arange(rows),
         np.arange(rows) if groups is None else groups,
+        np.zeros((rows, 4), np.float32),
     )
     return Side(
         features=grid.reshape(rows, -1).astype(np.float32), targets=targets, pictures=pictures
