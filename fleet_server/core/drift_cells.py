@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.statistics.reference import ClassOutputReference
 from fleet_server.core.drift_attribution import Mask, Scene
 from fleet_server.core.drift_compare import ANSWERS, SubjectResults, find_notable
 from fleet_server.core.drift_counts import (
     CELL_WIDTH,
     FamilyCounts,
     Sums,
+    list_classes,
     name_answers,
     split_answers,
 )
@@ -179,9 +179,9 @@ def take_evidence(scene: Scene, sums: Sums, at: tuple[int, int, int], name: str)
     output = scene.family.outputs[number]
     own = name_answers((output,))
     wanted = name_answers(scene.family.outputs)[f - len(scene.family.features)]
-    cells, mix = split_answers(output, sums.answers[s, h])
-    cells_before, mix_before = split_answers(output, scene.baseline_answers[number])
-    if wanted not in own:  # its packages answer other targets: nothing was counted
+    cells, mixes = split_answers(output, sums.answers[s, h])
+    cells_before, mixes_before = split_answers(output, scene.baseline_answers[number])
+    if wanted not in own:  # its packages answer others: nothing was counted
         nothing = (0,) * CELL_WIDTH
         return Evidence(
             feature=name, windows=windows, counts=nothing, baseline=nothing, is_answers=True
@@ -192,8 +192,8 @@ def take_evidence(scene: Scene, sums: Sums, at: tuple[int, int, int], name: str)
         windows=windows,
         counts=tuple(cells[place].tolist()),
         baseline=tuple(cells_before[place].tolist()),
-        mix=() if mix is None else tuple(mix.tolist()),
-        baseline_mix=() if mix_before is None else tuple(mix_before.tolist()),
-        classes=output.classes if isinstance(output, ClassOutputReference) else (),
+        mix=tuple(mixes[place].tolist()) if mixes else (),
+        baseline_mix=tuple(mixes_before[place].tolist()) if mixes else (),
+        classes=list_classes(output)[place] if mixes else (),
         is_answers=True,
     )

@@ -1,9 +1,9 @@
 """Compare subjects (devices, groups, the fleet) with a baseline, over horizons and features.
 
 The answers are judged as one more feature, ``answers``: for a classification the mix of classes
-and the confidence together, for a regression the value; several targets are a feature each. A
-result is kept for every horizon; choosing among them costs a factor, which ``drift_verdict.py``
-pays.
+and the confidence together, for a regression the value; several labels or targets are a feature
+each. A result is kept for every horizon; choosing among them costs a factor, which
+``drift_verdict.py`` pays.
 """
 
 import math
@@ -37,11 +37,11 @@ ANSWERS = "answers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectResults:
-    """Arrays [S, 4, features + answers]; behind the features come the answers, or each target.
+    """Arrays [S, 4, features + answers]; behind the features come the answers, or each of several.
 
     Attributes:
         cells: Every number of the test, reshaped.
-        log_p_mix: Of the mix of classes, [S, 4]; 0 for a regression.
+        log_p_mix: Of the mix of classes; 0 for a feature or value.
         rows: Rows behind each cell.
         windows: [S, 4]; 0 where nothing was judged.
         since_ms: [S, 4].
@@ -111,7 +111,9 @@ def compare_subjects(
         joined[name] = np.where(is_judged[:, :, None], joined[name], 0.0)
     return SubjectResults(
         cells=CellResults(**joined),
-        log_p_mix=np.where(is_judged, log_p_mix, 0.0),
+        log_p_mix=np.where(
+            is_judged[:, :, None], np.concatenate((np.zeros(shape), log_p_mix), axis=2), 0.0
+        ),
         rows=np.concatenate((sums.cells.sum(3), answer_rows), axis=2),
         windows=sums.windows,
         since_ms=sums.since_ms,
@@ -129,14 +131,14 @@ def _compare_answers(
     names = name_answers(outputs)
     shape = (*sums.answers.shape[:2], len(names))
     parts = {field.name: np.zeros(shape) for field in fields(CellResults)}
-    log_p_mix, rows = np.zeros(shape[:2]), np.zeros(shape, np.int64)
+    log_p_mix, rows = np.zeros(shape), np.zeros(shape, np.int64)
     for number, output in enumerate(outputs):
         chosen = np.flatnonzero(sums.output_of == number)
         if not len(chosen):
             continue
         own = sums.answers[chosen]
         against = np.broadcast_to(baseline[number] if is_reference else baseline[chosen], own.shape)
-        (new, mix), (old, old_mix) = split_answers(output, own), split_answers(output, against)
+        (new, mixes), (old, old_mixes) = split_answers(output, own), split_answers(output, against)
         columns = [names.index(name) for name in name_answers((output,))]
         merged = sums.windows[chosen].reshape(-1)
         results = compare_cells(
@@ -152,20 +154,18 @@ def _compare_answers(
                 parts[field.name][chosen, :, column] = found[:, :, place]
         for place, column in enumerate(columns):
             rows[chosen, :, column] = new[:, :, place].sum(-1)
-        if mix is None or old_mix is None:
-            continue
-        log_p, psi = compare_mixes(
-            mix.reshape(-1, mix.shape[-1]),
-            old_mix.reshape(-1, mix.shape[-1]),
-            windows=merged,
-            variation=variation,
-        )
-        log_p_mix[chosen] = log_p.reshape(-1, shape[1])
-        (only,) = columns
-        effects = np.maximum(parts["psi"][chosen, :, only], psi.reshape(-1, shape[1]))
-        parts["psi"][chosen, :, only] = effects
-        both = np.minimum(parts["log_p"][chosen, :, only], log_p_mix[chosen]) + math.log(2)
-        parts["log_p"][chosen, :, only] = np.minimum(both, 0.0)
+        for column, mix, old_mix in zip(columns, mixes, old_mixes, strict=False):
+            log_p, psi = compare_mixes(
+                mix.reshape(-1, mix.shape[-1]),
+                old_mix.reshape(-1, mix.shape[-1]),
+                windows=merged,
+                variation=variation,
+            )
+            log_p_mix[chosen, :, column] = log_p.reshape(-1, shape[1])
+            effects = np.maximum(parts["psi"][chosen, :, column], psi.reshape(-1, shape[1]))
+            parts["psi"][chosen, :, column] = effects
+            least = np.minimum(parts["log_p"][chosen, :, column], log_p_mix[chosen, :, column])
+            parts["log_p"][chosen, :, column] = np.minimum(least + math.log(2), 0.0)
     return CellResults(**parts), log_p_mix, rows
 
 

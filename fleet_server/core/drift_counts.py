@@ -16,6 +16,7 @@ from edge_agent.statistics.reference import (
     BINS_MAX,
     ClassOutputReference,
     FeatureReference,
+    LabelsOutputReference,
     OutputReference,
     Reference,
     TargetsOutputReference,
@@ -235,32 +236,45 @@ def _add_family(
     )
 
 
-def split_answers(output: OutputReference, answers: Counts) -> tuple[Counts, Counts | None]:
-    """Split answer counters [..., width] into ordered bins and the mix of classes.
+def split_answers(output: OutputReference, answers: Counts) -> tuple[Counts, tuple[Counts, ...]]:
+    """Split answer counters [..., width] into ordered bins and the mixes of classes.
 
     Returns:
-        The confidence (or value, or each target) as cells [..., answers, 12], and the rows a class
-        [..., classes], None for a regression.
+        The confidence (or value, or that of each label or target) as cells [..., answers, 12], and
+        for each label the rows a class [..., classes]; none for a regression.
     """
     own = answers[..., : len(output.counts)]
     cells = np.zeros((*own.shape[:-1], len(name_answers((output,))), CELL_WIDTH), np.int64)
-    if isinstance(output, ClassOutputReference):
-        table = own.reshape(*own.shape[:-1], len(output.classes), BINS_MAX)
-        cells[..., 0, :BINS_MAX] = table.sum(-2)
-        return cells, table.sum(-1)
+    if isinstance(output, ClassOutputReference | LabelsOutputReference):
+        places = output.slices if isinstance(output, LabelsOutputReference) else (slice(None),)
+        mixes = []
+        for number, place in enumerate(places):
+            table = own[..., place].reshape(*own.shape[:-1], -1, BINS_MAX)
+            cells[..., number, :BINS_MAX] = table.sum(-2)
+            mixes.append(table.sum(-1))
+        return cells, tuple(mixes)
     places = output.slices if isinstance(output, TargetsOutputReference) else (slice(None),)
     for number, place in enumerate(places):
         bins = own[..., place]
         cells[..., number, : bins.shape[-1]] = bins
-    return cells, None
+    return cells, ()
+
+
+def list_classes(output: OutputReference) -> tuple[tuple[str, ...], ...]:
+    """Give the classes of each mix of ``split_answers``."""
+    if isinstance(output, LabelsOutputReference):
+        return tuple(label.classes for label in output.labels)
+    return (output.classes,) if isinstance(output, ClassOutputReference) else ()
 
 
 def name_answers(outputs: Sequence[OutputReference]) -> tuple[str, ...]:
-    """Name what is judged by itself: every target of any, and the only answer, empty, of others."""
+    """Name what is judged by itself: every target or label; the only answer of others is empty."""
     names: dict[str, None] = {}
     for output in outputs:
         if isinstance(output, TargetsOutputReference):
             names |= dict.fromkeys(target.name for target in output.targets)
+        elif isinstance(output, LabelsOutputReference):
+            names |= dict.fromkeys(label.name for label in output.labels)
         else:
             names[""] = None
     return tuple(names)

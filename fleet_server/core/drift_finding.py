@@ -159,7 +159,7 @@ def judge_evidence(evidence: Evidence, variation: Variation = NO_VARIATION) -> F
 
 def read_finding(results: SubjectResults, at: tuple[int, int, int], evidence: Evidence) -> Finding:
     """Read a finding out of results: subject, horizon, feature."""
-    log_p_mix = float(results.log_p_mix[at[:2]]) if evidence.mix else 0.0
+    log_p_mix = float(results.log_p_mix[at]) if evidence.mix else 0.0
     return _describe(
         evidence,
         results.cells,

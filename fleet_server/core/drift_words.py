@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from fleet_server.core.drift_compare import ANSWERS
 from fleet_server.core.drift_finding import Change, Finding
 
 _MOVED = {
@@ -26,8 +27,8 @@ def _say_change(finding: Finding) -> str:
     match finding.change:
         case Change.MIX:
             change = (
-                f"answer {shares.top_class!r} is now {_say_share(shares.top)} of the answers"
-                f" (before {_say_share(shares.top_before)})"
+                f"answer {shares.top_class!r}{_of_label(name)} is now {_say_share(shares.top)} of"
+                f" the answers (before {_say_share(shares.top_before)})"
             )
         case Change.MISSING:
             change = (
@@ -50,7 +51,8 @@ def _say_change(finding: Finding) -> str:
         case Change.WIDER | Change.NARROWER:
             change = f"{name} {_MOVED[finding.change]} (spread z {finding.z_spread:+.1f})"
         case Change.UP | Change.DOWN if finding.is_answers and shares.top_class:
-            change = f"{_SURER[finding.change]} of its answers (z {finding.z_location:+.1f})"
+            what = f"{_SURER[finding.change]} of its answers{_of_label(name)}"
+            change = f"{what} (z {finding.z_location:+.1f})"
         case Change.UP | Change.DOWN:
             change = (
                 f"{name} {_MOVED[finding.change]} (location z {finding.z_location:+.1f}, its"
@@ -59,6 +61,12 @@ def _say_change(finding: Finding) -> str:
         case Change.SHAPE:
             change = f"{name} {_MOVED[finding.change]}"
     return change
+
+
+def _of_label(name: str) -> str:
+    """Say which of several labels the answers are of; empty where a row has one."""
+    label = name.removeprefix(ANSWERS).strip()
+    return f" of {label!r}" if label else ""
 
 
 def say_quiet(finding: Finding) -> str:
