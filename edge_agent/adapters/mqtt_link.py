@@ -200,6 +200,8 @@ class MqttLink:
             if said_goodbye_at is not None:
                 if now - said_goodbye_at > GOODBYE_S:
                     return
+            elif session.open_socket is None:
+                return  # it ended while it was read
             elif not session.is_connected and now - began > SESSION_TIMEOUT_S:
                 _LOG.warning("the broker granted no session within %.0f s", now - began)
                 session.say_goodbye()

@@ -43,6 +43,7 @@ QUEUED_MESSAGES_MAX = 1_000
 CONNECT_TIMEOUT_S = 10.0
 UNWELCOME = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9D})
 """Reason codes after which coming back quickly only does harm: identity refused, or taken over."""
+BROKEN_OFF = "the connection broke off"
 _LOG = logging.getLogger(__name__)
 _PAHO_LOG = logging.getLogger(f"{__name__}.paho")
 # paho calls every lost connection an error; what matters of it is that a callback failed.
@@ -266,15 +267,18 @@ class MqttSession:
         self,
         _client: mqtt.Client,
         _userdata: object,
-        _flags: mqtt.DisconnectFlags,
+        flags: mqtt.DisconnectFlags,
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
+        # paho's word for a connection that ended without one of the broker's.
+        is_silent = reason.is_failure and not flags.is_disconnect_packet_from_server
+        words = BROKEN_OFF if is_silent and str(reason) == "Unspecified error" else str(reason)
         was_connected, self.is_connected = self.is_connected, False
         self.is_unwelcome = self.is_unwelcome or reason.value in UNWELCOME
         if was_connected:
-            _LOG.info("session of %s ended: %s", self.device_id, reason)
-            self._take(Disconnected(str(reason)))
+            _LOG.info("session of %s ended: %s", self.device_id, words)
+            self._take(Disconnected(words))
 
     def _on_message(
         self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage

@@ -141,18 +141,27 @@ def test_stopping_says_offline_and_leaves_no_thread_and_no_complaint(
 
 
 def test_a_killed_broker_is_found_again_and_the_session_with_it(
-    lab: BrokerLab, link: MqttLink, taken: Taken
+    lab: BrokerLab,
+    link: MqttLink,
+    taken: Taken,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     link.spread_reconnects(0.5)
     start(link, taken)
+    monkeypatch.setattr(mqtt_link, "SESSION_TIMEOUT_S", 0.0)  # as if it had lasted long
     lab.broker.stop()
     wait_until(lambda: taken.count(Disconnected) == 1)
+    assert isinstance(ended := taken.items[-1], Disconnected)
+    assert "Unspecified" not in ended.reason
+    monkeypatch.undo()
     assert not link.publish(Channel.REPORTED, b"report", qos=1)
     lab.broker.start()
     wait_until(lambda: taken.count(Connected) == 2)
     server = lab.server("server-1")
     server.publish(DESIRED, b"after")
     wait_until(lambda: [m.payload for m in taken.messages] == [b"after"])
+    assert "granted no session" not in caplog.text
 
 
 def test_a_broker_that_does_not_exist_yet_is_waited_for(
