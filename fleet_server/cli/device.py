@@ -151,21 +151,24 @@ def label(
     ],
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Set and remove labels; groups follow at once.
+    """Set and remove labels; groups follow at once, members of families at the next look.
 
     Example: edgefleet device label cam-7 site=south lane-
     """
     with fleet_errors():
         from fleet_server.bootstrap import open_fleet
         from fleet_server.wiring.devices import build_device_desk
+        from fleet_server.wiring.rollouts import build_move_teller
 
         removed: dict[str, str | None] = {
             text[:-1]: None for text in changes if text.endswith("-") and "=" not in text
         }
         given = _read_labels([text for text in changes if text[:-1] not in removed])
-        desk = build_device_desk(open_fleet(workspace))
-        device = desk.label(device_id, {**removed, **given})
+        fleet = open_fleet(workspace)
+        device = build_device_desk(fleet).label(device_id, {**removed, **given})
         say(f"{device.id}: {_flat(device.labels) or 'no labels'}")
+        for sentence in build_move_teller(fleet).tell(device.id, device.labels):
+            say(sentence)
 
 
 @app.command()

@@ -112,6 +112,13 @@ def plan(
     is_only_better: Annotated[
         bool, typer.Option("--only-better", help="Of a family: leave members that are not better.")
     ] = False,
+    member_false_alarms: Annotated[
+        str,
+        typer.Option(
+            help="Of a family: share of rollouts in which any good member is taken out; 0%: none is"
+            " judged by itself."
+        ),
+    ] = "5%",
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; store nothing.")
     ] = False,
@@ -128,7 +135,7 @@ def plan(
     """
     with fleet_errors():
         from fleet_server.bootstrap import open_fleet
-        from fleet_server.cli.rollout_options import PolicyOptions, make_policy
+        from fleet_server.cli.rollout_options import PolicyOptions, make_policy, parse_share
         from fleet_server.services.plan_rollout import PlanRequest
         from fleet_server.wiring.rollouts import build_planner
 
@@ -171,6 +178,7 @@ def plan(
                 slot=slot,
                 labels=_read_labels(by or ()),
                 is_only_better=is_only_better,
+                member_alpha=parse_share(member_false_alarms, "--member-false-alarms"),
             )
         )
         number = None if is_dry_run else planner.store(found)

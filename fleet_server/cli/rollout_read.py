@@ -173,6 +173,7 @@ def _print_view(view: "RolloutView") -> None:
     from fleet_server.cli.output import data_console
     from fleet_server.cli.rollout_views import (
         list_failures,
+        list_members,
         list_next,
         list_shadows,
         list_stages,
@@ -185,6 +186,7 @@ def _print_view(view: "RolloutView") -> None:
     is_plain = (console.encoding or "").lower() not in ("utf-8", "utf8")
     lines = [title_of(view), "", *list_stages(view, width, is_plain=is_plain), ""]
     lines += list_shadows(view, width)
+    lines += list_members(view, width)
     lines.append(view.rollout.sentence or "not started")
     lines.append(f"{say_devices(view.running)} say they run {view.rollout.release} now")
     if view.failures:

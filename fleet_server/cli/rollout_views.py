@@ -7,8 +7,9 @@ from textwrap import wrap
 
 from fleet_server.core.rollout_limits import FixedThreshold
 from fleet_server.core.rollout_machine import RolloutState, say_word
+from fleet_server.core.rollout_moves import say_where
 from fleet_server.core.rollout_outcome import Outcome, say_outcome
-from fleet_server.core.rollout_words import say_devices, say_share
+from fleet_server.core.rollout_words import say_devices, say_share, say_span
 from fleet_server.core.shadow_gate import say_compared, say_limits
 from fleet_server.core.shadow_limits import DisagreementTest
 from fleet_server.core.stage_plan import PlannedStage
@@ -21,6 +22,7 @@ WATCH_LINES = 20
 STAGES_SHOWN = 6
 SENTENCE_LINES = 4
 WIDTH_MIN = 40
+MEMBERS_SHOWN = 5
 SIGNS = {
     Outcome.CONFIRMED: "█#",
     Outcome.PROBATION: "▓=",
@@ -123,6 +125,23 @@ def list_shadows(view: RolloutView, width: int) -> list[str]:
         for index, stage in enumerate(view.stages, start=1)
         if stage.shadow.rows
     ]
+
+
+def list_members(view: RolloutView, width: int) -> list[str]:
+    """Give a line a member of a family that failed somewhere, the worst first."""
+    if view.rollout.policy.family is None or not view.members:
+        return []
+    out = sum(member.excluded is not None for member in view.members)
+    lines = [
+        f"members: {len(view.members):,} of {view.members_finished + out:,} failed somewhere,"
+        f" {out:,} taken out"
+    ]
+    for member in view.members[:MEMBERS_SHOWN]:
+        said = f"  {member.model}: {say_span(member.counts.failed, member.counts.finished)}"
+        if member.excluded is not None:
+            said += f" Taken out. {say_where(view.rollout)}"
+        lines.append(said[:width].rstrip())
+    return lines
 
 
 def title_of(view: RolloutView) -> str:

@@ -53,8 +53,14 @@ class FamilyPlan:
         own = tuple(self.members.values())
         return own if self.fallback is None else (*own, self.fallback)
 
-    def choose(self, labels: Mapping[str, str]) -> PlannedMember | None:
+    def choose(
+        self, labels: Mapping[str, str], excluded: frozenset[str] = frozenset()
+    ) -> PlannedMember | None:
         """Give the member for a device with these labels; None when it takes nothing.
+
+        Args:
+            labels: Of the device.
+            excluded: Members that were taken out; their devices take the fallback.
 
         >>> seven = PlannedMember(model="departure-7", version=1)
         >>> plan = FamilyPlan(labels={"route": "line"}, members={("7",): seven})
@@ -64,7 +70,10 @@ class FamilyPlan:
         if any(label not in labels for label in self.labels.values()):
             return None
         values = tuple(plain_value(labels[label]) for label in self.labels.values())
-        return self.members.get(values, self.fallback)
+        found = self.members.get(values, self.fallback)
+        if found is not None and found.model in excluded:
+            found = self.fallback
+        return None if found is None or found.model in excluded else found
 
     def say_why_none(self, labels: Mapping[str, str]) -> str:
         """Say why a device with these labels takes nothing."""

@@ -11,26 +11,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from fleet_server.core.label_query import device_facts
+from fleet_server.core.rollout_device import (
+    find_unfit,
+    is_held,
+    make_offer,
+    see_return,
+    withdraw_one,
+)
 from fleet_server.core.rollout_limits import AUTO_IN_FLIGHT
 from fleet_server.core.rollout_machine import DUTIES, Duty, RolloutEvent, RolloutState
+from fleet_server.core.rollout_moves import move_members
 from fleet_server.core.rollout_outcome import IN_FLIGHT, Outcome, Reading, find_retry_at
-from fleet_server.core.rollout_round import Offer, Round, Withdrawal
-from fleet_server.core.rollout_shadow import choose_shadow, list_held, release_held
+from fleet_server.core.rollout_round import Round
+from fleet_server.core.rollout_shadow import list_held, release_held
 from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.core.rollout_tally import Tally
 from fleet_server.core.rollout_words import say_devices
-from fleet_server.core.targeting import find_package, find_unfitness
 
 OFFLINE_GRACE_S = 30.0
 """A queued device that was heard this recently is waited for, not passed over."""
 ROWS_PER_ROUND = 2_000
 """Devices offered or withdrawn in one look: bounds its transaction."""
-LEFT_GROUP = "left-group"
 SETTLED_IN = frozenset({Outcome.CONFIRMED, Outcome.PROBATION})
 """Outcomes of devices that have activated the version."""
-_STAY = frozenset({Outcome.FAILED, Outcome.REFUSED, Outcome.SILENT_AFTER})
-"""Outcomes that a withdrawal does not change: they say what happened."""
 
 
 def do_duty(look: Round) -> None:
@@ -56,16 +59,17 @@ def _find_auto_limit(rollout: Rollout, tally: Tally) -> int:
 def _offer(look: Round) -> None:
     """Offer to the queue in its order, as far as there is room; pass over who is offline."""
     room = find_room(look.rollout, look.tally, len(list_held(look)))
+    room -= move_members(look, room)
     room -= release_held(look, room)
     for member in tuple(look.members.values()):
         is_due = _is_due(look, member)
         if not is_due or member.stage > look.rollout.stage:
             continue
-        if (reading := _find_unfit(look, member)) is not None:
+        if (reading := find_unfit(look, member)) is not None:
             look.set_outcome(member, reading)
         elif member.device.is_online:
             if room > 0:
-                _make_offer(look, member)
+                make_offer(look, member)
                 room -= 1
         elif member.progress.outcome is Outcome.PENDING and _is_long_gone(look, member):
             look.set_outcome(member, Reading(Outcome.SILENT_BEFORE))
@@ -87,57 +91,20 @@ def _is_long_gone(look: Round, member: Member) -> bool:
     return heard_at is None or look.view.now >= heard_at + grace
 
 
-def _find_unfit(look: Round, member: Member) -> Reading | None:
-    """Say why a device can no longer be offered the version; None when it can."""
-    view, device = look.view, member.device
-    if view.query is not None:
-        facts = device_facts(device.id, device.profile, device.labels)
-        if not view.query.is_match(facts):
-            return Reading(Outcome.REFUSED, LEFT_GROUP, f"no longer in {view.rollout.group}")
-    found = find_unfitness(device, view.packages, view.profiles)
-    return None if found is None else Reading(Outcome.REFUSED, str(found.reason), found.detail)
-
-
-def _make_offer(look: Round, member: Member, outcome: Outcome = Outcome.OFFERED) -> None:
-    package = find_package(look.view.packages, member.device)
-    if package is None:
-        raise ValueError(f"{member.device.id} is offered what was not built for it")
-    target = package.target
-    desired, progress = member.desired, member.progress
-    is_retry = progress.tries > 0
-    previous = member.previous_target
-    if not is_retry:
-        previous = member.slot.confirmed_target or (desired.target if desired else "")
-    is_same = desired is not None and desired.target == target
-    retry = (desired.retry if desired is not None and is_same else 0) + is_retry
-    shadow = choose_shadow(look, member.stage)
-    look.offers.append(Offer(device=member.device, target=target, retry=retry, shadow=shadow))
-    progress = replace(
-        progress,
-        outcome=outcome,
-        code="",
-        detail="",
-        offered_at=look.view.now,
-        changed_at=look.view.now,
-        tries=progress.tries + 1,
-    )
-    look.set_member(replace(member, progress=progress, previous_target=previous))
-
-
 def _offer_left_out(look: Round) -> None:
     """Let who was passed over catch up: the version has passed every gate."""
+    room = ROWS_PER_ROUND - move_members(look, ROWS_PER_ROUND)
     if look.view.is_superseded:
         return
-    room = ROWS_PER_ROUND
     for member in tuple(look.members.values()):
         is_left = member.progress.outcome in (Outcome.SILENT_BEFORE, Outcome.PENDING)
         if not is_left or member.progress.offered_at is not None or room == 0:
             continue
-        if (reading := _find_unfit(look, member)) is not None:
+        if (reading := find_unfit(look, member)) is not None:
             look.set_outcome(member, reading)
             continue
         outcome = Outcome.OFFERED if member.device.is_online else Outcome.SILENT_BEFORE
-        _make_offer(look, member, outcome)
+        make_offer(look, member, outcome)
         room -= 1
 
 
@@ -158,43 +125,10 @@ def _withdraw_from(look: Round, is_meant: Callable[[Member], bool]) -> None:
     room = ROWS_PER_ROUND
     for member in tuple(look.members.values()):
         if member.progress.outcome is Outcome.WITHDRAWN:
-            _see_return(look, member)
-        elif _is_held(look, member) and room and is_meant(member):
-            _withdraw_one(look, member)
+            see_return(look, member)
+        elif is_held(look, member) and room and is_meant(member):
+            withdraw_one(look, member)
             room -= 1
-
-
-def _is_held(look: Round, member: Member) -> bool:
-    return member.desired is not None and member.desired.rollout == look.rollout.id
-
-
-def _withdraw_one(look: Round, member: Member) -> None:
-    previous, progress = member.previous_target, member.progress
-    look.withdrawals.append(Withdrawal(device=member.device, target=previous))
-    released = replace(member, desired=None)
-    if progress.outcome in _STAY:
-        look.members[member.device.number] = released
-        return
-    package = find_package(look.view.packages, member.device)
-    has_own = package is not None and previous == package.target
-    keeps = has_own or (not previous and progress.outcome is Outcome.CONFIRMED)
-    if not keeps:
-        look.set_outcome(released, Reading(Outcome.WITHDRAWN, progress.code, progress.detail))
-        return
-    detail = "ran it before" if has_own else "had nothing before, keeps it"
-    look.set_outcome(released, Reading(progress.outcome, progress.code, detail))
-
-
-def _see_return(look: Round, member: Member) -> None:
-    """Believe a return when the device has accepted it and says what it runs."""
-    package = find_package(look.view.packages, member.device)
-    if package is None or not member.slot.has_newest:
-        return
-    if member.slot.running_sha256 != package.sha256:
-        look.set_outcome(member, Reading(Outcome.RETURNED, member.progress.code))
-    elif not member.previous_target:
-        detail = "had nothing before, keeps it"
-        look.set_outcome(member, Reading(Outcome.RETURNED, member.progress.code, detail))
 
 
 def _judge_return(look: Round) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.shadow import ShadowPolicy
 from fleet_server.core.family_plan import FamilyPlan
+from fleet_server.core.member_gate import MemberTest
 from fleet_server.core.rollout_words import say_share
 from fleet_server.core.sequential_limits import WaldBounds
 from fleet_server.core.shadow_limits import DisagreementTest
@@ -152,6 +153,7 @@ class RolloutPolicy:
         shadow: How it is compared with what is confirmed there before; None when it is not.
         disagreement: How far it may differ there; None when it is not judged.
         family: Which member each device takes; None where all take one version.
+        members: How single members of a family are checked; None when they are not.
     """
 
     gate: GatePolicy = GatePolicy()
@@ -165,6 +167,7 @@ class RolloutPolicy:
     shadow: ShadowPolicy | None = None
     disagreement: DisagreementTest | None = None
     family: FamilyPlan | None = None
+    members: MemberTest | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -200,15 +203,22 @@ class RolloutPolicy:
             "shadow": self.shadow.to_json() if self.shadow is not None else None,
             "disagreement": self.disagreement.to_json() if self.disagreement is not None else None,
             **({} if self.family is None else {"family": self.family.to_json()}),
+            **({} if self.members is None else {"members": self.members.to_json()}),
         }
+
+    @property
+    def goal(self) -> float:
+        """The failure rate that a good release keeps; of a plain share that share."""
+        test = self.gate.test
+        return test.failure_share_max if isinstance(test, FixedThreshold) else test.goal
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
         """Read the JSON form that ``to_json`` gave."""
-        parts = {"gate", "on_halt", "probation", "shadow", "disagreement", "family"}
+        parts = {"gate", "on_halt", "probation", "shadow", "disagreement", "family", "members"}
         known = {f.name for f in fields(cls)} - parts
         shadow, limits = value.get("shadow"), value.get("disagreement")
-        family = value.get("family")
+        family, members = value.get("family"), value.get("members")
         return cls(
             gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
@@ -216,6 +226,7 @@ class RolloutPolicy:
             shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
             disagreement=None if limits is None else DisagreementTest.from_json(limits),
             family=None if family is None else FamilyPlan.from_json(family),
+            members=None if members is None else MemberTest(**members),
             **{name: value[name] for name in known},
         )
 

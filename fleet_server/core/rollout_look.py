@@ -4,7 +4,8 @@ The controller, the tests and the rehearsal run this same function. It is made t
 everything it asks for follows from the state it is given, so that a look that was lost, or done
 twice, changes nothing in the end.
 
-A look first reads reports, then queues who came back or joined, then lets the gate judge, then
+A look first reads reports, then queues who came back or joined, then lets the gates judge (single
+members of a family first, then the stages), then
 does the duty of the state (``rollout_duties``) unless the state has just changed: the devices the
 new state concerns are seen at the next look. A stage's devices are
 offered the version in ``running`` only, never before their stage is open, and never while more
@@ -18,6 +19,7 @@ from fleet_server.core.rollout_duties import do_duty
 from fleet_server.core.rollout_gate import StageCounts, Verdict, judge_stage
 from fleet_server.core.rollout_limits import OnHalt
 from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
+from fleet_server.core.rollout_moves import exclude_members, find_queue, queue_labelled
 from fleet_server.core.rollout_outcome import (
     Outcome,
     Progress,
@@ -30,7 +32,7 @@ from fleet_server.core.rollout_round import Decision, Round, RoundPlan, RoundVie
 from fleet_server.core.rollout_shadow import count_shadow, judge_with_shadow
 from fleet_server.core.rollout_state import Member, Rollout, StageRecord, dump_settled
 from fleet_server.core.rollout_words import say_devices
-from fleet_server.core.targeting import find_package, find_targets
+from fleet_server.core.targeting import find_offered, find_targets
 
 _STILL_WAITING = {"", str(Verdict.WAIT), str(Verdict.WAIT_NO_DATA)}
 """Verdicts that are no news after one another."""
@@ -45,12 +47,17 @@ def plan_round(view: RoundView) -> RoundPlan:
     match look.rollout.state:
         case RolloutState.RUNNING:
             queue_newcomers(look)
+            queue_labelled(look)
             judge_rollout(look)
         case RolloutState.PAUSED:
             judge_rollout(look)
+        case RolloutState.COMPLETED:
+            queue_labelled(look)
         case RolloutState.HALTED if look.rollout.policy.on_halt is not OnHalt.STAY:
             look.apply(RolloutEvent.ROLL_BACK)
-    if look.rollout.state is view.rollout.state:
+    # The packages were read with the members that were taken out before.
+    is_as_read = look.rollout.excluded == view.rollout.excluded
+    if look.rollout.state is view.rollout.state and is_as_read:
         do_duty(look)
     return look.finish()
 
@@ -65,7 +72,7 @@ def read_reports(look: Round) -> None:
         listening_since=view.listening_since,
     )
     for member in tuple(look.members.values()):
-        package = find_package(view.packages, member.device)
+        package = find_offered(view.packages, member.device, member.target)
         if package is None:
             continue
         reading = judge_outcome(
@@ -89,9 +96,7 @@ def queue_newcomers(look: Round) -> None:
     afterwards. After the last, they are served when the rollout completes.
     """
     view, rollout = look.view, look.rollout
-    stage, is_closed = rollout.stage, rollout.stages[rollout.stage].settled is not None
-    if is_closed and stage + 1 < len(rollout.stages):
-        stage, is_closed = stage + 1, False
+    stage, is_closed = find_queue(rollout)
     for member in tuple(look.members.values()):
         is_left_out = member.progress.outcome is Outcome.SILENT_BEFORE
         if is_left_out and member.device.is_online and not is_closed:
@@ -111,6 +116,8 @@ def judge_rollout(look: Round) -> None:
         reason = f"{look.rollout.release} is no longer approved."
         look.decisions.append(Decision(verdict=Verdict.HALT, sentence=reason, inputs={}))
         look.apply(RolloutEvent.HALT, reason)
+        return
+    if exclude_members(look):
         return
     for stage in range(look.rollout.stage + 1):
         counts = look.tally.count_stage(stage)
@@ -194,7 +201,9 @@ def _say_completed(look: Round) -> str:
     confirmed = tally.pop(Outcome.CONFIRMED, 0)
     others = [f"{count:,} {say_outcome(outcome)}" for outcome, count in tally.items()]
     tail = f" ({', '.join(others)})" if others else ""
-    return f"{look.rollout.release} is confirmed on {say_devices(confirmed)}{tail}."
+    out = sorted(look.rollout.excluded_models)
+    said = f"{look.rollout.release} is confirmed on {say_devices(confirmed)}{tail}."
+    return f"{said} Taken out: {', '.join(out[:5])}{' and more' * (len(out) > 5)}." if out else said
 
 
 def say_stage(rollout: Rollout, stage: int) -> str:

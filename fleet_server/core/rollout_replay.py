@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fleet_server.core.member_gate import (
+    MemberCounts,
+    MemberTest,
+    find_bad_members,
+    weigh_member,
+)
 from fleet_server.core.rollout_gate import StageCounts, StageJudgement, Verdict, judge_stage
 from fleet_server.core.rollout_limits import GatePolicy, SequentialTest, read_gate
+from fleet_server.core.rollout_moves import EXCLUDE
 from fleet_server.core.rollout_state import read_settled
 from fleet_server.core.shadow_gate import (
     ShadowCounts,
@@ -35,6 +42,8 @@ class Replay:
 
 def replay_decision(verdict: str, inputs: Mapping[str, Any]) -> Replay | None:
     """Judge again; None for a verdict that no gate made, such as an operator's."""
+    if "member" in inputs:
+        return _replay_member(verdict, inputs)
     if "gate" not in inputs:
         return None
     counts = StageCounts(**inputs["counts"])
@@ -64,6 +73,18 @@ def replay_decision(verdict: str, inputs: Mapping[str, Any]) -> Replay | None:
         said, line = _replay_shadow(found, inputs, gate)
         workings.append(line)
     return Replay(verdict=str(said), is_same=said == verdict, workings=tuple(workings))
+
+
+def _replay_member(verdict: str, inputs: Mapping[str, Any]) -> Replay:
+    """Judge one member of a family again."""
+    counts, test = MemberCounts(**inputs["counts"]), MemberTest(**inputs["test"])
+    evidence = weigh_member(counts, inputs["goal"])
+    found = EXCLUDE if find_bad_members({"": counts}, test, inputs["goal"]) else Verdict.WAIT
+    line = (
+        f"{counts.failed} of {counts.finished} failed; evidence {evidence:+.2f}; taken out at"
+        f" {test.halt_at:+.2f} ({test.members:,} members, alpha {test.alpha:g})"
+    )
+    return Replay(verdict=str(found), is_same=found == verdict, workings=(line,))
 
 
 def _replay_shadow(

@@ -77,6 +77,7 @@ class Change:
     stage: int
     progress: Progress
     previous_target: str
+    target: str = ""
     is_new: bool = False
 
 
@@ -145,7 +146,12 @@ class Round:
         self.view = view
         self.rollout = view.rollout
         self.members = {member.device.number: member for member in view.members}
-        self.tally = Tally(view.tally, tries_max=view.rollout.policy.tries_max)
+        self.tally = Tally(
+            view.tally,
+            tries_max=view.rollout.policy.tries_max,
+            excluded=view.rollout.excluded_models,
+            has_place=view.rollout.has_place,
+        )
         self.offers: list[Offer] = []
         self.releases: list[Offer] = []
         self.withdrawals: list[Withdrawal] = []
@@ -206,6 +212,7 @@ class Round:
                 stage=member.stage,
                 progress=member.progress,
                 previous_target=member.previous_target,
+                target=member.target,
                 is_new=number not in self._stored,
             )
             for number in self._changed
@@ -245,4 +252,5 @@ def enter_state(
 
 def _key(member: Member) -> TallyKey:
     progress = member.progress
-    return TallyKey(member.stage, progress.outcome, progress.code, progress.tries)
+    model = member.target.partition("/")[0]
+    return TallyKey(member.stage, progress.outcome, progress.code, progress.tries, model)

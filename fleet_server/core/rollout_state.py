@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fleet_server.core.member_gate import ExcludedMember
 from fleet_server.core.rollout_gate import Basis, Settled
-from fleet_server.core.rollout_limits import RolloutPolicy
+from fleet_server.core.rollout_limits import OnHalt, RolloutPolicy
 from fleet_server.core.rollout_machine import RolloutState
 from fleet_server.core.rollout_outcome import Progress, Refusal, SlotFacts
 from fleet_server.core.shadow_gate import ShadowSettled
@@ -46,6 +47,7 @@ class Rollout:
         stop_reason: Why it was halted, aborted or rolled back; empty before.
         sentence: What stands beside the state.
         revision: Grows with every write.
+        excluded: Members of a family that were taken out.
     """
 
     id: int
@@ -68,6 +70,19 @@ class Rollout:
     stop_reason: str = ""
     sentence: str = ""
     revision: int = 0
+    excluded: tuple[ExcludedMember, ...] = ()
+
+    @property
+    def excluded_models(self) -> frozenset[str]:
+        """Names of the members that were taken out."""
+        return frozenset(member.model for member in self.excluded)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether devices of a member that was taken out take the fallback."""
+        fallback = None if self.policy.family is None else self.policy.family.fallback
+        is_in = fallback is not None and fallback.model not in self.excluded_models
+        return is_in and self.policy.on_halt is not OnHalt.STAY
 
     @property
     def release(self) -> str:
@@ -101,6 +116,7 @@ class Member:
         refusal: Its refusal of a whole assignment, if its newest report has one.
         desired: What its slot is to run now; None when nothing was ever asked.
         last_seen_at: When it was last heard; None when never.
+        target: Name of the package it was offered last; empty before.
     """
 
     device: Candidate
@@ -111,6 +127,7 @@ class Member:
     refusal: Refusal | None = None
     desired: Desired | None = None
     last_seen_at: datetime | None = None
+    target: str = ""
 
 
 def dump_memory(rollout: Rollout) -> dict[str, Any]:
@@ -130,6 +147,7 @@ def dump_memory(rollout: Rollout) -> dict[str, Any]:
         "returning_at": _dump_instant(rollout.returning_at),
         "returning_stage": rollout.returning_stage,
         "stop_reason": rollout.stop_reason,
+        **({"excluded": [m.to_json() for m in rollout.excluded]} if rollout.excluded else {}),
     }
 
 
@@ -150,6 +168,7 @@ def read_memory(value: Mapping[str, Any]) -> dict[str, Any]:
         "returning_at": _read_instant(value["returning_at"]),
         "returning_stage": value["returning_stage"],
         "stop_reason": value["stop_reason"],
+        "excluded": tuple(ExcludedMember.from_json(one) for one in value.get("excluded", ())),
     }
 
 

@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fleet_server.core.member_gate import MemberCounts
 from fleet_server.core.rollout_gate import StageCounts
-from fleet_server.core.rollout_outcome import Outcome, Weight, weigh_outcome
+from fleet_server.core.rollout_outcome import EXPOSED, Outcome, Weight, weigh_outcome
 
 
 class TallyKey(NamedTuple):
-    """What devices are counted by."""
+    """What devices are counted by; ``member`` is the model they were offered, empty before."""
 
     stage: int
     outcome: Outcome
     code: str = ""
     tries: int = 0
+    member: str = ""
 
 
 _BEFORE_SHADOW = frozenset({Outcome.PENDING, Outcome.OFFERED, Outcome.FETCHING, Outcome.TESTING})
@@ -38,10 +40,26 @@ class ShadowPlaces(NamedTuple):
 class Tally:
     """Devices by stage, outcome, code and tries."""
 
-    def __init__(self, counted: Mapping[TallyKey, int], *, tries_max: int) -> None:
-        """Start from what was counted; ``tries_max`` tells who is still to be tried again."""
+    def __init__(
+        self,
+        counted: Mapping[TallyKey, int],
+        *,
+        tries_max: int,
+        excluded: frozenset[str] = frozenset(),
+        has_place: bool = False,
+    ) -> None:
+        """Start from what was counted.
+
+        Args:
+            counted: Devices by key.
+            tries_max: Tells who is still to be tried again.
+            excluded: Members that were taken out: what they did is no evidence on the others.
+            has_place: Their devices are to take the fallback, and are waited for.
+        """
         self._counts = Counter(counted)
         self._tries_max = tries_max
+        self._excluded = excluded
+        self._has_place = has_place
 
     def move(self, before: TallyKey | None, after: TallyKey) -> None:
         """Take one device from where it was, None when it is new, to where it is now."""
@@ -49,13 +67,18 @@ class Tally:
             self._counts[before] -= 1
         self._counts[after] += 1
 
+    def exclude(self, member: str, *, has_place: bool) -> None:
+        """Leave a member out of every count from now on."""
+        self._excluded |= {member}
+        self._has_place = has_place
+
     def count_stage(self, stage: int) -> StageCounts:
         """Give one stage as the gate sees it."""
         weights: Counter[Weight] = Counter()
         offline = 0
         for key, count in self._counts.items():
             if key.stage == stage:
-                weights[weigh_outcome(key.outcome, key.code, key.tries, self._tries_max)] += count
+                weights[self._weigh(key)] += count
                 offline += count if key.outcome is Outcome.SILENT_BEFORE else 0
         return StageCounts(
             targeted=weights.total(),
@@ -72,7 +95,9 @@ class Tally:
         for key, count in self._counts.items():
             if key.stage != stage:
                 continue
-            weight = weigh_outcome(key.outcome, key.code, key.tries, self._tries_max)
+            if key.member in self._excluded:
+                continue
+            weight = self._weigh(key)
             is_tried_again = key.outcome is Outcome.FAILED and weight is Weight.WAITING
             if key.outcome is Outcome.SHADOW:
                 within += count
@@ -81,6 +106,27 @@ class Tally:
             elif key.outcome in _AFTER_SHADOW and weight is not Weight.LEFT_OUT:
                 after += count
         return ShadowPlaces(before, within, after)
+
+    def count_members(self) -> dict[str, MemberCounts]:
+        """Give what each member of a family did in all stages; who was taken out is absent."""
+        finished: Counter[str] = Counter()
+        failed: Counter[str] = Counter()
+        for key, count in self._counts.items():
+            weight = self._weigh(key)
+            if key.member and weight in (Weight.CONFIRMED, Weight.FAILED):
+                finished[key.member] += count
+                failed[key.member] += count if weight is Weight.FAILED else 0
+        return {
+            name: MemberCounts(finished=count, failed=failed[name])
+            for name, count in finished.items()
+            if count
+        }
+
+    def _weigh(self, key: TallyKey) -> Weight:
+        if key.member in self._excluded:
+            is_waited_for = self._has_place and key.outcome in EXPOSED
+            return Weight.WAITING if is_waited_for else Weight.LEFT_OUT
+        return weigh_outcome(key.outcome, key.code, key.tries, self._tries_max)
 
     def count(self, *outcomes: Outcome) -> int:
         """Give the number of devices with one of these outcomes, all stages together."""

@@ -73,14 +73,16 @@ class MemberPackages:
     Attributes:
         plan: Which member a device takes.
         packages: By model and version, then by profile.
+        excluded: Members that were taken out of the rollout.
     """
 
     plan: FamilyPlan
     packages: Mapping[tuple[str, int], Mapping[str, Package]]
+    excluded: frozenset[str] = frozenset()
 
     def find(self, device: Candidate) -> Package | None:
         """Give what a device takes; None when that is nothing."""
-        member = self.plan.choose(device.labels)
+        member = self.plan.choose(device.labels, self.excluded)
         return None if member is None else self.packages.get(member.release, {}).get(device.profile)
 
 
@@ -93,6 +95,20 @@ def find_package(packages: Packages, device: Candidate) -> Package | None:
     if isinstance(packages, MemberPackages):
         return packages.find(device)
     return packages.get(device.profile)
+
+
+def find_offered(packages: Packages, device: Candidate, target: str) -> Package | None:
+    """Give the package that a device was offered, whatever its labels say by now.
+
+    Args:
+        packages: Of the rollout.
+        device: The device.
+        target: Name of what it was offered; empty before, and in rows of earlier servers.
+    """
+    if not isinstance(packages, MemberPackages) or not target:
+        return find_package(packages, device)
+    model, version, _ = target.split("/")
+    return packages.packages.get((model, int(version)), {}).get(device.profile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +187,12 @@ def _say_absent(device: Candidate, packages: Packages) -> LeftOut:
     """Say why there is no package for a device."""
     what = ""
     if isinstance(packages, MemberPackages):
-        member = packages.plan.choose(device.labels)
+        member = packages.plan.choose(device.labels, packages.excluded)
         if member is None:
+            own = packages.plan.choose(device.labels)
             why = packages.plan.say_why_none(device.labels)
+            if own is not None:
+                why = f"{own.model} was taken out of the rollout, and there is no fallback"
             return LeftOut(device=device, reason=Unfit.NO_MEMBER, detail=why)
         what = f" of {member.model} {member.version}"
     detail = f"no package{what} was built for profile {device.profile}"

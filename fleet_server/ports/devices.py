@@ -140,7 +140,7 @@ class DeviceStore(Protocol):
         """Note that a session was ended; False when it must be ended once more."""
         ...
 
-    def set_labels(self, number: int, labels: Mapping[str, str]) -> None:
+    def set_labels(self, number: int, labels: Mapping[str, str], *, at: datetime) -> None:
         """Replace a device's labels."""
         ...
 

@@ -144,6 +144,10 @@ class RolloutStore(Protocol):
         """Return which of these devices' slots this rollout still holds."""
         ...
 
+    def list_holders(self, device: int) -> list[tuple[int, str]]:
+        """Return the rollouts that hold slots of a device, each with what the slot is to run."""
+        ...
+
     def add_decision(self, rollout_id: int, decision: Decision, *, at: datetime) -> None:
         """Store a verdict."""
         ...

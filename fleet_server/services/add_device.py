@@ -167,7 +167,7 @@ class DeviceDesk:
             labels = {**device.labels, **changes}
             kept = check_labels({k: v for k, v in labels.items() if v is not None})
             if kept != device.labels:
-                ledger.devices.set_labels(device.number, kept)
+                ledger.devices.set_labels(device.number, kept, at=self.clock.now())
                 ledger.audit.append(
                     at=self.clock.now(),
                     actor=self.actor,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fleet_server.core.family_plan import FamilyPlan
+from fleet_server.core.member_gate import ALPHA_DEFAULT, MemberTest
 from fleet_server.core.rollout_limits import RolloutPolicy
-from fleet_server.core.rollout_words import say_devices
+from fleet_server.core.rollout_words import say_devices, say_share
 from fleet_server.core.stage_plan import (
     PlannedStage,
     StageError,
@@ -62,6 +63,8 @@ class PlanRequest:
         stages: As written, such as ``5%,25%,100%``.
         labels: Of a family: device label by partition column, where the names differ.
         is_only_better: Of a family: leave members alone that are not shown to be better.
+        member_alpha: Of a family: share of rollouts in which any good member may be taken out by
+            its own figures; 0: members are not judged one by one.
     """
 
     model: str
@@ -72,6 +75,7 @@ class PlanRequest:
     slot: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     is_only_better: bool = False
+    member_alpha: float = ALPHA_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,8 @@ class RolloutPlanner:
         if (family := request.policy.family) is not None:
             own, back = count_members(family, [device.labels for device in targets.fit])
             notes.append(f"{say_devices(own)} get a member of their own, {back:,} the fallback")
+            request = _check_members(request, targets.fit)
+            notes.append(_say_check(request))
         given = {device.id: find_package(packages, device) for device in targets.fit}
         return RolloutPlan(
             request=request,
@@ -241,6 +247,33 @@ class RolloutPlanner:
             else:
                 left_out.append(found)
         return Targets(fit=tuple(fit), left_out=tuple(left_out))
+
+
+def _check_members(request: PlanRequest, devices: Sequence[Candidate]) -> PlanRequest:
+    """Settle how single members are judged: their limit depends on how many have devices.
+
+    Raises:
+        MisuseError: The share of false alarms is none.
+    """
+    policy, family = request.policy, request.policy.family
+    if family is None or request.member_alpha == 0:
+        return request
+    chosen = {member.model for d in devices if (member := family.choose(d.labels))}
+    try:
+        test = MemberTest(alpha=request.member_alpha, members=max(1, len(chosen)))
+    except ValueError as error:
+        raise MisuseError(f"--member-false-alarms: {error}") from error
+    return replace(request, policy=replace(policy, members=test))
+
+
+def _say_check(request: PlanRequest) -> str:
+    test = request.policy.members
+    if test is None:
+        return "single members are not judged: a bad one is seen in the sum of all only"
+    return (
+        f"each of {test.members:,} members is judged by itself too: one that fails too often is"
+        f" taken out, a good one in at most {say_share(test.alpha)} of rollouts"
+    )
 
 
 def _check_labels(book: Book, request: PlanRequest) -> None:

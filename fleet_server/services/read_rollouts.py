@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fleet_server.core.member_gate import ExcludedMember, MemberCounts, weigh_member
 from fleet_server.core.rollout_gate import StageCounts
 from fleet_server.core.rollout_limits import OnHalt
 from fleet_server.core.rollout_machine import RolloutState
@@ -56,6 +57,33 @@ class StageView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFigure:
+    """One member of a family that failed somewhere, or was taken out.
+
+    Attributes:
+        model: Its model name.
+        counts: Its devices in all stages; of one that was taken out those it was judged by.
+        evidence: Against it; it is taken out at the rollout's limit.
+        excluded: When and on what it was taken out; None while it is in.
+    """
+
+    model: str
+    counts: MemberCounts
+    evidence: float
+    excluded: ExcludedMember | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "model": self.model,
+            "finished": self.counts.finished,
+            "failed": self.counts.failed,
+            "evidence": self.evidence,
+            "excluded_at": self.excluded.at if self.excluded else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutView:
     """One rollout whole.
 
@@ -65,6 +93,8 @@ class RolloutView:
         failures: The newest devices that failed or fell silent.
         running: Devices of it that say they run its version now.
         read_at: When this was read.
+        members: Of a family: those that failed somewhere, the worst first.
+        members_finished: Of a family: members with a finished device.
     """
 
     rollout: Rollout
@@ -72,6 +102,8 @@ class RolloutView:
     failures: tuple[MemberView, ...]
     running: int
     read_at: datetime
+    members: tuple[MemberFigure, ...] = ()
+    members_finished: int = 0
 
     def count(self, *outcomes: Outcome) -> int:
         """Give the devices of all stages with one of these outcomes."""
@@ -109,6 +141,8 @@ class RolloutView:
             ],
             "running": self.running,
             "failures": [dump_member(member) for member in self.failures],
+            "members": [member.to_json() for member in self.members],
+            "members_finished": self.members_finished,
             "policy": rollout.policy.to_json(),
             "created_at": rollout.created_at,
             "started_at": rollout.started_at,
@@ -167,7 +201,9 @@ class RolloutReader:
             query = read_query(text)
             devices = [d for d in book.fleet.list_candidates() if is_in(query, d)]
             family = rollout.policy.family
-            packages = load_packages(book, rollout.model, rollout.version, family)
+            packages = load_packages(
+                book, rollout.model, rollout.version, family, rollout.excluded_models
+            )
             found = find_targets(devices, query, packages, self.profiles.load_all()).left_out
             return list(found[:LEFT_OUT_SHOWN])
 
@@ -182,7 +218,7 @@ class RolloutReader:
 
     def _view(self, book: Book, rollout: Rollout) -> RolloutView:
         counted = book.rollouts.tally(rollout.id)
-        tally = Tally(counted, tries_max=rollout.policy.tries_max)
+        tally = Tally(counted, tries_max=rollout.policy.tries_max, excluded=rollout.excluded_models)
         shadows = _count_shadows(book, rollout)
         stages = tuple(
             StageView(
@@ -201,7 +237,26 @@ class RolloutReader:
             failures=tuple(book.rollouts.list_members(rollout.id, BAD, FAILURES_SHOWN)),
             running=book.rollouts.count_running(rollout),
             read_at=self.clock.now(),
+            members=_list_members(rollout, tally),
+            members_finished=0 if rollout.policy.family is None else len(tally.count_members()),
         )
+
+
+def _list_members(rollout: Rollout, tally: Tally) -> tuple[MemberFigure, ...]:
+    """Give the members of a family that failed somewhere, the worst first."""
+    if rollout.policy.family is None:
+        return ()
+    goal = rollout.policy.goal
+    found = [
+        MemberFigure(model=model, counts=counts, evidence=weigh_member(counts, goal))
+        for model, counts in tally.count_members().items()
+        if counts.failed
+    ]
+    for out in rollout.excluded:
+        counts = MemberCounts(finished=out.finished, failed=out.failed)
+        evidence = weigh_member(counts, goal)
+        found.append(MemberFigure(model=out.model, counts=counts, evidence=evidence, excluded=out))
+    return tuple(sorted(found, key=lambda one: (-one.evidence, one.model)))
 
 
 def dump_member(member: MemberView) -> dict[str, Any]:

@@ -60,12 +60,27 @@ def plan_family(
     return FamilyPlan(labels=said, members=chosen, fallback=fallback)
 
 
-def load_packages(book: Book, model: str, version: int, family: FamilyPlan | None) -> Packages:
-    """Return what devices are given, by profile or by member."""
+def load_packages(
+    book: Book,
+    model: str,
+    version: int,
+    family: FamilyPlan | None,
+    excluded: frozenset[str] = frozenset(),
+) -> Packages:
+    """Return what devices are given, by profile or by member.
+
+    Args:
+        book: The transaction.
+        model: Of the rollout.
+        version: Of the rollout; 0 of a family.
+        family: Its members; None of a single model.
+        excluded: Members that were taken out.
+    """
     if family is None:
         return book.fleet.list_packages(model, version)
     members = [member.release for member in family.all_members]
-    return MemberPackages(plan=family, packages=book.fleet.list_member_packages(members))
+    packages = book.fleet.list_member_packages(members)
+    return MemberPackages(plan=family, packages=packages, excluded=excluded)
 
 
 def is_approved(book: Book, model: str, version: int, family: FamilyPlan | None) -> bool:
@@ -85,7 +100,7 @@ def crown(book: Book, rollout: Rollout, champion: int) -> dict[str, Any]:
     running = _find_running(book, rollout)
     moved = {}
     for member in family.all_members:
-        if member.release in running:
+        if member.release in running and member.model not in rollout.excluded_models:
             book.fleet.move_champion(member.model, member.version)
             moved[member.model] = [member.champion_before, member.version]
     return {"members": moved}

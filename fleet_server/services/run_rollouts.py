@@ -144,7 +144,9 @@ class RolloutRunner:
             members=book.rollouts.load_members(rollout),
             outsiders=outsiders,
             query=query,
-            packages=load_packages(book, rollout.model, rollout.version, family),
+            packages=load_packages(
+                book, rollout.model, rollout.version, family, rollout.excluded_models
+            ),
             profiles=self.profiles.load_all(),
             is_approved=is_approved(book, rollout.model, rollout.version, family),
             is_superseded=book.rollouts.is_superseded(rollout),

@@ -126,7 +126,12 @@ class RolloutDesk:
     def _let_pass(self, book: Book, rollout: Rollout) -> Rollout:
         """Remember that the operator lets an undecided stage pass."""
         now, index = self.clock.now(), rollout.stage
-        tally = Tally(book.rollouts.tally(rollout.id), tries_max=rollout.policy.tries_max)
+        tally = Tally(
+            book.rollouts.tally(rollout.id),
+            tries_max=rollout.policy.tries_max,
+            excluded=rollout.excluded_models,
+            has_place=rollout.has_place,
+        )
         counts = tally.count_stage(index)
         record = rollout.stages[index]
         if rollout.policy.disagreement is not None and record.shadow is None:

@@ -23,6 +23,7 @@ from fleet_server.services.plan_rollout import RolloutPlanner
 from fleet_server.services.read_rollouts import RolloutReader
 from fleet_server.services.run_rollouts import RolloutRunner
 from fleet_server.services.steer_rollout import RolloutDesk
+from fleet_server.services.tell_moves import MoveTeller
 from fleet_server.wiring.devices import PROFILES_DIR
 from fleet_server.wiring.training import build_family_browser
 from fleet_server.wiring.trust import user_name
@@ -86,6 +87,11 @@ def build_group_desk(fleet: Fleet, *, actor: str | None = None) -> GroupDesk:
     return GroupDesk(
         books=RolloutBooks(fleet.engine), clock=fleet.clock, actor=actor or user_name()
     )
+
+
+def build_move_teller(fleet: Fleet) -> MoveTeller:
+    """Return what says which member a device's labels mean: ``tell(device, labels)``."""
+    return MoveTeller(books=RolloutBooks(fleet.engine))
 
 
 def build_rollout_reader(fleet: Fleet) -> RolloutReader:

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 from typer.testing import CliRunner
 
 from fleet_server.adapters.database.engine import write_session
@@ -21,14 +22,18 @@ from fleet_server.adapters.database.tables import (
     SlotRow,
 )
 from fleet_server.bootstrap import Fleet, open_fleet
+from fleet_server.cli.device import app as device_app
 from fleet_server.cli.rollout import app
-from fleet_server.core.rollout_limits import GatePolicy, RolloutPolicy
+from fleet_server.core.rollout_limits import GatePolicy, OnHalt, RolloutPolicy
 from fleet_server.core.rollout_machine import RolloutState
+from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.errors import MisuseError, RefusedError
 from fleet_server.services.add_device import DeviceSpec
 from fleet_server.services.plan_rollout import PlanRequest, RolloutPlan
+from fleet_server.services.read_rollouts import RolloutView
 from fleet_server.wiring.devices import build_device_desk
 from fleet_server.wiring.rollouts import (
+    build_move_teller,
     build_planner,
     build_rollout_desk,
     build_rollout_reader,
@@ -76,15 +81,23 @@ def fleet(template: Path, tmp_path: Path) -> Iterator[Fleet]:
     fleet.engine.dispose()
 
 
-def plan(fleet: Fleet, *, is_only_better: bool = False, by: str = "line") -> RolloutPlan:
+def plan(
+    fleet: Fleet,
+    *,
+    is_only_better: bool = False,
+    by: str = "line",
+    member_alpha: float = 0.05,
+    policy: RolloutPolicy | None = None,
+) -> RolloutPlan:
     request = PlanRequest(
         model=LINES,
         version=0,
         group="all",
         stages="100%",
-        policy=RolloutPolicy(gate=GatePolicy(soak_s=0)),
+        policy=policy or RolloutPolicy(gate=GatePolicy(soak_s=0)),
         labels={"route": by},
         is_only_better=is_only_better,
+        member_alpha=member_alpha,
     )
     return build_planner(fleet, actor="ann").plan(request)
 
@@ -97,13 +110,25 @@ def wanted(fleet: Fleet) -> dict[str, str]:
         return dict(rows.all())
 
 
-def let_devices_confirm(fleet: Fleet) -> None:
-    """Every device takes what it is given, as their reports would say."""
+def let_devices_confirm(fleet: Fleet, failing: str = "") -> None:
+    """Every device takes what it is given, as their reports would say; one target fails."""
     with write_session(fleet.engine) as session:
         for desired in session.exec(select(DesiredRow)).all():
             package = session.exec(
                 select(ArtifactRow).where(ArtifactRow.target == desired.target)
             ).one()
+            if desired.target == failing:
+                failed = SlotRow(
+                    device=desired.device,
+                    slot=SLOT,
+                    state="failed",
+                    code="self-test-mismatch",
+                    rollout=desired.rollout,
+                    changed_at=fleet.clock.now(),
+                )
+                session.merge(failed)
+                _hear(session, fleet, desired.device)
+                continue
             session.merge(
                 SlotRow(
                     device=desired.device,
@@ -117,11 +142,36 @@ def let_devices_confirm(fleet: Fleet) -> None:
                     changed_at=fleet.clock.now(),
                 )
             )
-            assignment = session.get_one(AssignmentRow, desired.device)
-            assignment.is_stale, assignment.counter = False, assignment.counter + 1
-            device = session.get_one(DeviceRow, desired.device)
-            device.reported = json.dumps({"assignment_counter": assignment.counter})
-            device.last_seen_at = device.reported_at = fleet.clock.now()
+            _hear(session, fleet, desired.device)
+
+
+def _hear(session: Session, fleet: Fleet, device: int) -> None:
+    assignment = session.get_one(AssignmentRow, device)
+    assignment.is_stale, assignment.counter = False, assignment.counter + 1
+    row = session.get_one(DeviceRow, device)
+    row.reported = json.dumps({"assignment_counter": assignment.counter})
+    row.last_seen_at = row.reported_at = fleet.clock.now()
+
+
+def complete(fleet: Fleet) -> int:
+    """Roll the family out to everybody."""
+    number = build_planner(fleet, actor="ann").store(plan(fleet))
+    build_rollout_desk(fleet, actor="ann").start(number)
+    build_runner(fleet).run_once()
+    let_devices_confirm(fleet)
+    build_runner(fleet).run_once()
+    assert show(fleet, number).rollout.state is RolloutState.COMPLETED
+    return number
+
+
+def show(fleet: Fleet, number: int) -> RolloutView:
+    return build_rollout_reader(fleet).show(number)
+
+
+def moves(fleet: Fleet) -> list[dict[str, list[str]]]:
+    with Session(fleet.engine) as session:
+        acts = session.exec(select(AuditRow).where(AuditRow.act == "rollout.move")).all()
+    return [json.loads(row.detail)["devices"] for row in acts]
 
 
 def champions(fleet: Fleet) -> dict[str, int]:
@@ -208,3 +258,152 @@ def test_the_plan_is_kept_with_the_rollout(fleet: Fleet) -> None:
     assert RolloutPolicy.from_json(json.loads(json.dumps(found.request.policy.to_json()))) == (
         found.request.policy
     )
+
+
+def test_a_device_follows_its_label_after_the_rollout_without_another(fleet: Fleet) -> None:
+    number = complete(fleet)
+    clock = cast("FakeClock", fleet.clock)
+    clock.advance(90 * 86_400)
+    build_runner(fleet).run_once()
+    assert moves(fleet) == []
+    arguments = ["label", "cam-0", "line=B", "-w", str(fleet.workspace.root)]
+    result = CliRunner().invoke(device_app, arguments)
+    said = " ".join(result.stderr.split())
+    assert f"slot line goes from line-a/1 to line-b/1 (rollout {number}), tested there" in said
+    build_runner(fleet).run_once()
+    assert wanted(fleet)["cam-0"] == B
+    assert moves(fleet) == [{"cam-0": [A, B]}]
+    with Session(fleet.engine) as session:
+        numbers = {row.id: row.number for row in session.exec(select(DeviceRow))}
+        desired = session.get_one(DesiredRow, (numbers["cam-0"], SLOT))
+        policy = RolloutPolicy().probation.to_json()
+        assert json.loads(desired.probation) == policy, "a move passes probation as planned"
+        assert session.get_one(AssignmentRow, numbers["cam-0"]).is_stale, "it is to be signed"
+    assert show(fleet, number).count(Outcome.OFFERED) == 1
+    let_devices_confirm(fleet)
+    build_runner(fleet).run_once()
+    view = show(fleet, number)
+    assert (view.count(Outcome.CONFIRMED), view.rollout.state) == (3, RolloutState.COMPLETED)
+    build_runner(fleet).run_once()
+    assert len(moves(fleet)) == 1, "once is enough"
+
+
+def test_a_move_that_fails_on_the_device_is_seen_and_not_tried_for_ever(fleet: Fleet) -> None:
+    number = complete(fleet)
+    build_device_desk(fleet, actor="ann").label("cam-0", {"line": "B"})
+    build_runner(fleet).run_once()
+    let_devices_confirm(fleet, failing=B)
+    for _ in range(2):
+        cast("FakeClock", fleet.clock).advance(1)
+        build_runner(fleet).run_once()
+    failed = {member.device: member.code for member in show(fleet, number).failures}
+    assert failed["cam-0"] == "self-test-mismatch"
+    assert len(moves(fleet)) == 1
+
+
+def test_labels_that_name_no_member_leave_a_device_as_it_is(fleet: Fleet) -> None:
+    build_approver(fleet, actor="ann").reject("line-pooled", 1, "too coarse")
+    number = complete(fleet)
+    desk = build_device_desk(fleet, actor="ann")
+    teller = build_move_teller(fleet)
+    found = desk.label("cam-0", {"line": "Z"})
+    (said,) = teller.tell("cam-0", found.labels)
+    assert f"keeps {A} (rollout {number}): the family has no approved member" in said
+    assert (
+        "it has no label line"
+        in teller.tell("cam-0", desk.label("cam-0", {"line": None}).labels)[0]
+    )
+    assert teller.tell("cam-1", {"line": "b"}) == []
+    build_runner(fleet).run_once()
+    assert (wanted(fleet)["cam-0"], moves(fleet)) == (A, [])
+
+
+def test_a_slot_that_was_given_something_else_since_does_not_follow(fleet: Fleet) -> None:
+    complete(fleet)
+    with write_session(fleet.engine) as session:
+        for desired in session.exec(select(DesiredRow)):
+            desired.rollout = 0
+            session.add(desired)
+    build_device_desk(fleet, actor="ann").label("cam-0", {"line": "B"})
+    build_runner(fleet).run_once()
+    assert wanted(fleet)["cam-0"] == A
+
+
+def add_cameras(fleet: Fleet, line: str, count: int) -> list[str]:
+    names = [f"{line}-{n:02}" for n in range(count)]
+    build_device_desk(fleet, actor="ann").add_many(
+        [DeviceSpec(id=name, profile="camera", labels={"line": line}) for name in names]
+    )
+    with write_session(fleet.engine) as session:
+        for device in session.exec(select(DeviceRow).where(col(DeviceRow.id).in_(names))):
+            device.enrolled_at, device.is_online = fleet.clock.now(), True
+            session.add(device)
+    return names
+
+
+def start_with_a_bad_member(fleet: Fleet, **policy: Any) -> int:
+    """Line A fails on all of its four cameras, line B on none of its sixty-one."""
+    add_cameras(fleet, "a", 3)
+    add_cameras(fleet, "b", 60)
+    limits = RolloutPolicy(gate=GatePolicy(soak_s=0), in_flight_max=100, **policy)
+    found = plan(fleet, policy=limits)
+    number = build_planner(fleet, actor="ann").store(found)
+    build_rollout_desk(fleet, actor="ann").start(number)
+    runner = build_runner(fleet)
+    runner.run_once()
+    let_devices_confirm(fleet, failing=A)
+    cast("FakeClock", fleet.clock).advance(1)
+    runner.run_once()
+    return number
+
+
+def test_a_bad_member_is_taken_out_and_its_devices_take_the_fallback(fleet: Fleet) -> None:
+    number = start_with_a_bad_member(fleet)
+    view = show(fleet, number)
+    (out,) = view.rollout.excluded
+    assert (out.model, out.finished, out.failed) == ("line-a", 4, 4)
+    assert view.rollout.state is RolloutState.RUNNING
+    assert {wanted(fleet)[name] for name in ("cam-0", "a-00", "a-01", "a-02")} == {POOLED}
+    assert wanted(fleet)["b-00"] == B
+    let_devices_confirm(fleet)
+    build_runner(fleet).run_once()
+    view = show(fleet, number)
+    assert view.rollout.state is RolloutState.COMPLETED, view.rollout.sentence
+    assert "Taken out: line-a." in view.rollout.sentence
+    assert champions(fleet) == {"line-a": 0, "line-b": 1, "line-pooled": 1}
+    workspace = str(fleet.workspace.root)
+    shown = CliRunner().invoke(app, ["show", str(number), "-w", workspace]).stdout
+    assert "members: 1 of 3 failed somewhere, 1 taken out" in shown
+    told = CliRunner().invoke(app, ["explain", str(number), "--json", "-w", workspace])
+    (verdict,) = [one for one in json.loads(told.stdout) if one["verdict"] == "exclude"]
+    assert verdict["is_same"] is True
+    assert "line-a: 4 of 4 failed: 100 %" in verdict["sentence"]
+    assert "Its devices take the fallback line-pooled." in verdict["sentence"]
+    (figure,) = json.loads(
+        CliRunner().invoke(app, ["show", str(number), "--json", "-w", workspace]).stdout
+    )["members"]
+    assert (figure["model"], figure["failed"]) == ("line-a", 4)
+    with Session(fleet.engine) as session:
+        acts = [row.act for row in session.exec(select(AuditRow))]
+    assert acts.count("rollout.exclude_member") == 1
+
+
+def test_without_a_fallback_devices_of_a_bad_member_return(fleet: Fleet) -> None:
+    build_approver(fleet, actor="ann").reject("line-pooled", 1, "too coarse")
+    number = start_with_a_bad_member(fleet)
+    assert "cam-0" not in wanted(fleet), "it ran nothing before"
+    assert show(fleet, number).rollout.state is RolloutState.COMPLETED
+
+
+def test_where_a_halt_lets_devices_stay_those_of_a_bad_member_do(fleet: Fleet) -> None:
+    number = start_with_a_bad_member(fleet, on_halt=OnHalt.STAY)
+    assert wanted(fleet)["cam-0"] == A
+    assert [one.model for one in show(fleet, number).rollout.excluded] == ["line-a"]
+
+
+def test_members_are_judged_in_the_sum_alone_where_that_is_asked_for(fleet: Fleet) -> None:
+    found = plan(fleet, member_alpha=0.0)
+    assert found.request.policy.members is None
+    assert any("single members are not judged" in note for note in found.notes)
+    with pytest.raises(MisuseError, match=r"--member-false-alarms: .* got 0\.7"):
+        plan(fleet, member_alpha=0.7)

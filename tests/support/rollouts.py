@@ -207,7 +207,13 @@ class RolloutWorld:
         return RoundView(
             rollout=self.rollout,
             tally=Counter(
-                TallyKey(r.stage, r.progress.outcome, r.progress.code, r.progress.tries)
+                TallyKey(
+                    r.stage,
+                    r.progress.outcome,
+                    r.progress.code,
+                    r.progress.tries,
+                    r.target.partition("/")[0],
+                )
                 for r in self.rows.values()
             ),
             members=[
@@ -252,6 +258,7 @@ class RolloutWorld:
                 stage=change.stage,
                 progress=change.progress,
                 previous_target=change.previous_target,
+                target=change.target,
             )
         for offer in plan.offers:
             number = offer.device.number

@@ -173,10 +173,11 @@ class DeviceRepository:
             row.is_online = False
         return True
 
-    def set_labels(self, number: int, labels: Mapping[str, str]) -> None:
+    def set_labels(self, number: int, labels: Mapping[str, str], *, at: datetime) -> None:
         """Replace a device's labels."""
         device = self._session.get_one(DeviceRow, number)
         device.labels = json.dumps(dict(labels), sort_keys=True)
+        device.labelled_at = at
 
     def mark_revoked(self, number: int, *, at: datetime) -> None:
         """Note that a device may no longer take part; its join tokens stop working."""

@@ -21,8 +21,10 @@ from fleet_server.adapters.database.tables import (
     SlotRow,
 )
 from fleet_server.core.rollout_duties import ROWS_PER_ROUND, SETTLED_IN
-from fleet_server.core.rollout_machine import ACTIVE, DUTIES, Duty
+from fleet_server.core.rollout_limits import OnHalt
+from fleet_server.core.rollout_machine import ACTIVE, DUTIES, Duty, RolloutState
 from fleet_server.core.rollout_outcome import (
+    EXPOSED,
     IN_FLIGHT,
     Outcome,
     Progress,
@@ -30,7 +32,7 @@ from fleet_server.core.rollout_outcome import (
     SlotFacts,
 )
 from fleet_server.core.rollout_state import Desired, Member, Rollout
-from fleet_server.core.targeting import Candidate
+from fleet_server.core.targeting import Candidate, Unfit
 
 _RETRYABLE = sorted(code for code in Code if class_of(code) is FailureClass.RETRYABLE)
 _SCATTER = 2_654_435_761
@@ -49,6 +51,7 @@ _COLUMNS: tuple[Any, ...] = (
     col(RolloutDeviceRow.code),
     col(RolloutDeviceRow.detail),
     col(RolloutDeviceRow.previous_target),
+    col(RolloutDeviceRow.target),
     col(RolloutDeviceRow.offered_at),
     col(RolloutDeviceRow.changed_at),
     col(RolloutDeviceRow.tries),
@@ -99,7 +102,68 @@ def has_unsettled(session: Session, rollout: Rollout) -> bool:
     queued = _is_queued(rollout)
     moving = or_(_is_unfinished(), _came_back(), false() if queued is None else queued)
     query = _join(select(_MEMBER), rollout).where(moving)
-    return session.execute(query.limit(1)).first() is not None
+    if session.execute(query.limit(1)).first() is not None:
+        return True
+    return _has_moves(session, rollout)
+
+
+def find_relabelled(session: Session) -> set[int]:
+    """Return rollouts that hold a device whose labels changed since its offer, or that moves."""
+    query = (
+        select(col(DesiredRow.rollout))
+        .join(DeviceRow, col(DeviceRow.number) == col(DesiredRow.device))
+        .join(
+            RolloutDeviceRow,
+            and_(
+                col(RolloutDeviceRow.device) == col(DesiredRow.device),
+                col(RolloutDeviceRow.rollout) == col(DesiredRow.rollout),
+            ),
+        )
+        .where(
+            col(DeviceRow.labelled_at).is_not(None),
+            or_(_is_relabelled(), _is_unfinished(), _came_back()),
+        )
+        .distinct()
+    )
+    return set(session.scalars(query))
+
+
+def _has_moves(session: Session, rollout: Rollout) -> bool:
+    """Tell whether a completed rollout of a family has a device that is for another member now."""
+    family = rollout.policy.family
+    if family is None or rollout.state is not RolloutState.COMPLETED:
+        return False
+    out = rollout.excluded_models
+    columns: tuple[Any, ...] = (col(DeviceRow.labels), col(RolloutDeviceRow.target))
+    rows = session.execute(_join(select(*columns), rollout).where(_may_move(rollout)))
+    for labels, target in rows:
+        due = family.choose(json.loads(labels), out)
+        if due is not None and target.rpartition("/")[0] != f"{due.model}/{due.version}":
+            return True
+        if due is None and target.partition("/")[0] in out:
+            return True
+    return False
+
+
+def _may_move(rollout: Rollout) -> ColumnElement[bool]:
+    """Devices of a family that may be for another member than the one they were offered."""
+    if rollout.policy.family is None:
+        return false()
+    was_without = and_(_is(Outcome.REFUSED), col(RolloutDeviceRow.code) == str(Unfit.NO_MEMBER))
+    relabelled = and_(_is_relabelled(), or_(_is_held(rollout), was_without))
+    if not rollout.excluded or rollout.policy.on_halt is OnHalt.STAY:
+        return relabelled
+    out = [f"{model}/" for model in sorted(rollout.excluded_models)]
+    target = col(RolloutDeviceRow.target)
+    taken_out = or_(*(target.startswith(name, autoescape=True) for name in out))
+    return or_(relabelled, and_(taken_out, _is_held(rollout), _is(*EXPOSED)))
+
+
+def _is_relabelled() -> ColumnElement[bool]:
+    """Devices whose labels changed since they were offered something, or since their row."""
+    row = RolloutDeviceRow
+    since = func.coalesce(col(row.offered_at), col(row.changed_at))
+    return and_(col(DeviceRow.labelled_at).is_not(None), col(DeviceRow.labelled_at) >= since)
 
 
 def find_shared(session: Session, rollout: Rollout) -> dict[int, int]:
@@ -159,7 +223,7 @@ def _is_moving(rollout: Rollout) -> ColumnElement[bool]:
         col(row.code).in_(_RETRYABLE),
         col(row.tries) < rollout.policy.tries_max,
     )
-    return or_(_is_unfinished(), spoke, may_retry, _came_back())
+    return or_(_is_unfinished(), spoke, may_retry, _came_back(), _may_move(rollout))
 
 
 def _came_back() -> ColumnElement[bool]:
@@ -214,6 +278,7 @@ def _member(row: Row[Any]) -> Member:
             tries=row.tries,
         ),
         previous_target=row.previous_target,
+        target=row.target,
         slot=_slot(row, said),
         refusal=_refusal(said.get("refusal"), row.reported_at),
         desired=_desired(row),

@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, func, insert, update
 from sqlmodel import Session, col, select
 
 from fleet_server.adapters.database.rollout_members import (
+    find_relabelled,
     find_shared,
     has_unsettled,
     load_members,
@@ -76,7 +77,18 @@ class RolloutRepository:
             col(RolloutRow.state).not_in(ended) | (col(RolloutRow.finished_at) > finished_after),
         )
         rollouts = [_rollout(row) for row in self._session.exec(query.order_by(col(RolloutRow.id)))]
+        rollouts += self._list_relabelled({rollout.id for rollout in rollouts})
         return [r for r in rollouts if r.state not in FINAL or has_unsettled(self._session, r)]
+
+    def _list_relabelled(self, known: set[int]) -> list[Rollout]:
+        """Return completed rollouts of families, however old, that hold a device labelled since."""
+        numbers = find_relabelled(self._session) - known
+        query = select(RolloutRow).where(
+            col(RolloutRow.id).in_(sorted(numbers)),
+            col(RolloutRow.state) == RolloutState.COMPLETED,
+            col(RolloutRow.policy).contains('"family"'),
+        )
+        return [_rollout(row) for row in self._session.exec(query)] if numbers else []
 
     def add(self, new: NewRollout, *, at: datetime) -> int:
         """Store a draft with its devices; return its number."""
@@ -122,12 +134,15 @@ class RolloutRepository:
     def tally(self, rollout_id: int) -> dict[TallyKey, int]:
         """Count its devices."""
         row = RolloutDeviceRow
-        keys = (col(row.stage), col(row.outcome), col(row.code), col(row.tries))
-        query = sa.select(*keys, func.count()).where(col(row.rollout) == rollout_id).group_by(*keys)
-        return {
-            TallyKey(stage, Outcome(outcome), code, tries): count
-            for stage, outcome, code, tries, count in self._session.execute(query)
-        }
+        keys = (row.stage, row.outcome, row.code, row.tries, row.target)
+        columns = tuple(col(key) for key in keys)
+        query = sa.select(*columns, func.count()).where(col(row.rollout) == rollout_id)
+        found: dict[TallyKey, int] = {}
+        rows = self._session.execute(query.group_by(*columns))
+        for stage, outcome, code, tries, target, count in rows:
+            key = TallyKey(stage, Outcome(outcome), code, tries, target.partition("/")[0])
+            found[key] = found.get(key, 0) + count
+        return found
 
     def load_members(self, rollout: Rollout) -> list[Member]:
         """Return the devices whose outcome may change or who may be offered something now."""
@@ -248,6 +263,14 @@ class RolloutRepository:
             held.update(self._session.exec(query))
         return held
 
+    def list_holders(self, device: int) -> list[tuple[int, str]]:
+        """Return the rollouts that hold slots of a device, each with what the slot is to run."""
+        row = DesiredRow
+        query = sa.select(col(row.rollout), col(row.target)).where(
+            col(row.device) == device, col(row.rollout) != 0
+        )
+        return [(number, target) for number, target in self._session.execute(query)]
+
     def add_decision(self, rollout_id: int, decision: Decision, *, at: datetime) -> None:
         """Store a verdict."""
         self._session.add(
@@ -291,6 +314,7 @@ _MEMBER_VALUES = (
     "code",
     "detail",
     "previous_target",
+    "target",
     "offered_at",
     "changed_at",
     "tries",
@@ -313,6 +337,7 @@ def _member_columns(rollout_id: int, change: Change) -> dict[str, Any]:
         "code": progress.code,
         "detail": progress.detail,
         "previous_target": change.previous_target,
+        "target": change.target,
         "offered_at": progress.offered_at,
         "changed_at": progress.changed_at,
         "tries": progress.tries,

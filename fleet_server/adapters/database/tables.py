@@ -38,6 +38,7 @@ class DeviceRow(SQLModel, table=True):
     id: str = Field(unique=True, index=True)
     profile: str = Field(index=True)
     labels: str = Field(default="{}", sa_type=Text)
+    labelled_at: datetime | None = Field(default=None, index=True)
     created_at: datetime
     enrolled_at: datetime | None = None
     revoked_at: datetime | None = None
@@ -253,6 +254,8 @@ class RolloutDeviceRow(SQLModel, table=True):
     code: str = ""
     detail: str = ""
     previous_target: str = ""
+    target: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    """What it was offered last; empty before."""
     offered_at: datetime | None = None
     changed_at: datetime
     tries: int = 0

@@ -1,0 +1,224 @@
+"""Devices of a family's rollout that change their member. Pure.
+
+Two things make the package a device is for another than the one it was offered: its labels changed,
+or its member was taken out. Both are looked for at every look, while the rollout runs and for as
+long as it holds the device's slot afterwards, so that a label set years later still counts. A moved
+device passes what every candidate passes there: hash, self-test, shadow and probation as planned.
+
+A device whose new labels name no member keeps what it has. While a rollout runs only confirmed
+devices follow their labels: what the others do is still evidence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+
+from edge_agent.contract.assignment import target_path
+from fleet_server.core.family_plan import FamilyPlan
+from fleet_server.core.member_gate import (
+    ExcludedMember,
+    MemberCounts,
+    MemberTest,
+    find_bad_members,
+    say_member,
+)
+from fleet_server.core.rollout_device import (
+    find_unfit,
+    is_held,
+    make_offer,
+    see_return,
+    withdraw_one,
+)
+from fleet_server.core.rollout_gate import Verdict
+from fleet_server.core.rollout_limits import OnHalt
+from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
+from fleet_server.core.rollout_outcome import EXPOSED, Outcome, Reading
+from fleet_server.core.rollout_round import Act, Decision, Round
+from fleet_server.core.rollout_state import Member, Rollout
+from fleet_server.core.targeting import MemberPackages, Unfit
+
+EXCLUDE = "exclude"
+"""Verdict on a member that is taken out."""
+MOVES_PER_ROUND = 200
+"""Devices moved in one look: each is named in the audit log."""
+ENDED = frozenset({Outcome.CONFIRMED, Outcome.FAILED, Outcome.SILENT_AFTER})
+
+
+class Move(StrEnum):
+    """What is to happen to a device whose member is another one now."""
+
+    NONE = "none"
+    OFFER = "offer"
+    RETURN = "return"
+
+
+def exclude_members(look: Round) -> bool:
+    """Take out the members whose own evidence is against them; tell whether that stops all."""
+    policy = look.rollout.policy
+    if policy.family is None or policy.members is None:
+        return False
+    counts = look.tally.count_members()
+    members = max(policy.members.members, len(counts) + len(look.rollout.excluded))
+    test = replace(policy.members, members=members)
+    for model in find_bad_members(counts, test, policy.goal):
+        _exclude(look, model, counts[model], test)
+    is_more = len(look.rollout.excluded) > len(look.view.rollout.excluded)
+    if not is_more or len(look.rollout.excluded) <= test.excluded_max:
+        return False
+    reason = (
+        f"{len(look.rollout.excluded):,} of {test.members:,} members fail too often: that is no"
+        " fault of single members."
+    )
+    look.decisions.append(Decision(verdict=Verdict.HALT, sentence=reason, inputs={}))
+    look.apply(RolloutEvent.HALT, reason)
+    return True
+
+
+def _exclude(look: Round, model: str, counts: MemberCounts, test: MemberTest) -> None:
+    rollout, now = look.rollout, look.view.now
+    found = ExcludedMember(model=model, finished=counts.finished, failed=counts.failed, at=now)
+    look.rollout = replace(rollout, excluded=(*rollout.excluded, found))
+    look.tally.exclude(model, has_place=look.rollout.has_place)
+    said = say_member(model, counts, test, rollout.policy.goal)
+    sentence = f"{said} {say_where(look.rollout)}"
+    inputs = {
+        "member": model,
+        "counts": {"finished": counts.finished, "failed": counts.failed},
+        "test": test.to_json(),
+        "goal": rollout.policy.goal,
+        "now": now.isoformat(),
+    }
+    look.decisions.append(Decision(verdict=EXCLUDE, sentence=sentence, inputs=inputs))
+    detail = {"member": model, "sentence": sentence, "stage": rollout.stage + 1}
+    look.acts.append(Act(act="rollout.exclude_member", detail=detail))
+
+
+def say_where(rollout: Rollout) -> str:
+    """Say what becomes of the devices of a member that was taken out."""
+    family = rollout.policy.family
+    if rollout.has_place and family is not None and family.fallback is not None:
+        return f"Its devices take the fallback {family.fallback.model}."
+    if rollout.policy.on_halt is OnHalt.STAY:
+        return "Its devices stay as they are."
+    return "Its devices return to what they ran before."
+
+
+def queue_labelled(look: Round) -> None:
+    """Queue devices that were for no member and are for one by now."""
+    if not isinstance(look.view.packages, MemberPackages):
+        return
+    stage, is_closed = find_queue(look.rollout)
+    is_over = is_closed or look.rollout.state is RolloutState.COMPLETED
+    for member in tuple(look.members.values()):
+        progress = member.progress
+        was_without = progress.outcome is Outcome.REFUSED and progress.code == Unfit.NO_MEMBER
+        if was_without and progress.offered_at is None and find_unfit(look, member) is None:
+            outcome = Outcome.SILENT_BEFORE if is_over else Outcome.PENDING
+            look.set_outcome(member, Reading(outcome), stage=stage)
+
+
+def find_queue(rollout: Rollout) -> tuple[int, bool]:
+    """Give the stage in which newcomers queue, and whether that is over: none comes after it."""
+    stage, is_closed = rollout.stage, rollout.stages[rollout.stage].settled is not None
+    if is_closed and stage + 1 < len(rollout.stages):
+        return stage + 1, False
+    return stage, is_closed
+
+
+def move_members(look: Round, room: int) -> int:
+    """Offer devices the member they are for now, as far as there is room; return how many."""
+    packages, moved = look.view.packages, dict[str, list[str]]()
+    if not isinstance(packages, MemberPackages):
+        return 0
+    for member in tuple(look.members.values()):
+        if member.progress.outcome is Outcome.WITHDRAWN:
+            see_return(look, member)
+            continue
+        move = find_move(look, packages, member)
+        if move is Move.NONE or len(moved) >= min(room, MOVES_PER_ROUND):
+            continue
+        if move is Move.RETURN:
+            moved[member.device.id] = [member.target, member.previous_target]
+            _return(look, member)
+            continue
+        due = packages.find(member.device)
+        if due is not None:
+            moved[member.device.id] = [member.target, due.target]
+            _offer(look, packages, member)
+    if moved:
+        look.acts.append(Act(act="rollout.move", detail={"devices": moved}))
+    return len(moved)
+
+
+def find_move(look: Round, packages: MemberPackages, member: Member) -> Move:
+    """Say whether a device is for another package than the one it was offered."""
+    is_out = _model_of(member) in packages.excluded
+    is_over = look.rollout.state is RolloutState.COMPLETED
+    followed = EXPOSED if is_out else ENDED if is_over else {Outcome.CONFIRMED}
+    if not member.target or not is_held(look, member) or member.progress.outcome not in followed:
+        return Move.NONE
+    if is_out and look.rollout.policy.on_halt is OnHalt.STAY:
+        return Move.NONE
+    due = packages.find(member.device)
+    if due is not None and due.target == member.target:
+        return Move.NONE
+    if due is None or find_unfit(look, member) is not None:
+        return Move.RETURN if is_out else Move.NONE
+    return Move.OFFER if is_out or is_over or member.device.is_online else Move.NONE
+
+
+def _return(look: Round, member: Member) -> None:
+    """Let a device without a member go back; what it did stays out of every count."""
+    withdraw_one(look, member)
+    released = look.members[member.device.number]
+    if released.progress.outcome in EXPOSED:
+        progress = released.progress
+        detail = progress.detail or "its member was taken out"
+        look.set_outcome(released, Reading(Outcome.RETURNED, progress.code, detail))
+
+
+def _offer(look: Round, packages: MemberPackages, member: Member) -> None:
+    """Make an offer that is told apart from what the device reported of the one before."""
+    is_out = _model_of(member) in packages.excluded
+    previous = member.previous_target if is_out else _find_previous(packages.plan, member)
+    progress = replace(member.progress, tries=1)
+    outcome = Outcome.OFFERED if member.device.is_online else Outcome.SILENT_BEFORE
+    make_offer(look, replace(member, progress=progress, previous_target=previous), outcome)
+
+
+def _find_previous(plan: FamilyPlan, member: Member) -> str:
+    """Name what a rollback gives a device of these labels: what was in service before."""
+    device = member.device
+    for chosen in (plan.choose(device.labels), plan.fallback):
+        if chosen is not None and chosen.champion_before:
+            return target_path(chosen.model, chosen.champion_before, device.profile)
+    return ""
+
+
+def _model_of(member: Member) -> str:
+    return member.target.partition("/")[0]
+
+
+def tell_label(rollout: Rollout, target: str, labels: Mapping[str, str]) -> str:
+    """Say what labels mean for a device whose slot a family's rollout holds; empty for nothing.
+
+    Args:
+        rollout: Under way or completed.
+        target: What the slot is to run now.
+        labels: Of the device, as they are now.
+    """
+    family = rollout.policy.family
+    if family is None or rollout.state not in (RolloutState.RUNNING, RolloutState.COMPLETED):
+        return ""
+    due = family.choose(labels, rollout.excluded_models)
+    if due is None:
+        why = family.say_why_none(labels)
+        return f"slot {rollout.slot} keeps {target} (rollout {rollout.id}): {why}"
+    name = f"{due.model}/{due.version}"
+    if target.rpartition("/")[0] == name:
+        return ""
+    return (
+        f"slot {rollout.slot} goes from {target.rpartition('/')[0]} to {name} (rollout"
+        f" {rollout.id}), tested there like any candidate, as soon as `edgefleet up` runs and the"
+        " device is online"
+    )
