@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except BrokenPipeError:
         return DONE
+    except OSError as error:  # a disk or terminal that nobody closer expected to fail
+        _say(f"edge-agent: {error}")
+        return FAILED
 
 
 def _exit_code(error: AgentError) -> int:

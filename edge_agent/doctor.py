@@ -33,7 +33,7 @@ from edge_agent.contract.join import JoinTicket
 from edge_agent.core.checkup import Check, Level, judge_capabilities, judge_speed
 from edge_agent.core.clock_check import SET_IT
 from edge_agent.core.verified import EARLIEST_AT
-from edge_agent.errors import AgentError, SettingsError
+from edge_agent.errors import AgentError, SettingsError, StorageError
 from edge_agent.ports import Clock, Identity
 from edge_agent.settings import find_settings
 from edge_agent.settings_check import check_settings
@@ -106,12 +106,15 @@ def _check_speed(
 
 def _find_identity(directory: Path) -> tuple[Identity | None, Check]:
     name = "identity"
-    if not is_enrolled(directory):
-        detail = f"{directory} holds none: this device has not joined a fleet"
-        step = "on the server `edgefleet device add`, then here `edge-agent join STRING`"
-        return None, Check(name=name, level=Level.WARN, detail=detail, next_step=step)
     try:
+        if not is_enrolled(directory):
+            detail = f"{directory} holds none: this device has not joined a fleet"
+            step = "on the server `edgefleet device add`, then here `edge-agent join STRING`"
+            return None, Check(name=name, level=Level.WARN, detail=detail, next_step=step)
         identity = load_identity(directory)
+    except StorageError as error:
+        step = "run it as the agent's account: sudo -u edge-agent edge-agent doctor --dir DIR"
+        return None, Check(name=name, level=Level.BAD, detail=error.detail, next_step=step)
     except AgentError as error:
         return None, Check(name=name, level=Level.BAD, detail=str(error))
     named = f"{identity.device_id} of fleet {identity.fleet}, profile {identity.profile}"

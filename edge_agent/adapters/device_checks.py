@@ -81,7 +81,13 @@ def check_libraries(
 
 def check_directory(directory: Path) -> Iterator[Check]:
     """Look at room, rights and owners of the agent's directory, or of where it will be made."""
-    there = next(p for p in (directory, *directory.parents) if p.exists())
+    try:
+        there = next(p for p in (directory, *directory.parents) if p.exists())
+    except OSError as error:
+        detail = f"{directory} cannot be looked at: {error.strerror}"
+        step = "use the agent's account, or choose another --dir"
+        yield Check(name="directory", level=Level.BAD, detail=detail, next_step=step)
+        return
     yield _check_room(there)
     if there != directory:
         is_ok = os.access(there, os.W_OK | os.X_OK)

@@ -12,7 +12,13 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent.adapters.files import make_directory, read_file, remove_file, write_durable
+from edge_agent.adapters.files import (
+    make_directory,
+    read_file,
+    remove_file,
+    told_as_storage_error,
+    write_durable,
+)
 from edge_agent.contract import CONTRACT_VERSION
 from edge_agent.contract.errors import ContractError, MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
@@ -34,8 +40,10 @@ def identity_directory(directory: Path) -> Path:
 
 
 def is_enrolled(directory: Path) -> bool:
-    """Tell whether the directory holds an identity."""
-    return (identity_directory(directory) / FILE).exists()
+    """Tell whether the directory holds an identity; raises StorageError, as without rights."""
+    path = identity_directory(directory) / FILE
+    with told_as_storage_error(path, "looking for"):
+        return path.exists()
 
 
 def save_identity(

@@ -178,6 +178,19 @@ def test_room_and_memory_have_limits() -> None:
     assert tight.level is Level.WARN
 
 
+def test_a_directory_that_cannot_be_looked_at_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = str(tmp_path / ("a" * 300))  # as for another account; root has every right
+    code, out, err = run(capsys, "--dir", hidden)
+    assert (code, err) == (1, "")
+    assert "FAIL directory" in out
+    assert "FAIL identity" in out
+    for arguments in (["join", "ef1:x"], ["status"], ["run"], ["predict", "rows.csv"]):
+        assert main([*arguments, "--dir", hidden]) in (1, 2, 3)
+        assert "File name too long" in capsys.readouterr().err
+
+
 def test_a_clock_before_this_agent_was_made_is_named(tmp_path: Path) -> None:
     clock = FakeClock(datetime(1970, 1, 1, 0, 7, tzinfo=UTC))
     check = named(run_checks(tmp_path / "none", clock=clock), "clock")
