@@ -50,13 +50,14 @@ class PrimaryMetric:
 
 
 @dataclass(frozen=True, slots=True)
-class _OverLabels:
-    """The mean over several labels of a metric of one."""
+class OverLabels:
+    """The mean over several labels of a metric of one; ``columns`` are of their probabilities."""
 
     score: Callable[[Array, Outputs], float]
     columns: tuple[slice, ...]
 
     def __call__(self, truth: Array, outputs: Outputs) -> float:
+        """Give the mean."""
         return float(np.mean(self.each(truth, outputs)))
 
     def each(self, truth: Array, outputs: Outputs) -> list[float]:
@@ -91,7 +92,7 @@ def find_metric(
     if labels:
         columns = slice_labels(labels)
         known = {
-            one.name: replace(one, score=_OverLabels(one.score, columns)) for one in known.values()
+            one.name: replace(one, score=OverLabels(one.score, columns)) for one in known.values()
         } | _OF_LABELS
     metric = known.get(name or ("r2" if targets else next(iter(known))))
     if metric is None:
@@ -101,7 +102,7 @@ def find_metric(
 
 def score_labels(metric: PrimaryMetric, truth: Array, outputs: Outputs) -> list[float]:
     """Give the metric of each label alone; empty where a row has one, or it is of all together."""
-    return metric.score.each(truth, outputs) if isinstance(metric.score, _OverLabels) else []
+    return metric.score.each(truth, outputs) if isinstance(metric.score, OverLabels) else []
 
 
 def score_subset(truth: Array, outputs: Outputs) -> float:

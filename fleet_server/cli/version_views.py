@@ -140,20 +140,25 @@ def _print_metrics(version: "Version") -> None:
 
 def _print_targets(version: "Version") -> None:
     for profile, result in version.evaluation.get("shipped", {}).items():
-        targets = result.get("targets", {})
+        word = "label" if result.get("labels") else "target"
+        targets = result.get(f"{word}s", {})
         rows = [
             (name, *(f"{value:.4g}" for value in own.values())) for name, own in targets.items()
         ]
         if rows:
             metrics = next(iter(targets.values()))
-            print_table(f"held-out metrics of each target, {profile}", ("target", *metrics), rows)
+            print_table(f"held-out metrics of each {word}, {profile}", (word, *metrics), rows)
 
 
 def _print_confusion(version: "Version") -> None:
     classes, confusion = version.evaluation.get("classes"), version.evaluation.get("confusion")
-    if classes and confusion and len(classes) <= CONFUSION_CLASSES_SHOWN_MAX:
-        rows = [(name, *counts) for name, counts in zip(classes, confusion, strict=True)]
-        print_table("truth by answer, source model", ("", *classes), rows)
+    tables = {"": (classes, confusion)}
+    if labels := version.evaluation.get("labels"):
+        tables = {f" of {name}": (own, (confusion or {}).get(name)) for name, own in labels.items()}
+    for where, (names, counted) in tables.items():
+        if names and counted and len(names) <= CONFUSION_CLASSES_SHOWN_MAX:
+            rows = [(name, *counts) for name, counts in zip(names, counted, strict=True)]
+            print_table(f"truth by answer{where}, source model", ("", *names), rows)
 
 
 def _say_pictures(record: dict[str, Any]) -> str:

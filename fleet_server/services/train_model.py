@@ -188,7 +188,8 @@ class TrainModel:
             rows, width = dataset.features.shape
             classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
             if spec.data.targets:
-                classes = f", {len(spec.data.targets)} targets"
+                kind = "labels" if is_class else "targets"
+                classes = f", {len(spec.data.targets)} {kind}"
             step.sentence = (
                 f"{rows:,} rows of {width:,} columns{classes}   data {dataset.sha256[:12]}"
             )
@@ -251,7 +252,7 @@ class TrainModel:
             fitted = self._fit(spec, train, dataset.classes, report)
             report.notes += fitted.notes
             step.sentence = chain
-        schema = make_schema(spec, dataset.classes)
+        schema = make_schema(spec, dataset.classes, dataset.labels)
         with self._step(report, "evaluate", "the source model") as step:
             answers = answer(fitted, spec.model.task, test.features)
             exam = Examination(spec.metrics, schema, test)

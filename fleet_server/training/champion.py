@@ -69,6 +69,9 @@ def _find_other_columns(theirs: ModelSchema, ours: ModelSchema, *, has_pictures:
     missing = [column for column in theirs.columns if column not in ours.columns]
     if missing and not has_pictures:
         return f"it reads column {missing[0]!r}, which the candidate does not"
+    named = [[(label.name, label.classes) for label in schema.labels] for schema in (theirs, ours)]
+    if named[0] != named[1]:
+        return "it answers other labels"
     if (theirs.classes, theirs.targets) != (ours.classes, ours.targets):
         return f"it answers other {'classes' if theirs.classes != ours.classes else 'targets'}"
     return ""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.contract.schema import Feature
+from edge_agent.contract.schema import Feature, NamedLabel
 from fleet_server.errors import RefusedError
 from fleet_server.training.picture_set import PictureSet
 from fleet_server.training.row_hash import choose_test_rows
@@ -22,8 +22,9 @@ class Dataset:
     Attributes:
         features: float32 [rows, width]; categories as codes, NaN where missing.
         declared: The features, categories with their texts.
-        targets: int64 class index or float64 value, [rows]; several values, [rows, targets].
-        classes: Names by index; empty for a regression.
+        targets: int64 class index or float64 value, [rows]; several, [rows, targets or labels].
+        classes: Names by index; empty for a regression and for several labels.
+        labels: Of several labels, name and classes of each.
         lanes: Hashes that decide the side of a row, uint64 [rows, 2].
         sha256: Version of the data; the same for any order of the rows.
         columns_sha256: Of the column names that enter the row hash.
@@ -37,6 +38,7 @@ class Dataset:
     sha256: str
     columns_sha256: str
     declared: tuple[Feature, ...] = ()
+    labels: tuple[NamedLabel, ...] = ()
     pictures: PictureSet | None = None
 
 
@@ -80,19 +82,36 @@ def split_rows(dataset: Dataset, split: SplitSection) -> tuple[Side, Side]:
                 f" {len(is_test)}, at least {SIDE_ROWS_MIN} are needed; give more rows or"
                 " another share"
             )
-    for index, name in enumerate(dataset.classes):
-        if not np.any(train.targets == index):
-            rows = int(np.sum(test.targets == index))
-            raise RefusedError(
-                f"class {name!r} has {rows} row{'s' if rows != 1 else ''}, all held out: the"
-                " model could never learn it. Give more rows of it or another split.seed"
-            )
+    _check_classes(train.targets, test.targets, dataset.classes)
+    for place, label in enumerate(dataset.labels):
+        sides = train.targets[:, place], test.targets[:, place]
+        _check_classes(*sides, label.classes, f" of {label.name!r}")
     return train, test
+
+
+def _check_classes(
+    train: NDArray[Any], test: NDArray[Any], classes: tuple[str, ...], where: str = ""
+) -> None:
+    for index, name in enumerate(classes):
+        if not np.any(train == index):
+            rows = int(np.sum(test == index))
+            raise RefusedError(
+                f"class {name!r}{where} has {rows} row{'s' if rows != 1 else ''}, all held out:"
+                " the model could never learn it. Give more rows of it or another split.seed"
+            )
 
 
 def class_shares(side: Side, classes: tuple[str, ...]) -> dict[str, float]:
     """Give the share of each class on one side; empty for a regression."""
-    if not classes:
-        return {}
-    counts = np.bincount(side.targets, minlength=len(classes))
-    return {name: float(n) / len(side) for name, n in zip(classes, counts, strict=True)}
+    return _share(side.targets, classes) if classes else {}
+
+
+def label_shares(side: Side, labels: tuple[NamedLabel, ...]) -> dict[str, dict[str, float]]:
+    """Give the share of each class of each of several labels on one side."""
+    columns = enumerate(labels)
+    return {one.name: _share(side.targets[:, place], one.classes) for place, one in columns}
+
+
+def _share(targets: NDArray[Any], classes: tuple[str, ...]) -> dict[str, float]:
+    counts = np.bincount(targets, minlength=len(classes))
+    return {name: float(n) / len(targets) for name, n in zip(classes, counts, strict=True)}

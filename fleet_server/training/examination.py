@@ -4,11 +4,14 @@ One examination holds one set of rows, so every figure and bound of a training r
 questions, the champion's included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.schema import ModelSchema, Task
 from fleet_server.training.champion import ChampionAnswers, ask_champion
 from fleet_server.training.dataset import Side
@@ -20,9 +23,17 @@ from fleet_server.training.gates import (
     skip_champion,
 )
 from fleet_server.training.intervals import Estimate, Resampler
-from fleet_server.training.metrics import METRICS, Answers, confusion_matrix, measure_all
+from fleet_server.training.metrics import (
+    Answers,
+    confusion_matrix,
+    list_metrics,
+    measure_all,
+)
 from fleet_server.training.shipped import answer_package
 from fleet_server.training.spec import MetricLimit
+
+Confusion = list[list[int]] | dict[str, list[list[int]]]
+"""Rows by truth and answer; of several labels for each by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +55,19 @@ class ProfileResult:
 
     Attributes:
         estimates: Every metric of the task with its bounds.
-        confusion: Rows by truth and answer; empty for a regression.
+        confusion: Rows by truth and answer, of several labels for each; empty for a regression.
         gates: Each limit judged.
         answers: What it answered.
         targets: Of several targets, every metric of each.
+        labels: Of several labels, every metric of each.
     """
 
     estimates: Mapping[str, Estimate]
-    confusion: list[list[int]]
+    confusion: Confusion
     gates: Sequence[Gate]
     answers: Answers
     targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form stored with the version; the gates are stored apart."""
@@ -62,8 +75,9 @@ class ProfileResult:
             name: {key: value for key, value in asdict(estimate).items() if key != "rows"}
             for name, estimate in self.estimates.items()
         }
-        said = {"metrics": metrics, "confusion": self.confusion}
-        return {**said, "targets": self.targets} if self.targets else said
+        each = {"targets": self.targets, "labels": self.labels}
+        said = {name: own for name, own in each.items() if own}
+        return {"metrics": metrics, "confusion": self.confusion, **said}
 
 
 class Examination:
@@ -72,17 +86,23 @@ class Examination:
     def __init__(self, limits: Sequence[MetricLimit], schema: ModelSchema, test: Side) -> None:
         self._limits, self._schema, self._test = limits, schema, test
         self._resampler = Resampler(len(test))
-        self._metrics = [m for m in METRICS.values() if m.task is schema.task]
+        self._metrics = list_metrics(schema.task, schema.labels)
 
     def judge_source(self, answers: Answers) -> tuple[dict[str, float], list[Gate]]:
         """Measure the source model; only the limits it misses come back as gates."""
-        metrics = measure_all(self._schema.task, self._test.targets, answers)
+        schema = self._schema
+        metrics = measure_all(schema.task, self._test.targets, answers, schema.labels)
         return metrics, judge_source(self._limits, metrics)
 
-    def confusion(self, answers: Answers) -> list[list[int]]:
+    def confusion(self, answers: Answers) -> Confusion:
         """Count rows by truth and answer; empty for a regression."""
         if self._schema.task is not Task.CLASSIFICATION:
             return []
+        if self._schema.labels:
+            return {
+                name: confusion_matrix(truth, one, classes)
+                for name, truth, one, classes in self._each_label(answers)
+            }
         return confusion_matrix(self._test.targets, answers, len(self._schema.classes))
 
     def judge_package(
@@ -97,7 +117,7 @@ class Examination:
         truth = self._test.targets
         estimates = {
             metric.name: self._resampler.estimate(metric, truth, answers)
-            for metric in self._metrics
+            for metric in self._metrics.values()
         }
         gates = judge_shipped(self._limits, profile.id, estimates)
         if champion is not None:
@@ -108,7 +128,19 @@ class Examination:
             gates=tuple(gates),
             answers=answers,
             targets=self._measure_targets(answers),
+            labels={
+                name: measure_all(self._schema.task, own, one)
+                for name, own, one, _ in self._each_label(answers)
+            },
         )
+
+    def _each_label(self, answers: Answers) -> Iterator[tuple[str, NDArray[Any], Answers, int]]:
+        """Give name, truth, answers and number of classes of each of several labels."""
+        labels, truth = self._schema.labels, self._test.targets
+        for place, columns in enumerate(slice_labels(labels)):
+            classes = columns.stop - columns.start
+            own = answers.take_label(place, columns)
+            yield labels[place].name, truth[:, place], own, classes
 
     def _measure_targets(self, answers: Answers) -> dict[str, Mapping[str, float]]:
         """Give every metric of each of several targets."""
@@ -140,7 +172,9 @@ class Examination:
         asked = self._ask(champion, profile)
         if asked.answers is None:
             return None
-        found = self._resampler.compare(METRICS[name], self._test.targets, mine, asked.answers)
+        found = self._resampler.compare(
+            self._metrics[name], self._test.targets, mine, asked.answers
+        )
         return {
             "champion": champion.number,
             "metric": name,
@@ -184,7 +218,9 @@ class Examination:
                     )
                 )
                 continue
-            difference = self._resampler.compare(METRICS[name], self._test.targets, answers, theirs)
+            difference = self._resampler.compare(
+                self._metrics[name], self._test.targets, answers, theirs
+            )
             gates.append(
                 judge_champion(
                     metric=name,

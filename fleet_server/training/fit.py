@@ -28,6 +28,11 @@ from fleet_server.training.texts import TextTerms
 NOTES_MAX = 10
 _TAKES_TARGETS = ("BaggingRegressor", "MLPRegressor")
 """Learn several targets, though their tags do not say so."""
+_TAKES_LABELS = (
+    *("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier"),
+    *("ExtraTreesClassifier", "KNeighborsClassifier"),
+)
+"""Learn several labels together, and have a graph of them."""
 _FIT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError, np.linalg.LinAlgError)
 
 
@@ -56,6 +61,7 @@ def fit(spec: Spec, train: Side, classes: tuple[str, ...]) -> Fitted:
         classes,
         spec.data.features,
         targets=len(spec.data.targets),
+        has_flags=bool(spec.data.targets) and bool(np.all(train.targets <= 1)),
         texts=spec.data.texts,
     )
     if spec.model.task is Task.CLASSIFICATION:
@@ -89,9 +95,7 @@ def answer(
         warnings.simplefilter("ignore")  # the fit has noted what there is to say
         try:
             if task is Task.CLASSIFICATION:
-                answers = Answers.of_classes(
-                    fitted.estimator.predict(features), fitted.estimator.predict_proba(features)
-                )
+                answers = Answers.of_classes(*_ask_classifier(fitted.estimator, features))
             else:
                 answers = Answers.of_values(fitted.estimator.predict(features))
         except _FIT_ERRORS as error:
@@ -106,21 +110,40 @@ def answer(
     return answers
 
 
+def _ask_classifier(estimator: Any, features: NDArray[np.float32]) -> tuple[Any, Any]:
+    """Give labels and probabilities; of several labels those of all, label by label."""
+    labels = np.asarray(estimator.predict(features))
+    if labels.ndim == 1:
+        return labels, estimator.predict_proba(features)
+    shares = estimator.predict_proba(features)
+    if isinstance(shares, list):
+        return labels, np.hstack(shares)
+    return labels, np.stack([1 - shares, shares], axis=2).reshape(len(shares), -1)
+
+
 def _build(
     section: TrainSection,
     classes: tuple[str, ...],
     features: tuple[Feature, ...],
     *,
     targets: int = 0,
+    has_flags: bool = False,
     texts: Mapping[str, TextTerms] | None = None,
 ) -> Any:
     parts = make_encoder(section.estimator, features, has_steps=bool(section.steps), texts=texts)
     parts += [_make(step.use, step.params, section.seed) for step in section.steps]
     params = dict(section.params)
+    if isinstance(params.get("class_weight"), Mapping) and targets and classes == ():
+        raise RefusedError(
+            "train.params.class_weight names classes, and a row has several labels with classes of"
+            ' their own; say "balanced" or leave it out'
+        )
     if isinstance(params.get("class_weight"), Mapping):
         params["class_weight"] = _weigh_classes(params["class_weight"], classes)
     last = _make(section.estimator, params, section.seed)
-    parts.append(last if not targets or takes_targets(last) else _one_each(last))
+    parts.append(
+        last if not targets or _takes_several(last, has_flags=has_flags) else _one_each(last)
+    )
     if len(parts) == 1:
         return parts[0]
     from sklearn.pipeline import make_pipeline
@@ -138,6 +161,16 @@ def _make(name: str, params: Mapping[str, Any], seed: int) -> Any:
         raise RefusedError(f"{name} cannot be made: {_first_line(error)}") from error
 
 
+def _takes_several(estimator: Any, *, has_flags: bool) -> bool:
+    """Tell whether it learns several targets or labels at once; flags have two classes each."""
+    from sklearn.base import is_classifier
+
+    if is_classifier(estimator):
+        name = type(estimator).__name__
+        return name in _TAKES_LABELS or (has_flags and name == "MLPClassifier")
+    return takes_targets(estimator)
+
+
 def takes_targets(estimator: Any) -> bool:
     """Tell whether one estimator learns several targets at once."""
     is_tagged = bool(estimator.__sklearn_tags__().target_tags.multi_output)
@@ -145,9 +178,11 @@ def takes_targets(estimator: Any) -> bool:
 
 
 def _one_each(estimator: Any) -> Any:
-    from sklearn.multioutput import MultiOutputRegressor
+    from sklearn.base import is_classifier
+    from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 
-    return MultiOutputRegressor(estimator)
+    wrap = MultiOutputClassifier if is_classifier(estimator) else MultiOutputRegressor
+    return wrap(estimator)
 
 
 def _weigh_classes(weights: Mapping[str, Any], classes: tuple[str, ...]) -> dict[int, Any]:

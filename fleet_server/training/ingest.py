@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.contract.outputs import LABELS_CLASSES_MAX, NamedLabel
 from edge_agent.contract.schema import Feature, Task
 from fleet_server.errors import RefusedError
 from fleet_server.ports.training import NumberColumn, RawTable
@@ -91,8 +92,8 @@ class TrueAnswers:
 
     Attributes:
         name: Column of the answer; a JSON array of several.
-        targets: int64 class index or float64 value, [rows]; several values, [rows, targets].
-        classes: Names by index; empty for a regression.
+        targets: int64 class index or float64 value, [rows]; several, [rows, targets or labels].
+        classes: Names by index; empty for a regression and for several labels.
         lanes: Hash of each row's answer, uint64 [rows, 2].
     """
 
@@ -100,6 +101,7 @@ class TrueAnswers:
     targets: NDArray[Any]
     classes: tuple[str, ...]
     lanes: Lanes
+    labels: tuple[NamedLabel, ...] = ()
 
 
 def check_columns(spec: Spec, columns: Sequence[str], *, source: str) -> None:
@@ -154,6 +156,7 @@ def make_dataset(spec: Spec, table: RawTable, *, source: str) -> Dataset:
         sha256=digest_rows(named, answers.name, lanes),
         columns_sha256=hashlib.sha256(names.encode()).hexdigest(),
         declared=settle_features(spec.data.features, coded),
+        labels=answers.labels,
     )
 
 
@@ -176,16 +179,11 @@ def _judge_answers(judge: _Judge, spec: Spec, table: RawTable) -> TrueAnswers:
     name = spec.data.target
     classes: tuple[str, ...] = ()
     targets: NDArray[Any]
+    if spec.model.task is Task.CLASSIFICATION and spec.data.targets:
+        return _judge_labels(judge, spec, table)
     if spec.model.task is Task.CLASSIFICATION:
-        judge.refuse(
-            name,
-            find_missing(table.words[name]),
-            "are missing",
-            "Drop these rows: their answer is not known",
-        )
-        indexes, classes = name_classes(table.words[name])
-        judge.problems += judge_classes(name, classes)
-        targets, target_lanes = indexes, hash_words(indexes, classes)
+        targets, classes = _judge_label(judge, name, table)
+        target_lanes = hash_words(targets, classes)
     elif spec.data.targets:
         columns = [_check_target(judge, one, table.numbers[one]) for one in spec.data.targets]
         targets = np.stack(columns, axis=1)
@@ -195,6 +193,46 @@ def _judge_answers(judge: _Judge, spec: Spec, table: RawTable) -> TrueAnswers:
         targets = _check_target(judge, name, table.numbers[name])
         target_lanes = hash_numbers(targets)
     return TrueAnswers(name=name, targets=targets, classes=classes, lanes=target_lanes)
+
+
+def _judge_label(
+    judge: _Judge, name: str, table: RawTable
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    judge.refuse(
+        name,
+        find_missing(table.words[name]),
+        "are missing",
+        "Drop these rows: their answer is not known",
+    )
+    indexes, classes = name_classes(table.words[name])
+    judge.problems += judge_classes(name, classes)
+    return indexes, classes
+
+
+def _judge_labels(judge: _Judge, spec: Spec, table: RawTable) -> TrueAnswers:
+    """Judge several labels, each by itself; together they have at most LABELS_CLASSES_MAX."""
+    names = spec.data.targets
+    read = [_judge_label(judge, name, table) for name in names]
+    lanes = [hash_words(*one) for one in read]
+    count = sum(len(classes) for _, classes in read)
+    if count > LABELS_CLASSES_MAX:
+        judge.problems.append(
+            f"data.target: the {len(names)} labels have {count:,} classes together, at most"
+            f" {LABELS_CLASSES_MAX:,}; write two specs of fewer labels"
+        )
+    others = np.zeros((table.rows, len(names) - 1), np.float32)
+    return TrueAnswers(
+        name=json.dumps(names),
+        targets=np.stack([indexes for indexes, _ in read], axis=1),
+        classes=(),
+        lanes=hash_rows(others, lanes[-1], dict(enumerate(lanes[:-1]))),
+        labels=()
+        if judge.problems
+        else tuple(
+            NamedLabel(name=name, classes=classes)
+            for name, (_, classes) in zip(names, read, strict=True)
+        ),
+    )
 
 
 def settle_spec(spec: Spec, dataset: Dataset) -> Spec:

@@ -2,17 +2,18 @@
 
 Each metric turns rows into a small matrix of numbers and its value is a function of the column
 sums. A bootstrap then needs only weighted sums; a paired comparison uses the same weights for
-both models. Of several targets a metric is the mean of that of each. Formulas agree with
+both models. Of several targets or labels a metric is the mean of that of each. Formulas agree with
 scikit-learn's (the tests compare them).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.contract.outputs import NamedLabel, slice_labels
 from edge_agent.contract.schema import Task
 
 Floats = NDArray[np.float64]
@@ -25,8 +26,9 @@ class Answers:
     """What one model answered on held-out rows.
 
     Attributes:
-        labels: int64 [rows], index of the class; empty for a regression.
-        probabilities: float64 [rows, classes]; empty for a regression.
+        labels: int64 [rows], index of the class, or [rows, labels]; empty for a regression.
+        probabilities: float64 [rows, classes], of several labels the classes of all; empty for a
+            regression.
         values: float64 [rows], or [rows, targets]; empty for a classification.
     """
 
@@ -36,9 +38,11 @@ class Answers:
 
     @classmethod
     def of_classes(cls, labels: NDArray[Any], probabilities: NDArray[Any]) -> "Answers":
-        """Take the answers of a classification."""
+        """Take the answers of a classification; a table of one column is one label a row."""
+        indexes = np.asarray(labels, np.int64)
+        is_several = indexes.ndim == 2 and indexes.shape[1] > 1
         return cls(
-            labels=np.asarray(labels, np.int64).reshape(-1),
+            labels=indexes if is_several else indexes.reshape(-1),
             probabilities=np.asarray(probabilities, np.float64),
             values=np.empty(0),
         )
@@ -53,6 +57,10 @@ class Answers:
             probabilities=np.empty((0, 0)),
             values=numbers if is_several else numbers.reshape(-1),
         )
+
+    def take_label(self, place: int, columns: slice) -> "Answers":
+        """Give the answers of one of several labels, whose classes have these columns."""
+        return Answers.of_classes(self.labels[:, place], self.probabilities[:, columns])
 
     @property
     def is_finite(self) -> bool:
@@ -69,6 +77,7 @@ class Metric:
         task: The task it belongs to.
         is_larger_better: Direction.
         is_share: A share of right rows, so bounds come from counts.
+        needs_labels: Judges several labels together.
         rows: (truth, answers) to float64 [rows, k].
         value: float64 [..., k] of sums to float64 [...].
     """
@@ -79,6 +88,7 @@ class Metric:
     rows: Callable[[NDArray[Any], Answers], Floats]
     value: Callable[[Floats], Floats]
     is_share: bool = False
+    needs_labels: bool = False
 
     def of(self, truth: NDArray[Any], answers: Answers) -> float:
         """Give the metric's value on these rows."""
@@ -105,6 +115,10 @@ def _root_mean(sums: Floats) -> Floats:
 
 def _right(truth: NDArray[Any], answers: Answers) -> Floats:
     return _with_count((truth == answers.labels).astype(np.float64))
+
+
+def _all_right(truth: NDArray[Any], answers: Answers) -> Floats:
+    return _with_count((truth == answers.labels).all(axis=1).astype(np.float64))
 
 
 def _surprise(truth: NDArray[Any], answers: Answers) -> Floats:
@@ -181,6 +195,15 @@ METRICS: dict[str, Metric] = {
             value=_mean,
             is_share=True,
         ),
+        Metric(
+            name="subset_accuracy",
+            task=_CLASS,
+            is_larger_better=True,
+            rows=_all_right,
+            value=_mean,
+            is_share=True,
+            needs_labels=True,
+        ),
         Metric(name="log_loss", task=_CLASS, is_larger_better=False, rows=_surprise, value=_mean),
         Metric(name="f1_macro", task=_CLASS, is_larger_better=True, rows=_cells, value=_f1),
         Metric(name="precision", task=_CLASS, is_larger_better=True, rows=_cells, value=_precision),
@@ -208,8 +231,49 @@ METRICS: dict[str, Metric] = {
 """Metrics by name; precision and recall are means over the classes."""
 
 
-def measure_all(task: Task, truth: NDArray[Any], answers: Answers) -> dict[str, float]:
-    """Give every metric of the task."""
+def list_metrics(task: Task, labels: Sequence[NamedLabel] = ()) -> dict[str, Metric]:
+    """Give the metrics of a task by name.
+
+    Args:
+        task: What they judge.
+        labels: Of several labels a metric is the mean of that of each, and ``subset_accuracy``
+            the share of rows whose labels are all right.
+    """
+    known = [metric for metric in METRICS.values() if metric.task is task]
+    if not labels:
+        return {metric.name: metric for metric in known if not metric.needs_labels}
     return {
-        metric.name: metric.of(truth, answers) for metric in METRICS.values() if metric.task is task
+        metric.name: metric if metric.needs_labels else _over_labels(metric, labels)
+        for metric in known
     }
+
+
+def measure_all(
+    task: Task, truth: NDArray[Any], answers: Answers, labels: Sequence[NamedLabel] = ()
+) -> dict[str, float]:
+    """Give every metric of the task, as ``list_metrics``."""
+    return {name: one.of(truth, answers) for name, one in list_metrics(task, labels).items()}
+
+
+def _over_labels(metric: Metric, labels: Sequence[NamedLabel]) -> Metric:
+    """Make the mean over several labels of a metric of one: its sums side by side."""
+    columns = slice_labels(labels)
+    nothing = np.zeros(1, np.int64)
+    widths = [
+        metric.rows(nothing, Answers.of_classes(nothing, np.ones((1, len(label.classes))))).shape[1]
+        for label in labels
+    ]
+    cuts = np.cumsum(widths)[:-1].tolist()
+
+    def rows(truth: NDArray[Any], answers: Answers) -> Floats:
+        each = [
+            metric.rows(truth[:, place], answers.take_label(place, own))
+            for place, own in enumerate(columns)
+        ]
+        return np.concatenate(each, axis=1)
+
+    def value(sums: Floats) -> Floats:
+        parts = np.split(sums, cuts, axis=-1)
+        return np.asarray(np.mean([metric.value(part) for part in parts], axis=0))
+
+    return replace(metric, rows=rows, value=value, is_share=False)

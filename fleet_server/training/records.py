@@ -10,8 +10,8 @@ from typing import Any
 
 from edge_agent.contract.schema import ModelSchema
 from fleet_server.ports.training import CodeVersion
-from fleet_server.training.dataset import Dataset, Side, class_shares
-from fleet_server.training.examination import Examination, ProfileResult
+from fleet_server.training.dataset import Dataset, Side, class_shares, label_shares
+from fleet_server.training.examination import Confusion, Examination, ProfileResult
 from fleet_server.training.spec import Spec
 
 LIBRARIES = ("numpy", "scikit-learn", "skl2onnx", "onnx", "onnxruntime")
@@ -23,7 +23,8 @@ class SourceModel:
 
     Attributes:
         metrics: Every metric of the task on the held-out rows.
-        confusion: Held-out rows by truth and answer; empty for a regression.
+        confusion: Held-out rows by truth and answer, of several labels for each by its name; empty
+            for a regression.
     """
 
     spec: Spec
@@ -33,12 +34,12 @@ class SourceModel:
     estimator: Any
     exam: Examination
     metrics: Mapping[str, float]
-    confusion: list[list[int]]
+    confusion: Confusion
 
 
 def describe_run(source: SourceModel, dataset: Dataset, code: CodeVersion) -> dict[str, Any]:
     """Tell from what and how: data, spec, split, code, libraries."""
-    spec, classes = source.spec, source.schema.classes
+    spec, classes, labels = source.spec, source.schema.classes, source.schema.labels
     return {
         "data_sha256": dataset.sha256,
         "spec_sha256": hashlib.sha256(spec.text.encode()).hexdigest(),
@@ -50,8 +51,9 @@ def describe_run(source: SourceModel, dataset: Dataset, code: CodeVersion) -> di
             "columns_sha256": dataset.columns_sha256,
             "train_rows": len(source.train),
             "test_rows": len(source.test),
-            "train_shares": class_shares(source.train, classes),
-            "test_shares": class_shares(source.test, classes),
+            "train_shares": label_shares(source.train, labels)
+            or class_shares(source.train, classes),
+            "test_shares": label_shares(source.test, labels) or class_shares(source.test, classes),
         },
         "code": {"commit": code.commit, "is_dirty": code.is_dirty},
         "libraries": find_libraries(),
@@ -78,7 +80,10 @@ def describe_evaluation(
         champion: Version it was compared with, 0 when none.
     """
     gates = [gate for result in results.values() for gate in result.gates]
+    labels = source.schema.labels
+    each = {"labels": {label.name: list(label.classes) for label in labels}} if labels else {}
     return {
+        **each,
         "rows": len(source.test),
         "classes": list(source.schema.classes),
         "confusion": source.confusion,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from converters.build import build_package
 from converters.errors import ConversionError
-from converters.metrics import PrimaryMetric
+from converters.metrics import OverLabels, PrimaryMetric
 from converters.request import (
     BuildRequest,
     BuiltPackage,
@@ -19,6 +19,7 @@ from converters.request import (
 )
 from converters.runtime import GraphRunner
 from device_profiles.profile import DeviceProfile
+from edge_agent.contract.outputs import slice_labels
 from edge_agent.contract.package import MODEL, unpack_members
 from edge_agent.contract.schema import ModelSchema, Role, Task
 from fleet_server.errors import RefusedError
@@ -96,7 +97,7 @@ def make_request(
         effort=Effort(limit.effort),
         smaller=Smaller(limit.smaller),
         prefer=tuple(map(Criterion, limit.prefer)),
-        metric=_primary(primary),
+        metric=_primary(primary, schema),
         evidence_context=context,
     )
 
@@ -160,10 +161,15 @@ def _read_outputs(task: Task, outputs: Mapping[str, NDArray[Any]]) -> Answers:
     return Answers.of_values(outputs[Role.VALUE])
 
 
-def _primary(name: str) -> PrimaryMetric:
+def _primary(name: str, schema: ModelSchema) -> PrimaryMetric:
     metric = METRICS[name]
+
+    def score(targets: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> float:
+        return metric.of(targets, _read_outputs(metric.task, outputs))
+
+    is_mean = bool(schema.labels) and not metric.needs_labels
     return PrimaryMetric(
         name=name,
         is_higher_better=metric.is_larger_better,
-        score=lambda targets, outputs: metric.of(targets, _read_outputs(metric.task, outputs)),
+        score=OverLabels(score, slice_labels(schema.labels)) if is_mean else score,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_agent.contract.image import ImageInput
-from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from edge_agent.contract.schema import Feature, ModelSchema, NamedLabel, Output, Role, Task
 from fleet_server.training.cnn_settings import CnnSettings
 from fleet_server.training.texts import TextTerms
 
@@ -63,7 +63,7 @@ class DataSection:
             ``categories.LEARNED`` in place of its texts.
         values_max: Of a category, how many texts may be learned.
         texts: Of a text, what is learned of it.
-        targets: Columns with the answers where a row has several; else empty.
+        targets: Columns with the answers where a row has several values or labels; else empty.
         pictures: None where the spec is of a table.
     """
 
@@ -220,16 +220,19 @@ class Spec:
     family: FamilySection | None = None
 
 
-def make_schema(spec: Spec, classes: tuple[str, ...]) -> ModelSchema:
+def make_schema(
+    spec: Spec, classes: tuple[str, ...], labels: tuple[NamedLabel, ...] = ()
+) -> ModelSchema:
     """Give the schema of every package of this spec.
 
     Args:
         spec: The spec, its categories settled.
-        classes: Names by label index; empty for a regression.
+        classes: Names by label index; empty for a regression, and for several labels.
+        labels: Where a row has several.
     """
     if spec.model.task is Task.CLASSIFICATION:
         outputs: tuple[Output, ...] = (
-            Output(name="label", role=Role.LABEL),
+            Output(name="label", role=Role.LABEL, labels=labels),
             Output(name="probabilities", role=Role.PROBABILITIES),
         )
     else:

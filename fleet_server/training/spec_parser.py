@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_agent.contract.outputs import TARGET_CHARS_MAX, TARGETS_MAX
+from edge_agent.contract.outputs import LABELS_MAX, TARGET_CHARS_MAX, TARGETS_MAX
 from edge_agent.contract.schema import Task
 from fleet_server.training.cnn_settings import CNN
 from fleet_server.training.estimators import judge_estimator, judge_params, judge_step
@@ -74,6 +74,12 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     pictures = read_pictures(root, root.section("data"))
     data = _read_data(root, model.task, pictures)
     family = read_family(root, model.name, data)
+    has_labels = model.task is Task.CLASSIFICATION and bool(data.targets)
+    if has_labels and (pictures is not None or family is not None):
+        what = "a member of a family" if family is not None else "a model of pictures"
+        root.section("data").add(
+            "target", f"names several labels, and {what} answers one; write a spec for each"
+        )
     spec = Spec(
         text=text,
         model=model,
@@ -81,7 +87,7 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
         split=_read_split(root),
         train=_read_train(root, model.task, has_pictures=pictures is not None),
         primary=root.section("metrics").text("primary", is_required=True, chars_max=40),
-        metrics=_read_metrics(root, model.task),
+        metrics=_read_metrics(root, model.task, has_labels=has_labels),
         profiles=_read_profiles(root, model.task, profiles),
         signatures=_read_signatures(root),
         family=family,
@@ -184,11 +190,10 @@ def _read_targets(data: Section, task: Task) -> tuple[str, ...]:
         data.add("target", f"is a list of one; say target = {show(names[0])}")
     if not names:
         data.add("target", "names no column")
-    if task is Task.CLASSIFICATION:
+    if task is Task.CLASSIFICATION and len(names) > LABELS_MAX:
         data.add(
             "target",
-            "names several columns, and a classification answers one label a row;"
-            " write a spec for each, or make it a regression of numbers",
+            f"names {len(names)} labels, at most {LABELS_MAX}; write two specs of fewer labels",
         )
     return tuple(names)
 
@@ -253,7 +258,7 @@ def _frozen(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
 
 
-def _read_metrics(root: Section, task: Task) -> tuple[MetricLimit, ...]:
+def _read_metrics(root: Section, task: Task, *, has_labels: bool) -> tuple[MetricLimit, ...]:
     metrics = root.section("metrics")
     limits = []
     for name, value in metrics.values.items():
@@ -268,6 +273,9 @@ def _read_metrics(root: Section, task: Task) -> tuple[MetricLimit, ...]:
         if METRICS[name].task is not task:
             mine = [m.name for m in METRICS.values() if m.task is task]
             metrics.add(name, f"does not judge a {task}; {', '.join(mine)} do")
+            continue
+        if METRICS[name].needs_labels and not has_labels:
+            metrics.add(name, "judges several labels together, and data.target names one column")
             continue
         limits.append(
             _read_limit(Section(root.problems, ("metrics", name), value, kind="metrics.*"), name)

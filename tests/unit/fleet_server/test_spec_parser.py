@@ -62,7 +62,7 @@ def test_the_example_is_read_as_written() -> None:
         ('"file:digits.csv"', '"file:"', 'must be "file:PATH"'),
         ('target = "digit"', 'target = "pixels_3"', "is also data.target"),
         ('target = "digit"', 'target = ["digit", "pixels_3"]', "is also data.target"),
-        ('target = "digit"', 'target = ["digit", "a"]', "a classification answers one label a row"),
+        ('target = "digit"', 'target = ["digit", "a", "digit"]', "names 'digit' twice"),
         ('target = "digit"', 'target = ["digit"]', "is a list of one; say target = 'digit'"),
         ('target = "digit"', 'target = ["a", "b", "a"]', "11: data.target: names 'a' twice"),
         ('target = "digit"', "target = []", "11: data.target: names no column"),
@@ -192,9 +192,9 @@ def test_every_estimator_and_step_is_documented() -> None:
     assert not names - words
 
 
-def test_a_family_answers_one_value() -> None:
+def test_a_member_of_a_family_answers_one_label() -> None:
     text = edit(
-        value_spec(task="regression"),
+        value_spec(task="classification"),
         {
             '"t"': '["t", "u"]',
             '"small"': '"small-{site}"',
@@ -202,7 +202,7 @@ def test_a_family_answers_one_value() -> None:
         },
     )
     (said,) = problems(text)
-    assert "data.target: names several columns, and the models of a family answer one" in said
+    assert "data.target: names several labels, and a member of a family answers one" in said
 
 
 def test_a_range_is_never_narrowed_by_float32() -> None:
