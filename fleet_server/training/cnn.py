@@ -89,13 +89,14 @@ def train_cnn(
             rows = torch.from_numpy(np.ascontiguousarray(train.features)).reshape(-1, *shape)
             passes = _fit(net, settings, rows, truth, is_held, classes, tell)
             _unscale(net, centre, spread)
+            program = _export(net, shape)
         except RuntimeError as error:  # what torch raises, no memory included
             raise RefusedError(f"the network cannot be trained: {_first(error)}") from error
     return PictureNetwork(
-        module=net,
+        module=program,
         is_classifier=classes > 0,
         ask=partial(_ask, net, shape),
-        encode=partial(_encode, net, shape),
+        encode=partial(_encode, program),
         record={
             "passes": passes.done,
             "best_pass": passes.best,
@@ -266,21 +267,32 @@ def _ask(net: Any, shape: tuple[int, int, int], rows: NDArray[np.float32]) -> ND
     return np.asarray(_answer(net, packed).numpy(), np.float64)
 
 
-def _encode(net: Any, shape: tuple[int, int, int]) -> bytes:
-    """Write the network as an exported program, which holds no code of Python."""
+def _export(net: Any, shape: tuple[int, int, int]) -> Any:
+    """Give the network as an exported program of any number of rows, without code of Python."""
     rows = torch.zeros((3, *shape))
+    with _quiet():
+        return torch.export.export(net, (rows,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+
+
+def _encode(program: Any) -> bytes:
     file = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, file)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's talk, which is not for our caller."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sides = ({0: torch.export.Dim("rows")},)
-            torch.export.save(torch.export.export(net, (rows,), dynamic_shapes=sides), file)
+            yield
     finally:
         logger.setLevel(level)
-    return file.getvalue()
 
 
 @contextlib.contextmanager

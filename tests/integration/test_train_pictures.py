@@ -29,6 +29,7 @@ from tests.support.serving import BuiltPackage
 from tests.support.serving_http import World
 from tests.support.training import TrainingBench, edit
 
+pytestmark = pytest.mark.xdist_group("torch")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cameras"
 SPEC = edit(
     (EXAMPLE / "cameras.toml").read_text(),
@@ -222,7 +223,7 @@ def test_a_network_is_trained_shipped_and_kept_as_plain_numbers(bench: TrainingB
     record = version.run["network"]
     assert record["passes"] == len(record["validation_losses"]) <= 6
     evidence = json.loads(bench.member(version, EVIDENCE))
-    assert evidence["source"] == "torch Sequential"
+    assert evidence["source"] == "torch ExportedProgram"
     (shipped,) = version.evaluation["shipped"].values()
     assert shipped["metrics"]["accuracy"]["value"] == version.metrics["accuracy"]
     assert any("validation loss" in detail for detail in bench.heard.details)

@@ -14,9 +14,10 @@ from fleet_server.training.picture_network import PictureNetwork
 from fleet_server.training.picture_set import PictureSet
 from tests.support.convert import Array
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch"),
+    pytest.mark.xdist_group("torch"),  # one process loads PyTorch for all
+]
 IMAGE = ImageInput(height=6, width=5, colours=ColourOrder.GREY)
 TINY = CnnSettings(channels=(4,), hidden=8, epochs_max=12, patience=4, batch=16, dropout=0.0)
 
