@@ -42,8 +42,10 @@ class NamedAnswers:
         return tuple(self._numbers[np.arange(start, start + names) % NUMBERS_KEPT].tolist())
 
     def note_labels(self, at: int, parts: Sequence[int]) -> int | None:
-        """Note labels of a row that ``read`` finds; see ``RecentAnswers.note_labels``."""
+        """Note labels of a row, unless it is forgotten; see ``RecentAnswers.note_labels``."""
         start = int(self._starts[at])
+        if self._count - start > NUMBERS_KEPT:
+            return None
         places = [(start + part) % NUMBERS_KEPT for part in parts]
         twice = next((p for p, at in zip(parts, places, strict=True) if self._labelled[at]), None)
         if twice is None:

@@ -46,6 +46,18 @@ _Place = tuple[str, int, int, datetime, int, int, str]
 """Model, version, device, hour, predicted, label, part: the primary key."""
 
 
+class _Cell(NamedTuple):
+    """Sums over devices and hours."""
+
+    part: str
+    predicted: int
+    label: int
+    rows: int
+    error: float
+    absolute: float
+    squared: float
+
+
 class _Package(NamedTuple):
     model: str
     version: int
@@ -101,17 +113,32 @@ class DatabaseLabelBook:
         self, model: str, *, since_at: datetime, device: str | None = None
     ) -> list[LabelledVersion]:
         """Add up a model's labels by version, newest version first."""
-        query = select(LabelCountRow).where(
-            col(LabelCountRow.model) == model, col(LabelCountRow.hour_at) >= since_at
-        )
+        count = LabelCountRow
+        where = [col(count.model) == model, col(count.hour_at) >= since_at]
         if device is not None:
             number = select(col(DeviceRow.number)).where(col(DeviceRow.id) == device)
-            query = query.where(col(LabelCountRow.device).in_(number))
-        by_version: dict[int, list[LabelCountRow]] = defaultdict(list)
+            where.append(col(count.device).in_(number))
+        cell = (col(count.version), col(count.part), col(count.predicted), col(count.label))
+        summed = (count.rows, count.error_sum, count.absolute_sum, count.squared_sum)
+        sums = select(*cell, *(func.sum(col(column)) for column in summed))
+        hour = col(count.hour_at)
+        devices = func.count(col(count.device).distinct())
+        spans = select(col(count.version), devices, func.min(hour), func.max(hour))
+        by_version: dict[int, list[_Cell]] = defaultdict(list)
         with read_session(self._engine) as session:
-            for row in session.scalars(query):
-                by_version[row.version].append(row)
-        return [_add_up(version, by_version[version]) for version in sorted(by_version)[::-1]]
+            for version, *found in session.execute(sums.where(*where).group_by(*cell)):
+                by_version[version].append(_Cell(*found))
+            told = session.execute(spans.where(*where).group_by(col(count.version))).all()
+        return [
+            LabelledVersion(
+                version=version,
+                devices=devices,
+                first_at=first_at,
+                last_at=last_at,
+                parts=_add_up(by_version[version]),
+            )
+            for version, devices, first_at, last_at in sorted(told, reverse=True)
+        ]
 
     def _find_parts(self, sha256: str) -> Mapping[str, AnswerPart]:
         found = self._parts.find(sha256) if self._parts is not None else ()
@@ -238,29 +265,18 @@ def _store(session: Session, place: _Place, sums: _Sums) -> None:
     stored.squared_sum += sums.squared
 
 
-def _add_up(version: int, rows: Sequence[LabelCountRow]) -> LabelledVersion:
-    by_part: dict[str, list[LabelCountRow]] = defaultdict(list)
-    for row in rows:
-        by_part[row.part].append(row)
-    return LabelledVersion(
-        version=version,
-        devices=len({row.device for row in rows}),
-        first_at=min(row.hour_at for row in rows),
-        last_at=max(row.hour_at for row in rows),
-        parts=[_add_up_part(name, by_part[name]) for name in sorted(by_part)],
-    )
-
-
-def _add_up_part(name: str, rows: Sequence[LabelCountRow]) -> LabelledPart:
-    cells: dict[tuple[int, int], int] = defaultdict(int)
-    for row in rows:
-        if row.predicted != VALUE:
-            cells[row.predicted, row.label] += row.rows
-    return LabelledPart(
-        name=name,
-        cells=[ClassCell(*place, count) for place, count in sorted(cells.items())],
-        rows=sum(row.rows for row in rows),
-        absolute_sum=sum(row.absolute_sum for row in rows),
-        squared_sum=sum(row.squared_sum for row in rows),
-        error_sum=sum(row.error_sum for row in rows),
-    )
+def _add_up(cells: Sequence[_Cell]) -> list[LabelledPart]:
+    by_part: dict[str, list[_Cell]] = defaultdict(list)
+    for cell in sorted(cells):
+        by_part[cell.part].append(cell)
+    return [
+        LabelledPart(
+            name=name,
+            cells=[ClassCell(*cell[1:4]) for cell in own if cell.predicted != VALUE],
+            rows=sum(cell.rows for cell in own),
+            absolute_sum=sum(cell.absolute for cell in own),
+            squared_sum=sum(cell.squared for cell in own),
+            error_sum=sum(cell.error for cell in own),
+        )
+        for name, own in by_part.items()
+    ]

@@ -215,6 +215,15 @@ def test_more_rows_at_once_than_are_kept_leave_the_newest() -> None:
     assert answer.predicted[255] == pytest.approx(3_072.255)
 
 
+def test_a_label_of_a_row_that_was_forgotten_meanwhile_marks_no_newer_one() -> None:
+    ring, package = ring_of(256)
+    fill(ring, package, 0, 1, 256)
+    assert ring.find(0, 0) is not None
+    fill(ring, package, 1, 1_024, 256)
+    assert ring.note_labels(0, 0, [0, 255]) is None
+    assert [ring.note_labels(n, 0, [0, 255]) for n in (1, 1_024)] == [None, None]
+
+
 def test_each_part_of_a_row_takes_one_label_and_a_new_row_in_its_place_may_have_one_again() -> None:
     ring, package = ring_of(2)
     fill(ring, package, 0, 2, 2)
