@@ -20,6 +20,9 @@ from edge_agent.errors import StorageError
 TEMPORARY_SUFFIX = ".tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Never through a link: root may run a command on a directory whose owner laid one there.
+_MAKE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_REPLACE = os.O_WRONLY | os.O_TRUNC | _MAKE
 _SCRATCH = "/tmp"  # noqa: S108 - what is opened there never has a name
 
 
@@ -57,7 +60,7 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file atomically and durably; raises StorageError, the former file then stays."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with told_as_storage_error(path, "writing"):
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        handle = os.open(temporary, _REPLACE, mode)
         try:
             write_all(handle, data)
             os.fsync(handle)
@@ -75,7 +78,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes], *, mode: int = 0o600) -> N
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with told_as_storage_error(path, "writing"):
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        handle = os.open(temporary, _REPLACE, mode)
         try:
             for piece in pieces:
                 write_all(handle, piece)
@@ -120,7 +123,7 @@ def _link(path: Path, other: Path) -> bool:
 def write_at(path: Path, pieces: list[tuple[int, bytes]], *, size_bytes: int) -> None:
     """Write pieces at their offsets into a sparse file of the given size and sync it."""
     with told_as_storage_error(path, "writing"):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_WRONLY | _MAKE, 0o600)
         try:
             os.ftruncate(handle, size_bytes)
             for offset, data in pieces:
@@ -191,7 +194,7 @@ def keep_former(path: Path, former: Path) -> None:
 def open_lock_file(path: Path) -> int:
     """Open, or make, a file to be locked; return its handle. Not durable; raises StorageError."""
     with told_as_storage_error(path, "opening"):
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_RDWR | _MAKE, 0o600)
 
 
 def note_in_lock_file(handle: int, data: bytes) -> None:

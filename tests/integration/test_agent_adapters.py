@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -138,6 +139,26 @@ def test_the_probe_finds_limits_that_the_runtime_keeps(tmp_path: Path) -> None:
     assert found["cores"] >= 1
     assert 2**26 < found["ram_bytes"] == find_ram_bytes()
     assert found["disk_free_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("planted", "write"),
+    [
+        ("state.json.tmp", lambda path: files.write_durable(path, b"mine")),
+        ("state.json.tmp", lambda path: files.write_pieces(path, [b"mine"])),
+        ("state.json", lambda path: files.write_at(path, [(0, b"mine")], size_bytes=4)),
+        ("state.json", files.open_lock_file),
+    ],
+)
+def test_nothing_is_written_through_a_link(
+    tmp_path: Path, planted: str, write: Callable[[Path], object]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / planted).symlink_to(victim)
+    with pytest.raises(StorageError):
+        write(tmp_path / "state.json")
+    assert victim.read_bytes() == b"precious"
 
 
 def test_a_disk_error_names_the_file_and_keeps_the_former(tmp_path: Path) -> None:
