@@ -271,7 +271,7 @@ def _say_check(request: PlanRequest) -> str:
     if test is None:
         return "single members are not judged: a bad one is seen in the sum of all only"
     return (
-        f"each of {test.members:,} members is judged by itself too: one that fails too often is"
+        f"{test.members:,} members are judged one by one, too: one that fails too often is"
         f" taken out, a good one in at most {say_share(test.alpha)} of rollouts"
     )
 

@@ -160,3 +160,14 @@ def test_new_members_are_compared_with_those_in_service(room: KeyRoom) -> None:
         "line-c": "worse",
         "line-pooled": "not compared",
     }
+
+
+def test_a_family_is_written_as_a_page(room: KeyRoom, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "line.html"
+    said = run(room, "show", LINES, "--html", str(page)).stderr
+    assert "line.html: 4 members" in " ".join(said.split())
+    text = page.read_text(encoding="utf-8")
+    assert text.index("line-b") < text.index("line-c") < text.index("line-a"), "the worst first"
+    refused = run(room, "show", LINES, "--html", str(tmp_path), expect=1).stderr
+    assert "cannot be written" in " ".join(refused.split())
+    assert "line-up is one model" in run(room, "show", "line-up", "--html", "x", expect=2).stderr

@@ -342,9 +342,9 @@ def add_cameras(fleet: Fleet, line: str, count: int) -> list[str]:
 
 
 def start_with_a_bad_member(fleet: Fleet, **policy: Any) -> int:
-    """Line A fails on all of its four cameras, line B on none of its sixty-one."""
+    """Line A fails on all of its four cameras, line B on none of its twenty-one."""
     add_cameras(fleet, "a", 3)
-    add_cameras(fleet, "b", 60)
+    add_cameras(fleet, "b", 20)
     limits = RolloutPolicy(gate=GatePolicy(soak_s=0), in_flight_max=100, **policy)
     found = plan(fleet, policy=limits)
     number = build_planner(fleet, actor="ann").store(found)
@@ -407,3 +407,38 @@ def test_members_are_judged_in_the_sum_alone_where_that_is_asked_for(fleet: Flee
     assert any("single members are not judged" in note for note in found.notes)
     with pytest.raises(MisuseError, match=r"--member-false-alarms: .* got 0\.7"):
         plan(fleet, member_alpha=0.7)
+
+
+def test_a_device_follows_its_label_while_the_rollout_runs(fleet: Fleet) -> None:
+    policy = RolloutPolicy(gate=GatePolicy(soak_s=3600))
+    number = build_planner(fleet, actor="ann").store(plan(fleet, policy=policy))
+    build_rollout_desk(fleet, actor="ann").start(number)
+    runner, desk = build_runner(fleet), build_device_desk(fleet, actor="ann")
+    runner.run_once()
+    desk.label("cam-0", {"line": "B"})
+    runner.run_once()
+    assert wanted(fleet)["cam-0"] == A, "what is under way there is judged first"
+    let_devices_confirm(fleet)
+    runner.run_once()
+    view = show(fleet, number)
+    assert view.rollout.state is RolloutState.RUNNING
+    assert (wanted(fleet)["cam-0"], view.count(Outcome.OFFERED)) == (B, 1)
+    assert not view.failures, "to run something else when told to is no failure"
+
+
+def test_a_rollback_gives_a_moved_device_what_its_new_label_had_before(fleet: Fleet) -> None:
+    complete(fleet)
+    for route in ("a", "b"):
+        register_member(fleet, route, 2)
+    release = build_family_browser(fleet).view(LINES).to_approve()
+    build_approver(fleet, actor="ann").approve_release(release, slot=SLOT)
+    number = complete(fleet)
+    assert wanted(fleet)["cam-0"] == "line-a/2/camera.tar"
+    build_device_desk(fleet, actor="ann").label("cam-0", {"line": "B"})
+    build_runner(fleet).run_once()
+    let_devices_confirm(fleet)
+    build_runner(fleet).run_once()
+    assert wanted(fleet)["cam-0"] == "line-b/2/camera.tar"
+    build_rollout_desk(fleet, actor="ann").roll_back(number, "noise at night")
+    build_runner(fleet).run_once()
+    assert wanted(fleet)["cam-0"] == B

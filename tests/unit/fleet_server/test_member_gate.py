@@ -45,7 +45,7 @@ def is_ever_out(random: np.random.Generator, sizes: Counts, rate: float) -> NDAr
 def test_any_good_member_is_taken_out_in_at_most_a_twentieth_of_rollouts(rate: float) -> None:
     random = np.random.default_rng(4)
     sizes = random.integers(1, 40, 200)
-    rollouts = 300
+    rollouts = 200
     false_alarms = sum(bool(is_ever_out(random, sizes, rate).any()) for _ in range(rollouts))
     assert false_alarms / rollouts <= 0.05
 
