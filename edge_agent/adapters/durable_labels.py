@@ -26,7 +26,7 @@ from edge_agent.core.late_labels import Truth, read_truth
 from edge_agent.errors import InputError, OutboxError
 
 WAITING_MAX = 10_000
-_ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4})-([0-9a-f]{1,15})(?:\.(\d{1,4}))?")
+_ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4})-([0-9a-f]{1,15})(?:\.([0-9]{1,4}))?")
 
 
 class DurableLabels:

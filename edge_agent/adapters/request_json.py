@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_agent.errors import InputError
 
-_NUMBERS = frozenset({int, float, bool})
+_NUMBERS, _BOOLEANS = frozenset({int, float}), frozenset({bool})
 _NESTED_MAX = 8
 CONTAINERS_MAX = 262_144
 """Three bytes of a body can make a list of sixty-four, or an object of more."""
@@ -110,7 +110,7 @@ def _holds_plain(data: list[Any], depth: int = 0) -> bool:
     numpy would give every place the width of the longest text: 8 MB of body, terabytes of memory.
     """
     kinds = set(map(type, data))
-    if kinds <= _NUMBERS:
+    if kinds <= _NUMBERS or kinds == _BOOLEANS:
         return True
     if kinds != {list} or depth == _NESTED_MAX:
         return False

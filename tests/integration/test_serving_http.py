@@ -226,6 +226,7 @@ def inputs(**changes: Any) -> dict[str, Any]:
         (inputs(data=[1, 2, 3, {}]), "only numbers"),
         (inputs(data=[[1, 2, 3], [4]]), "not an array of numbers"),
         (inputs(data=[True, False, True, True]), "only booleans for BOOL"),
+        (inputs(data=[1, 2, 3, True]), "only booleans for BOOL"),
         (inputs(data=[1, 2, 3, 4], datatype="BOOL"), "only booleans for BOOL"),
         (inputs(data=[1, 2, 3, 2**70]), "beyond 64 bits"),
         (inputs(data=[1, 2, 3, 0.5], datatype="INT32"), "fractions"),

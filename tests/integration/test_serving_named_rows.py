@@ -182,6 +182,7 @@ def test_a_label_is_handed_on(world: World) -> None:
         ({"label": "fog"}, "prediction_id must be a text"),
         ({"prediction_id": "x" * 129, "label": "fog"}, "at most 128 characters"),
         ({"prediction_id": "x", "label": "fog"}, "'x' is no prediction id"),
+        ({"prediction_id": f"{5:016x}-0-0.\u0660", "label": "fog"}, "is no prediction id"),
         ({"prediction_id": "x"}, "either label (name of a class) or value"),
         ({"prediction_id": "x", "label": "a", "value": 1}, "either label"),
         ({"prediction_id": "x", "label": 1}, "must be the name of a class as text, got a number"),
