@@ -2,7 +2,9 @@
 
 Accepted are graphs of one float32 input [N, width] and, for a classification, either labels
 (int64 [N]) with probabilities, or probabilities alone [N, classes]; for a regression one output
-[N] or [N, 1]. Labels must already be class indexes.
+[N] or [N, 1]. Labels must already be class indexes. Of several labels: int64 [N, labels] where it
+has labels, and a column of probabilities for each class of each label, or for the second class of
+each where all have two.
 
 Nobody knows what a graph from elsewhere does to a runtime, so it is never loaded here: its bytes
 are checked, and whatever runs it is a child process with limits (``guarded.py``).

@@ -201,8 +201,8 @@ def _regress(last: Any, places: Sequence[int], classes: Sequence[Array]) -> Any:
     raise UnsupportedEstimatorError(
         name,
         "several labels of it have no conversion",
-        f"Wrap an estimator of one label: MultiOutputClassifier({name}(...)), or train a tree, a"
-        " forest, nearest neighbours, MLPClassifier or a ClassifierChain.",
+        "Use trees, forests, KNeighborsClassifier, MLPClassifier, ClassifierChain, or an estimator"
+        " of one label inside MultiOutputClassifier.",
     )
 
 

@@ -15,6 +15,7 @@ from converters.attempts import measure_try
 from converters.build import LABEL_FLIPS_DEFAULT, ROWS_OFF_DEFAULT
 from converters.errors import ConversionError, UnsupportedEstimatorError
 from converters.from_boosted import is_booster, wrap_booster
+from converters.label_requests import labels_schema, name_labels
 from converters.normalise import normalise
 from converters.runtime import GraphRunner
 from converters.shrink_trees import shrink_trees
@@ -22,7 +23,16 @@ from converters.source import Conversion, SourceModel
 from converters.sources import make_source
 from device_profiles.catalog import load_profile
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
-from tests.support.sweep_cases import GROUPS, NUMBERS, OTHERS, OUTLIERS, SEVERAL, STEPS, SweepCase
+from tests.support.sweep_cases import (
+    GROUPS,
+    LABELS,
+    NUMBERS,
+    OTHERS,
+    OUTLIERS,
+    SEVERAL,
+    STEPS,
+    SweepCase,
+)
 from tests.support.sweep_rows import load_rows
 from tests.support.sweep_texts import judge_texts
 
@@ -150,6 +160,7 @@ def _judge_quietly(model: Any, kind: str, seen: Array, held: Array) -> Judged:
             source.answer(held.astype(np.float32)),
             runner.run(held),
             is_detector=kind == OUTLIERS,
+            labels=schema.labels,
         )
         is_near = (
             done.flips <= LABEL_FLIPS_DEFAULT * done.rows
@@ -177,7 +188,11 @@ def _comparer(
             truth = source.answer(packed)
         except ConversionError:
             return NONE
-        done = measure_try("", schema.task, truth, runner.run(packed), is_detector=is_detector)
+        done = measure_try(
+            *("", schema.task, truth, runner.run(packed)),
+            is_detector=is_detector,
+            labels=schema.labels,
+        )
         return SAME if done.is_exact else OTHER
 
     return compare
@@ -221,6 +236,8 @@ def schema_of_model(
     is_number = kind in (NUMBERS, SEVERAL, OUTLIERS) or (
         kind == OTHERS and not hasattr(last, "classes_")
     )
+    if kind == LABELS:
+        return _schema_of_labels(model, width)
     classes = None if is_number else find_classes(last)
     task = Task.REGRESSION if classes is None else Task.CLASSIFICATION
     if task is Task.REGRESSION and kind not in (NUMBERS, SEVERAL, OUTLIERS):
@@ -241,6 +258,13 @@ def schema_of_model(
         outputs=outputs,
         classes=() if classes is None else tuple(str(value) for value in classes),
     )
+
+
+def _schema_of_labels(model: Any, width: int) -> ModelSchema:
+    named = name_labels(model, ("first", "second"))
+    if not named:
+        raise UnsupportedEstimatorError(type(model).__name__, "it answers one label a row", "")
+    return labels_schema("swept", (Feature(name="x", shape=(width,)),), named)
 
 
 def _wrap(case: SweepCase) -> Any:

@@ -20,10 +20,11 @@ from sklearn.utils import all_estimators
 
 Make = Callable[[Any], Any]
 CLASSES, PAIR, NUMBERS = "classifiers", "classifiers of two classes", "regressors"
+LABELS = "classifiers of several labels"
 SEVERAL = "regressors of several targets"
 OUTLIERS, GROUPS = "detectors of outliers", "groupings"
 STEPS, OTHERS = "transformers before a linear model", "others"
-KINDS = (CLASSES, PAIR, NUMBERS, SEVERAL, OUTLIERS, GROUPS, STEPS, OTHERS)
+KINDS = (CLASSES, PAIR, LABELS, NUMBERS, SEVERAL, OUTLIERS, GROUPS, STEPS, OTHERS)
 SHUFFLED = "random_state"
 
 
@@ -174,6 +175,14 @@ _TWO_TARGETS = (
 _SAYS_ONE = ("BaggingRegressor", "MLPRegressor")
 """Take several targets, though their tags do not say so."""
 _TWO_LABELS = ("ClassifierChain", "MultiOutputClassifier")
+"""Take nothing else."""
+_SAYS_ONE_LABEL = ("OneVsRestClassifier",)
+"""Takes several labels, though its tags do not say so."""
+_FLAGS = (
+    *("ClassifierChain", "MLPClassifier", "OneVsRestClassifier"),
+    *("RidgeClassifier", "RidgeClassifierCV"),
+)
+"""Take labels of two classes only, or fail to tell their probabilities."""
 _AS_CLASSIFIER = ("Pipeline", "FrozenEstimator")
 _PAIR_ONLY = ("FixedThresholdClassifier", "TunedThresholdClassifierCV")
 _SELECTORS = ("RFE", "RFECV", "SelectFromModel", "SequentialFeatureSelector")
@@ -204,12 +213,15 @@ def _cases_of(name: str, cls: Any) -> list[SweepCase]:
         return [case(STEPS, "text")]
     if name in TEXTS:
         return [case(STEPS, "texts")]
-    feed = _feed_of(name)
-    return [case(kind, feed) for kind in _kinds_of(name, cls, build())]
+    feed, labels = _feed_of(name), "two flags" if name in _FLAGS else "two labels"
+    kinds = _kinds_of(name, cls, build())
+    return [case(kind, labels if kind == LABELS else feed) for kind in kinds]
 
 
 def _kinds_of(name: str, cls: Any, one: Any) -> tuple[str, ...]:
-    if name in (*_AS_CLASSIFIER, *_PAIR_ONLY, *_TWO_LABELS):
+    if name in _TWO_LABELS:
+        return (LABELS,)
+    if name in (*_AS_CLASSIFIER, *_PAIR_ONLY):
         return (PAIR,) if name in _PAIR_ONLY else (CLASSES,)
     roles = {
         STEPS: name in _SELECTORS,
@@ -220,7 +232,10 @@ def _kinds_of(name: str, cls: Any, one: Any) -> tuple[str, ...]:
     }
     found = next((kind for kind, is_so in roles.items() if is_so), "")
     if found == CLASSES:
-        return CLASSES, PAIR
+        tags = one.__sklearn_tags__()
+        is_of_labels = tags.target_tags.multi_output or tags.classifier_tags.multi_label
+        has_labels = name in _SAYS_ONE_LABEL or is_of_labels
+        return (CLASSES, PAIR, LABELS) if has_labels else (CLASSES, PAIR)
     is_several = name in _SAYS_ONE or one.__sklearn_tags__().target_tags.multi_output
     if found == NUMBERS and is_several:
         return (SEVERAL,) if name in _TWO_TARGETS else (NUMBERS, SEVERAL)
@@ -230,7 +245,6 @@ def _kinds_of(name: str, cls: Any, one: Any) -> tuple[str, ...]:
 def _feed_of(name: str) -> str:
     feeds = {
         "counts": (*_COUNTS, *_POSITIVE, *_POSITIVE_SCORES),
-        "two labels": _TWO_LABELS,
         "one column": ("IsotonicRegression",),
         "three columns": ("QuantileTransformer",),
         "square": ("KernelCenterer",),

@@ -36,6 +36,8 @@ def load_rows(case: SweepCase) -> tuple[Array, Array]:
         targets = np.unique(targets, return_inverse=True)[1]
     if case.feed == "holes":
         scaled[::3, :4] = np.nan
-    if case.feed == "two labels":
+    if case.feed == "two flags":
         targets = np.column_stack([targets == targets[0], scaled[:, 0] > 0]).astype(int)
+    if case.feed == "two labels":
+        targets = np.column_stack([targets, np.where(scaled[:, 0] > 0, "yes", "no")])
     return scaled, targets
