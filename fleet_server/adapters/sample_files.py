@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -42,6 +43,7 @@ from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import PackageStore
 from fleet_server.ports.samples import Exported, RowKey, RowLabel, SampleFile, StoredBatch
 
+CSV_SUFFIX = ".csv"
 COLUMNS_MAX = 4_096
 """A wider feature is one column of lists."""
 SWEEP_AFTER_S = 3_600.0
@@ -141,7 +143,7 @@ class ParquetSampleFiles:
         try:
             with (
                 os.fdopen(os.open(temporary, _NEW_FILE, 0o600), "wb") as file,
-                pq.ParquetWriter(file, joined.schema, compression="zstd") as writer,
+                _open_writer(out, file, joined.schema) as writer,
             ):
                 for table in self._tables(files, batches):
                     for name in joined.list_apart(table.schema):
@@ -198,6 +200,16 @@ class ParquetSampleFiles:
         if classes:
             about["part_classes"] = json.dumps(classes)
         return pa.table(columns, schema=pa.schema(fields, metadata=about))
+
+
+def _open_writer(out: Path, file: Any, schema: pa.Schema) -> pq.ParquetWriter | pa.csv.CSVWriter:
+    """Begin a table of the kind the name says; raises RefusedError for what CSV cannot hold."""
+    if out.suffix.lower() != CSV_SUFFIX:
+        return pq.ParquetWriter(file, schema, compression="zstd")
+    nested = next((field.name for field in schema if pa.types.is_nested(field.type)), "")
+    if nested:
+        raise RefusedError(f"{nested} is a list in each row, which CSV cannot hold; write .parquet")
+    return pa.csv.CSVWriter(file, schema)
 
 
 def _own_columns(

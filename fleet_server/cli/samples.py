@@ -68,7 +68,7 @@ def list_samples(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to make.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to make, or CSV.")],
     version: Annotated[int | None, typer.Option(min=1, help="Only this version.")] = None,
     days: Annotated[
         int | None, typer.Option(min=1, max=DAYS_MAX, help="Only what came within so many days.")
@@ -76,11 +76,12 @@ def export(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model's sampled rows, with labels that became known, into one Parquet file.
+    """Write a model's sampled rows, with labels that became known, into one file.
 
     Columns that begin with _ say whose a row is, when and why it was taken, what was answered and
-    what is true; the others are the model's. A feature that some devices hash and others do not
-    has two columns. The export is written down in the audit log; only you may read the file.
+    what is true, one each of several targets or labels; the others are the model's. A feature that
+    some devices hash and others do not has two columns. The export is written down in the audit
+    log; only you may read the file.
 
     Example: edgefleet samples export digits --out rows.parquet --days 30
     """

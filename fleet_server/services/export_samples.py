@@ -21,7 +21,7 @@ class Export:
 
     Attributes:
         model: Model.
-        out: The file; must not be there.
+        out: The file, .csv or Parquet; must not be there.
         version: None for all.
         days: Rows that came within so many days; None for all.
     """

@@ -1,5 +1,6 @@
 """Sampled rows on the server: taken once, filed, dropped when old, exported with labels."""
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from edge_agent.contract.rows import (
 )
 from edge_agent.contract.schema import Feature, NamedLabel
 from edge_agent.contract.topics import Channel, device_topic
+from fleet_server.adapters import sample_files
 from fleet_server.adapters.database import sample_book, sample_room
 from fleet_server.adapters.database.engine import read_session, write_session
 from fleet_server.adapters.database.sample_book import MARKS_MAX
@@ -340,6 +342,36 @@ def test_an_export_with_its_labels_filled_in_comes_back(server: Server, tmp_path
     assert ("labels.import", {"labels": 3, "path": str(out)}) in [
         (act, json.loads(detail)) for act, detail in acts
     ]
+
+
+def test_a_table_of_text_is_filled_in_as_well(server: Server, tmp_path: Path) -> None:
+    release(server.fleet, "load", 1, FLOWS.blob, is_approved=False)
+    server.say(flows(1, 2, [SampledLabel(0, 0, 3.5, 0)]))
+    out = tmp_path / "rows.csv"
+    server.desk.export(Export(model="load", out=out))
+    with out.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(r["_label_flow"], r["_label_heat"], r["_predicted_heat"]) for r in table] == [
+        ("3.5", "", "0"),
+        ("", "", "1"),
+    ]
+    table[1]["_label_heat"] = "20.25"
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    told = json.loads(run_label(server, "load", str(out), "--json"))
+    assert (told["added"], told["same"], told["refused"]) == (1, 1, 0)
+
+
+def test_a_picture_in_a_row_is_refused_as_a_table_of_text(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_files, "COLUMNS_MAX", 1)
+    server.say(batch(server, 1, [1]))
+    with pytest.raises(RefusedError, match=r"grid is a list in each row.*write \.parquet"):
+        server.desk.export(Export(model="plant", out=tmp_path / "rows.csv"))
+    assert list(tmp_path.glob("*rows*")) == []
 
 
 def test_labels_nobody_can_use_are_told_by_line_and_the_rest_is_kept(
