@@ -207,6 +207,8 @@ class TrainModel:
             report.notes += data.notes
             image, dataset = asked.image, data.dataset
             classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
+            if dataset.labels:
+                classes = f", {len(dataset.labels)} labels"
             step.sentence = (
                 f"{len(dataset.features):,} pictures seen as {image.height} x {image.width}"
                 f" {image.colours}{classes}   data {dataset.sha256[:12]}"
@@ -259,7 +261,7 @@ class TrainModel:
             metrics, missed = exam.judge_source(answers)
             if test.pictures is not None:
                 report.worst["worst_pictures"] = find_worst(
-                    test.targets, answers, dataset.classes, test.pictures.names
+                    test.targets, answers, dataset.classes, test.pictures.names, dataset.labels
                 )
             step.sentence = _say_metrics(spec, metrics)
         source = SourceModel(

@@ -124,6 +124,7 @@ def make_picture_dataset(
         sha256=digest_rows([PIXELS_NAME], answers.name, lanes),
         columns_sha256=hashlib.sha256(columns.encode()).hexdigest(),
         declared=spec.data.features,
+        labels=answers.labels,
         pictures=PictureSet(names, packed.load, places, groups, packed.figures[kept]),
     )
     return PictureData(

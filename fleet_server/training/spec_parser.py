@@ -75,8 +75,9 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     data = _read_data(root, model.task, pictures)
     family = read_family(root, model.name, data)
     has_labels = model.task is Task.CLASSIFICATION and bool(data.targets)
-    if has_labels and (pictures is not None or family is not None):
-        what = "a member of a family" if family is not None else "a model of pictures"
+    is_network = root.section("train").values.get("estimator") == CNN
+    if has_labels and (is_network or family is not None):
+        what = "a member of a family" if family is not None else "a cnn"
         root.section("data").add(
             "target", f"names several labels, and {what} answers one; write a spec for each"
         )

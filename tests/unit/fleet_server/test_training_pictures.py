@@ -137,6 +137,8 @@ def test_a_network_needs_pictures_and_its_parameters_are_checked() -> None:
     settings = read_spec(cnn).train.cnn
     assert settings is not None
     assert (settings.hidden, settings.channels) == (9, (16, 32, 64))
+    with pytest.raises(SpecError, match="names several labels, and a cnn answers one"):
+        read_spec(edit(cnn, {'"photos"': '"a.csv"\ntarget = ["a", "b"]'}))
     table = 'source = "file:a.csv"\ntarget = "t"\nfeatures = { x = { type = "float32" } }'
     with pytest.raises(SpecError, match="cnn is for pictures"):
         read_spec(
@@ -227,6 +229,31 @@ def test_pictures_of_a_group_stay_together_and_values_are_read(tmp_path: Path) -
     assert len(cameras[0] | cameras[1]) == 5
     one = int(held[0][:-4])
     assert test.targets[0].tolist() == [one / 2, -one]
+
+
+def test_a_table_may_name_several_labels_of_a_picture(tmp_path: Path) -> None:
+    _write(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    (tmp_path / "photos.csv").write_text(
+        "file,kind,broken\n1.png,a,no\n2.png,b,no\n3.png,a,yes\n4.png,b,yes\n"
+    )
+    said = '"photos.csv"\ntarget = ["kind", "broken"]'
+    data = _read(tmp_path, edit(SPEC, {'"photos"': said})).dataset
+    assert [(one.name, one.classes) for one in data.labels] == [
+        ("kind", ("a", "b")),
+        ("broken", ("no", "yes")),
+    ]
+    assert data.pictures is not None
+    place = data.pictures.names.index("3.png")
+    assert data.targets[place].tolist() == [0, 1]
+    # The first label is right everywhere; the second is missed most on the last picture.
+    sure = np.tile([0.9, 0.1, 0.8, 0.2], (4, 1))
+    sure[3, 2:] = 1.0, 0.0
+    answers = Answers.of_classes(np.zeros((4, 2), np.int64), sure)
+    truth = np.array([[0, 0], [0, 0], [0, 1], [0, 1]])
+    worst = find_worst(truth, answers, (), ["p", "q", "r", "s"], data.labels)
+    assert [one["picture"] for one in worst[:2]] == ["s", "r"]
+    assert worst[0]["truth"] == {"kind": "a", "broken": "yes"}
+    assert worst[0]["answer"] == {"kind": "a", "broken": "no"}
 
 
 @pytest.mark.parametrize(
