@@ -1,7 +1,7 @@
 """What to use in place of scikit-learn's estimators that have no converter."""
 
 _INSTEAD = {
-    "ClassifierChain": "one classifier a label, each a package of its own",
+    "ClassifierChain": "MultiOutputClassifier",
     "DummyClassifier": "no model: its answer is a constant",
     "DummyRegressor": "no model: its answer is a constant",
     "NearestCentroid": "LinearDiscriminantAnalysis or KNeighborsClassifier",

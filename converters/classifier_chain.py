@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.multioutput import ClassifierChain
+from sklearn.pipeline import Pipeline
 
 from converters.errors import UnsupportedEstimatorError
 from converters.several_labels import CHAIN_METHODS
@@ -99,6 +100,9 @@ def _ask(
     column = np.array([-1, 1], np.int64)
     classes = np.asarray(estimator.classes_)
     has_shares = hasattr(estimator, "predict_proba")
+    if isinstance(estimator, Pipeline):
+        known = OnnxSubEstimator(estimator[:-1], known, op_version=version)
+        estimator = estimator[-1]
     asked = OnnxSubEstimator(
         estimator, known, op_version=version, options={"zipmap": False} if has_shares else None
     )

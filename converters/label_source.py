@@ -33,10 +33,17 @@ def check_labels(
         UnsupportedEstimatorError: It answers other labels, or tells labels alone undeclared.
         InvalidRequestError: The classes of a label differ.
     """
+    if not classes:
+        raise UnsupportedEstimatorError(
+            name,
+            f"it answers one label a row, or several in a way of its own; the schema has"
+            f" {len(labels)}",
+            f"Train one for each label: MultiOutputClassifier({name}(...)).",
+        )
     if len(classes) != len(labels):
         raise UnsupportedEstimatorError(
             name,
-            f"it answers {len(classes) or 1} labels a row, the schema has {len(labels) or 1}",
+            f"it answers {len(classes)} labels a row, the schema has {len(labels)}",
             f"Name as many (2 to {LABELS_MAX}) as labels of the schema's label, in its order."
             if len(classes) <= LABELS_MAX
             else f"A package answers at most {LABELS_MAX}: train several models.",

@@ -1,22 +1,26 @@
 """Several labels out of one model: every way to make one, to a package that a device serves."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
+from xgboost import XGBClassifier
 
 from converters.build import build_package
 from converters.errors import InvalidRequestError, UnsupportedEstimatorError
@@ -27,9 +31,11 @@ from converters.parity import compare_outputs
 from converters.request import BuildRequest, BuiltPackage, Effort
 from converters.runtime import GraphRunner
 from converters.sources import make_source
+from converters.table_feed import TableModel
 from device_profiles.catalog import load_profile
 from edge_agent.contract.package import EVIDENCE, MODEL, SCHEMA, unpack_members
-from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.schema import Dtype, Feature, ModelSchema
+from edge_agent.statistics.packed_texts import pack_text
 from tests.support.convert import QUICK, fit_quietly, schema_of
 from tests.support.labels import labels_schema, load_flowers, name_labels, renamed
 from tests.support.serving import BuiltPackage as ServedPackage
@@ -65,6 +71,10 @@ CASES: dict[str, tuple[Any, Array]] = {
         make_pipeline(
             StandardScaler(), ClassifierChain(LOGISTIC, order=[1, 0], chain_method="predict_proba")
         ),
+        FLAGS,
+    ),
+    "a chain of pipelines": (
+        ClassifierChain(make_pipeline(StandardScaler(), LOGISTIC), order=[1, 0]),
         FLAGS,
     ),
     "a chain of labels alone": (ClassifierChain(LinearSVC(random_state=0)), FLAGS + 3),
@@ -121,6 +131,40 @@ def test_merged_graphs_must_read_the_same_rows() -> None:
     other.graph.input[0].name = "elsewhere"
     with pytest.raises(ValueError, match="part 1 reads"):
         merge_graphs([one, other])
+
+
+def test_a_table_of_words_and_categories_is_unpacked_for_every_label() -> None:
+    draw = np.random.default_rng(1)
+    colours, words = ("blue", "green", "red"), ("loud", "ok", "pump", "smoke")
+    codes, numbers = draw.integers(0, 3, 200), draw.normal(size=200)
+    notes = [" ".join(words[n] for n in draw.integers(0, 4, 3)) for _ in range(200)]
+    table = np.empty((200, 3), object)
+    table[:, 0], table[:, 1] = [colours[n] for n in codes], numbers
+    table[:, 2] = notes
+    answers = np.column_stack(
+        [np.where(codes == 2, "x", np.where(numbers > 0, "y", "z")), ["smoke" in n for n in notes]]
+    )
+    parts = [("c", OneHotEncoder(), [0]), ("n", StandardScaler(), [1]), ("t", CountVectorizer(), 2)]
+    steps = make_pipeline(
+        ColumnTransformer(parts, sparse_threshold=0), MultiOutputClassifier(LOGISTIC)
+    )
+    model = fit_quietly(steps, table[:150], answers[:150])
+    features = (
+        Feature(name="colour", dtype=Dtype.CATEGORY, categories=colours),
+        Feature(name="number"),
+        Feature(name="note", dtype=Dtype.TEXT, chars_max=24),
+    )
+    schema = replace(labels_schema(name_labels(answers), 3), features=features)
+    packed = np.zeros((200, schema.width))
+    packed[:, 0], packed[:, 1] = codes, numbers
+    for row, note in zip(packed, notes, strict=True):
+        pack_text(row[2:], note)
+    held = packed[150:].astype(np.float32)
+    done = make_source(TableModel(estimator=model), schema).convert(schema, SERVER, held)
+    assert done.tries[-1].is_exact
+    got = GraphRunner(normalise(done.model, SERVER), SERVER).run(held)["label"]
+    told = [[one.classes[n] for n in own] for one, own in zip(schema.labels, got.T, strict=True)]
+    assert np.array_equal(np.array(told).T, model.predict(table[150:]))
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +239,7 @@ def convert(estimator: Any, schema: ModelSchema, answers: Array = ANSWERS) -> An
             ANSWERS,
             "RadiusNeighborsClassifier .* inside MultiOutputClassifier",
         ),
+        (XGBClassifier(n_estimators=1, n_jobs=1), FLAGS, "MultiOutputClassifier.XGBClassifier"),
         (
             ClassifierChain(LOGISTIC, chain_method="decision_function"),
             FLAGS,
