@@ -10,12 +10,13 @@ Invariants: it does not start where other machines could ask unknown; at most
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.adapters.http_access import HttpAccess
 from edge_agent.adapters.http_connection import Application, Connection, ServerLimits, Service
@@ -33,6 +34,8 @@ GOODBYE_S = 1.0
 """For a TLS client to close its side, after the agent closed its own."""
 ACCEPT_AGAIN_S = 0.2
 """After the system has refused another connection, for want of file descriptors mostly."""
+TELL_AGAIN_S = 10.0
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPTING_TURNS = 4
 """Turns of the loop from accepting a client to its ``Connection``: asyncio forgets those whom it
 has accepted when its server is closed before that."""
@@ -81,7 +84,7 @@ class HttpInferenceServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
-        self._drain_s = 0.0
+        self._drain_s = self._tell_again_at = 0.0
 
     def start(self) -> int:
         """Bind and serve in a thread; return the port.
@@ -124,6 +127,7 @@ class HttpInferenceServer:
 
     async def _serve(self, sockets: Sequence[socket.socket], begun: "Future[None]") -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(self._on_fault)
         tls = self._access.tls
         closers = [
             await self._listen(each) if tls is None else self._listen_tls(each, tls)
@@ -147,6 +151,15 @@ class HttpInferenceServer:
         for connection in tuple(self._connections):
             connection.abort()
         sweep.cancel()
+
+    def _on_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what nobody awaited; asyncio tells a want of file descriptors 100 times a second."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _EXHAUSTED:
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._tell_again_at:
+            self._tell_again_at = loop.time() + TELL_AGAIN_S
+            _LOG.warning("no further client can be taken: %s", error)
 
     async def _wait_for_clients(self, seconds: float) -> None:
         """Wait until all have gone, at most so long."""

@@ -1,6 +1,7 @@
 """The server over real sockets: the protocol, every bad request, slow and greedy clients."""
 
 import contextlib
+import errno
 import gzip
 import json
 import socket
@@ -656,3 +657,20 @@ def test_who_was_accepted_in_the_moment_of_the_end_is_answered() -> None:
     finally:
         client.close()
         stopping.join(10)
+
+
+def test_a_want_of_file_descriptors_is_told_once_and_other_faults_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = HttpInferenceServer(Hello())
+    server.start()
+    try:
+        loop = server._loop
+        assert loop is not None
+        for error in [OSError(errno.EMFILE, "Too many open files")] * 50 + [ValueError("odd")] * 2:
+            context = {"message": "as asyncio says it", "exception": error}
+            loop.call_soon_threadsafe(loop.call_exception_handler, context)
+    finally:
+        server.stop()
+    assert caplog.text.count("no further client can be taken") == 1
+    assert caplog.text.count("ValueError: odd") == 2
