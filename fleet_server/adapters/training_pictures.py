@@ -5,11 +5,12 @@ that will ship, so what is trained on is what a device sees. Unfolding releases 
 lock, so some pictures are unfolded side by side; how many depends on how large one may be.
 """
 
+import contextlib
 import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,21 +103,23 @@ class FilePictureReader:
         figures = np.empty((count, len(FIGURES)), np.float32)
         places, faults, hashes, size_bytes = list[int](), list[tuple[int, str]](), bytearray(), 0
         pixel_hashes = bytearray()
-        for place, one in enumerate(_read_all(listed, image, profile)):
-            if place % _TOLD_EVERY == 0:
-                tell(f"picture {place + 1:,} of {count:,}")
-            size_bytes += one.size_bytes
-            if size_bytes > BYTES_MAX:
-                raise RefusedError(
-                    f"the pictures have more than {BYTES_MAX:,} bytes together; make them smaller"
-                )
-            if one.row is None:
-                faults.append((place, one.fault))
-                continue
-            rows[len(places)], figures[len(places)] = one.row, one.figures
-            places.append(place)
-            hashes += one.sha256
-            pixel_hashes += one.pixels_sha256
+        with contextlib.closing(_read_all(listed, image, profile)) as found:
+            for place, one in enumerate(found):
+                if place % _TOLD_EVERY == 0:
+                    tell(f"picture {place + 1:,} of {count:,}")
+                size_bytes += one.size_bytes
+                if size_bytes > BYTES_MAX:
+                    raise RefusedError(
+                        f"the pictures have more than {BYTES_MAX:,} bytes together; make them"
+                        " smaller"
+                    )
+                if one.row is None:
+                    faults.append((place, one.fault))
+                    continue
+                rows[len(places)], figures[len(places)] = one.row, one.figures
+                places.append(place)
+                hashes += one.sha256
+                pixel_hashes += one.pixels_sha256
         kept = np.array(places, np.int64)
         digests = np.frombuffer(bytes(hashes), np.uint8).reshape(-1, 32)
         return PackedPictures(
@@ -206,7 +209,9 @@ def _list_folder(path: Path, column: str) -> ListedPictures:
     )
 
 
-def _read_all(listed: ListedPictures, image: ImageInput, profile: DeviceProfile) -> Iterator[_Read]:
+def _read_all(
+    listed: ListedPictures, image: ImageInput, profile: DeviceProfile
+) -> Generator[_Read, None, None]:
     """Read them side by side, and give them in their order."""
     packer = PicturePacker(image, profile, threads=1)
     workers = min(

@@ -1,5 +1,6 @@
 """Pictures of a spec: what it may say, what of the files counts, what is left out or refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fleet_server.errors import FleetError, NotFoundError, RefusedError
 from fleet_server.services.read_pictures import ReadPictures
 from fleet_server.training.alike_pictures import find_alike
 from fleet_server.training.dataset import Side, split_rows
+from fleet_server.training.fit_network import fit_network
 from fleet_server.training.ingest_pictures import PictureData
 from fleet_server.training.metrics import Answers
 from fleet_server.training.picture_set import PictureSet
@@ -307,6 +309,25 @@ def test_bounds_are_checked_before_and_while_files_are_read(
             patch.setattr(training_pictures, name, limit)
             with pytest.raises(RefusedError, match=words):
                 _read(tmp_path)
+
+
+def test_what_reads_pictures_or_trains_networks_is_named_when_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "photos" / "a", "1.png")
+    _write(tmp_path / "photos" / "b", "2.png", shade=99)
+    cnn = read_spec(edit(SPEC, {'"sklearn.linear_model.LogisticRegression"': '"cnn"'}))
+    assert cnn.train.cnn is not None
+    assert cnn.data.pictures is not None
+    dataset = _read(tmp_path).dataset
+    side = Side(features=dataset.features, targets=dataset.targets, pictures=dataset.pictures)
+    monkeypatch.delitem(sys.modules, "fleet_server.training.cnn", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RefusedError, match=r"needs PyTorch.*pip install 'edgefleet\[torch\]'"):
+        fit_network(cnn, cnn.train.cnn, cnn.data.pictures, side, ("a", "b"), lambda _: None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(RefusedError, match="reading pictures needs pillow: pip install pillow"):
+        _read(tmp_path)
 
 
 def test_frames_of_one_burst_on_both_sides_are_told() -> None:
