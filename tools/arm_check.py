@@ -12,6 +12,7 @@ Says nothing about speed, memory limits, heat or the card of a real board (docs/
 import argparse
 import http.client
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -254,6 +255,10 @@ def ask(port: int) -> dict[str, Any]:
     return answer
 
 
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Check the processors named, all by default; return 1 when one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -262,6 +267,8 @@ def main() -> int:
     parser.add_argument("--cpu", action="append", choices=sorted(BOARDS), help="default: all")
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # which ends what was started, too
     check = ArmCheck(arguments.userland.resolve(), arguments.root.resolve())
     try:
         check.run(arguments.cpu or list(BOARDS))
