@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from device_profiles.calibration import Calibration
 from device_profiles.errors import ProfileFormatError
 from device_profiles.providers import ProviderOptions, find_wrong_providers, read_options
 from device_profiles.versions import parse_range, parse_release
+
+if TYPE_CHECKING:
+    from device_profiles.calibration import Calibration
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -146,7 +148,7 @@ class DeviceProfile:
     serving: Serving = Serving.WORKER
     require_provider: bool = False
     provider_options: ProviderOptions = field(default_factory=dict)
-    calibration: Calibration | None = None
+    calibration: "Calibration | None" = None
     telemetry: TelemetryLimits = field(default_factory=TelemetryLimits)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -305,6 +307,8 @@ def _read_further(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             key, _, problem = f"provider_options{error}".partition(": ")
             raise ProfileFormatError(source, key, problem) from error
     if "calibration" in values:
+        from device_profiles.calibration import Calibration  # few profiles have one
+
         found["calibration"] = Calibration.from_report(values["calibration"])
         if found["calibration"] is None:
             raise ProfileFormatError(

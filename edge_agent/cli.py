@@ -7,15 +7,11 @@ stdout, words to stderr. Heavy imports wait until a command needs them.
 from edge_agent.adapters import fewer_imports  # noqa: F401 - before all others
 
 # isort: split
-import argparse
-import faulthandler
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_agent import __version__
-from edge_agent.cli_edges import add_commands as add_edge_commands
-from edge_agent.cli_operate import add_commands
+from edge_agent import __version__, cli_run
 from edge_agent.errors import (
     AgentError,
     EnrolmentError,
@@ -23,18 +19,23 @@ from edge_agent.errors import (
     SettingsError,
     UnreachableError,
 )
-from edge_agent.settings import LOG_LEVELS, find_directory, load_settings
+from edge_agent.settings import find_directory
+
+if TYPE_CHECKING:
+    import argparse
 
 DONE, FAILED, MISUSE, UNREACHABLE = 0, 1, 2, 3
-STDERR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    given = sys.argv[1:] if argv is None else list(argv)
+    options = cli_run.read_options(given)
     try:
-        return run(arguments)
+        if options is not None:
+            cli_run.run(options)
+            return DONE
+        return _run_parsed(given)
     except AgentError as error:
         _say(f"edge-agent: {error}")
         return _exit_code(error)
@@ -47,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def _run_parsed(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
 def _exit_code(error: AgentError) -> int:
     is_unreachable = isinstance(error, UnreachableError | NotRunningError) or (
         isinstance(error, EnrolmentError) and getattr(error, "is_unreachable", False)
@@ -56,7 +63,7 @@ def _exit_code(error: AgentError) -> int:
     return UNREACHABLE if is_unreachable else FAILED
 
 
-def _join(arguments: argparse.Namespace) -> int:
+def _join(arguments: "argparse.Namespace") -> int:
     from edge_agent.adapters.enrolment import enrol
     from edge_agent.adapters.identity_store import is_enrolled, load_identity
 
@@ -80,31 +87,17 @@ def _join(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    directory = find_directory(arguments.dir)
-    settings = load_settings(
-        directory,
-        flags={
-            "http_host": arguments.http_host,
-            "http_port": arguments.http_port,
-            "window_s": arguments.window_s,
-            "log_level": arguments.log_level,
-        },
-    )
-    from edge_agent.adapters.log_output import start_logging
-    from edge_agent.bootstrap import AgentProcess
-
-    start_logging(settings, directory)
-    # A supervisor that ends a stuck agent (SIGABRT) gets the stack of every thread.
-    faulthandler.enable(file=STDERR)
-
-    process = AgentProcess(directory, settings)
-    process.stop_on_signals()
-    process.run()
+def _run(arguments: "argparse.Namespace") -> int:
+    cli_run.run(vars(arguments))
     return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    from edge_agent.cli_edges import add_commands as add_edge_commands
+    from edge_agent.cli_operate import add_commands
+
     parser = argparse.ArgumentParser(
         prog="edge-agent",
         description="Keeps models running on this device: joins a fleet, updates itself, serves.",
@@ -118,20 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("--force", action="store_true", help="join anew, with a new identity")
 
     run = _command(commands, "run", _run, "run the agent", "edge-agent run --http-port 8090")
-    run.add_argument("--http-host", help="address for local applications (default 127.0.0.1)")
-    run.add_argument("--http-port", type=int, help="port for them, 0 for a free one (default 8090)")
-    run.add_argument("--window-s", type=float, help="longest telemetry window (default: profile)")
-    run.add_argument("--log-level", choices=LOG_LEVELS, help="how much to say (default info)")
+    cli_run.add_options(run)
 
     add_commands(commands, _command)
-
     add_edge_commands(commands, _command)
     return parser
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], words: str, example: str
-) -> argparse.ArgumentParser:
+    commands: Any, name: str, run: "Callable[[argparse.Namespace], int]", words: str, example: str
+) -> "argparse.ArgumentParser":
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=words,

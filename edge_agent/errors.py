@@ -150,3 +150,14 @@ class InputError(ServingError):
 
 class InferenceError(ServingError):
     """The runtime failed on a well-formed request; the model, not the caller, is at fault."""
+
+
+def words_of(error: BaseException) -> str:
+    """Say what failed in the error's own words; its kind, where it has none, is no answer.
+
+    >>> words_of(ValueError("too long")), words_of(MemoryError()), words_of(KeyError())
+    ('too long', 'memory ran out', 'no reason was given (KeyError)')
+    """
+    if isinstance(error, MemoryError):
+        return "memory ran out"
+    return str(error) or f"no reason was given ({type(error).__name__})"

@@ -16,7 +16,7 @@ from edge_agent.adapters.image_files import fit_picture, load_pillow
 from edge_agent.adapters.video_frames import VideoFrames
 from edge_agent.client import Client, connect
 from edge_agent.core.pixel_layout import PixelLayout, find_layout
-from edge_agent.errors import UnreachableError
+from edge_agent.errors import UnreachableError, words_of
 from edge_agent.local_predict import PixelRange, find_fields, predict_picture, predict_row
 
 AGENT_AWAY_S = 1.0
@@ -94,7 +94,8 @@ def predict_video(
             try:
                 image = frame.image.to_image()
             except (OSError, ValueError) as error:  # colours nobody knows how to turn into RGB
-                yield told | {"error": f"the frame cannot be read: {type(error).__name__}"}
+                words = f"the frame's colours cannot be turned into RGB: {words_of(error)}"
+                yield told | {"error": f"{words}; let the camera send yuv420p or rgb24"}
                 continue
             ask = partial(_ask_image, client, name, image, number)
             answer = _answer(client, name, ask, pixel_range, stop)

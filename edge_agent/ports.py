@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edge_agent.contract.codes import Code
-from edge_agent.contract.topics import Channel
-from edge_agent.core.late_labels import Truth
-from edge_agent.core.probation import ProbationStats
-from edge_agent.core.release import PackageKey
-from edge_agent.core.verified import AcceptedTrust, Standing, VerifiedAssignment
-from edge_agent.errors import Refusal
+if TYPE_CHECKING:  # whoever serves, loads none of it
+    from edge_agent.contract.codes import Code
+    from edge_agent.contract.topics import Channel
+    from edge_agent.core.late_labels import Truth
+    from edge_agent.core.probation import ProbationStats
+    from edge_agent.core.release import PackageKey
+    from edge_agent.core.verified import AcceptedTrust, Standing, VerifiedAssignment
+    from edge_agent.errors import Refusal
 
 Jitter = Callable[[], float]
 """Gives a number in [0, 1) from a source of randomness."""
@@ -91,9 +92,9 @@ class Verdict:
         doubt: Why it cannot be told of some package held whether it is approved still.
     """
 
-    standing: Standing | None
-    result: VerifiedAssignment | Refusal | None
-    doubt: Refusal | None = None
+    standing: "Standing | None"
+    result: "VerifiedAssignment | Refusal | None"
+    doubt: "Refusal | None" = None
 
 
 class AssignmentVerifier(Protocol):
@@ -103,8 +104,8 @@ class AssignmentVerifier(Protocol):
         self,
         files: Mapping[str, bytes],
         envelope: bytes,
-        accepted: AcceptedTrust,
-        held: frozenset[PackageKey] = frozenset(),
+        accepted: "AcceptedTrust",
+        held: "frozenset[PackageKey]" = frozenset(),
     ) -> Verdict:
         """Verify everything, change nothing of the agent's state; never raises for what is said.
 
@@ -215,7 +216,7 @@ class InferenceService(Protocol):
     def deactivate(self, slot: str, *, reason: str = "") -> None:
         """Stop answering on a slot; ``reason`` is for whoever asks it from now on."""
 
-    def probation_stats(self, slot: str) -> ProbationStats:
+    def probation_stats(self, slot: str) -> "ProbationStats":
         """Return what the slot answered since ``reset_stats`` or its activation."""
 
     def reset_stats(self, slot: str) -> None:
@@ -242,7 +243,7 @@ class SelfTestResult:
     """How a package did on this device; ``code`` and ``detail`` are of the failure."""
 
     ok: bool
-    code: Code | None = None
+    code: "Code | None" = None
     detail: str = ""
     latency_ms_p95: float | None = None
     rss_bytes: int | None = None
@@ -274,7 +275,7 @@ class TelemetryUplink(Protocol):
 class LabelSink(Protocol):
     """Takes what turned out to be true of an answer. May be called from any thread."""
 
-    def add(self, prediction_id: str, label: Truth) -> None:
+    def add(self, prediction_id: str, label: "Truth") -> None:
         """Keep the late labels of one answer, all or none; never blocks long.
 
         Those that find no room are counted as dropped.
@@ -299,7 +300,7 @@ class Link(Protocol):
         """Whether a session with the broker stands."""
 
     def publish(
-        self, channel: Channel, payload: bytes, *, qos: int, is_retained: bool = False
+        self, channel: "Channel", payload: bytes, *, qos: int, is_retained: bool = False
     ) -> bool:
         """Hand a message to the session; False when it was not taken (offline or full)."""
 

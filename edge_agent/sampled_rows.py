@@ -1,8 +1,8 @@
 """Sampling of raw rows joined: what a device's settings let out, within what its profile allows."""
 
 import logging
-import secrets
 
+from edge_agent.adapters.chance import random_share
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.row_key import load_row_key
 from edge_agent.adapters.row_sampler import RowPool
@@ -42,5 +42,5 @@ def build_row_pool(config: ServingConfig, outbox: Outbox, clock: Clock) -> RowPo
         boot=config.boot,
         key=key,
         clock=clock,
-        jitter=secrets.SystemRandom().random,
+        jitter=random_share,
     )

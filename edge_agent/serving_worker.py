@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.adapters.child_side import settle_as_child
 from edge_agent.adapters.http_connection import Application
@@ -38,12 +38,14 @@ from edge_agent.adapters.lean import give_back, limit_arenas
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.worker_channel import Channel, ChannelClosedError
-from edge_agent.adapters.worker_shadows import order_from_json, sight_to_json
 from edge_agent.contract.codes import Code
 from edge_agent.core.probation import ProbationStats
-from edge_agent.errors import OutboxError, PackageError
+from edge_agent.errors import OutboxError, PackageError, words_of
 from edge_agent.serving import Serving
 from edge_agent.serving_config import ServingConfig
+
+if TYPE_CHECKING:
+    from edge_agent.shadow_port import ShadowSight
 
 CLOSE_DUE_S = 1.0
 OUTBOX_FILE = "outbox.db"
@@ -124,7 +126,8 @@ class Worker:
             self._refuse(message, Code.DISK_ERROR, str(error))
         except Exception as error:  # noqa: BLE001 - a door: the agent decides what becomes of it
             _LOG.exception("%s failed", message["op"])
-            self._refuse(message, Code.SELFTEST_LOAD, f"{type(error).__name__}: {error}")
+            detail = f"{message['op']}: {words_of(error)}; the log has the trace"
+            self._refuse(message, Code.SELFTEST_LOAD, detail)
         else:
             self._answer(message, {})
         if message["op"] in ("serve", "activate"):
@@ -146,6 +149,8 @@ class Worker:
             case "deactivate":
                 self._serving_now().service.deactivate(message["slot"], reason=message["reason"])
             case "shadow":
+                from edge_agent.adapters.worker_shadows import order_from_json
+
                 order = order_from_json(message)
                 self._serving_now().service.shadows.start(message["slot"], order)
             case "unshadow":
@@ -173,7 +178,7 @@ class Worker:
         return {
             "request_s": self._watch.longest_s(),
             "stats": stats,
-            "shadows": {slot: sight_to_json(sight) for slot, sight in shadows.items()},
+            "shadows": _shadows_to_json(shadows),
         }
 
     def _serving_now(self) -> Serving:
@@ -254,6 +259,14 @@ def _finite(stats: ProbationStats) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(stats).items()
     }
+
+
+def _shadows_to_json(sights: "Mapping[str, ShadowSight]") -> dict[str, Any]:
+    if not sights:
+        return {}
+    from edge_agent.adapters.worker_shadows import sight_to_json  # most updates have no shadow
+
+    return {slot: sight_to_json(sight) for slot, sight in sights.items()}
 
 
 def _join_outbox(config: ServingConfig) -> Outbox:

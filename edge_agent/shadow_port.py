@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edge_agent.contract.codes import Code
-from edge_agent.contract.shadow import ShadowPolicy, ShadowReport, ShadowState
+
+if TYPE_CHECKING:  # most updates come without a shadow
+    from edge_agent.contract.shadow import ShadowPolicy, ShadowReport
 
 NO_PLACE = "there is no place for a shadow on this device"
 
@@ -32,7 +34,7 @@ class ShadowOrder:
     attempt: int
     package: BlobPlace
     beside: BlobPlace
-    policy: ShadowPolicy
+    policy: "ShadowPolicy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class ShadowSight:
     """
 
     attempt: int
-    report: ShadowReport
+    report: "ShadowReport"
     code: Code | None = None
     detail: str = ""
 
@@ -76,6 +78,8 @@ class NoShadows:
 
     def start(self, slot: str, order: ShadowOrder) -> None:
         """Remember the wish."""
+        from edge_agent.contract.shadow import ShadowReport, ShadowState
+
         report = ShadowReport(sha256=order.package.sha256, state=ShadowState.SKIPPED, note=NO_PLACE)
         self._wishes[slot] = ShadowSight(attempt=order.attempt, report=report)
 

@@ -36,7 +36,7 @@ from edge_agent.adapters.trust_words import (
 )
 from edge_agent.adapters.tuf_verifier import TufVerifier
 from edge_agent.core.verified import AcceptedTrust
-from edge_agent.errors import EnrolmentError, StorageError
+from edge_agent.errors import EnrolmentError, StorageError, words_of
 
 LINGER_S = 20.0
 OPERATION_S = 60
@@ -106,7 +106,7 @@ class TrustWork:
             return _refuse("enrolment", str(error))
         except Exception as error:  # noqa: BLE001 - a door: the agent decides what becomes of it
             _LOG.exception("%s failed", head.get("op"))
-            return _refuse("other", f"{type(error).__name__}: {error}")
+            return _refuse("other", f"{head.get('op')}: {words_of(error)}; the log has the trace")
 
     def _obey(self, head: Mapping[str, Any], parts: Sequence[bytes]) -> Frame:
         match head["op"]:

@@ -16,8 +16,14 @@ from typing import IO
 
 from edge_agent.adapters.files import open_scratch
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-"""numpy's own threads, and a heap for each of ours, would cost memory and are used for nothing."""
+SMALL = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONNODEBUGRANGES": "1",
+}
+"""numpy's own threads, a heap for each of ours, and the columns in a traceback beside its lines,
+would cost memory and are used for nothing."""
 _WORDS_BYTES = 2_048
 
 
@@ -54,7 +60,7 @@ def run_child(command: Sequence[str], *, timeout_s: float, output_bytes_max: int
             stdout=output,
             stderr=errors,
             start_new_session=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | SMALL,
         )
         try:
             status: int | None = process.wait(timeout_s)

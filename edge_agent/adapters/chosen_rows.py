@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.contract.rows import RowFeature
+if TYPE_CHECKING:
+    from edge_agent.contract.rows import RowFeature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,7 +26,7 @@ class RowPlan:
 
     artifact: bytes
     stream: int
-    features: tuple[RowFeature, ...] = ()
+    features: "tuple[RowFeature, ...]" = ()
     columns: tuple[int, ...] = ()
     row_bytes: int = 0
     names: tuple[str, ...] = ()

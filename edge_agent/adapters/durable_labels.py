@@ -14,16 +14,18 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from edge_agent.adapters.named_answers import NUMBERS_KEPT
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import ROWS_KEPT, Answer, RecentAnswers
-from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.contract.answer_parts import AnswerPart
 from edge_agent.contract.labels import LabelRow
-from edge_agent.contract.rows import SampledLabel
 from edge_agent.core.late_labels import Truth, read_truth
 from edge_agent.errors import InputError, OutboxError
+
+if TYPE_CHECKING:
+    from edge_agent.adapters.row_sampler import RowPool
 
 WAITING_MAX = 10_000
 _ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{1,4})-([0-9a-f]{1,15})(?:\.([0-9]{1,4}))?")
@@ -38,7 +40,7 @@ class DurableLabels:
         *,
         boot: int,
         find_answers: Callable[[int], RecentAnswers | None],
-        rows: RowPool | None = None,
+        rows: "RowPool | None" = None,
     ) -> None:
         """Begin with none.
 
@@ -87,6 +89,8 @@ class DurableLabels:
             self._waiting.extend(rows)
             self._trim()
         if self._rows is not None and answer.is_sampled:
+            from edge_agent.contract.rows import SampledLabel  # loaded with what samples
+
             names = tuple(part.name for part in parts if part.name)
             for part, found in known.items():
                 sampled = SampledLabel(number, place, found, part)

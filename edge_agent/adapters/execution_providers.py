@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from device_profiles.profile import DeviceProfile
 from device_profiles.providers import CPU, ProviderOptions, read_options
 from edge_agent.contract.codes import Code
-from edge_agent.errors import PackageError
+from edge_agent.errors import PackageError, words_of
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from device_profiles.profile import DeviceProfile
 
 REASON_CHARS_MAX = 200
 NOT_BUILT_IN = "the installed runtime is built without it"
@@ -41,7 +42,7 @@ class ProviderWish:
     is_required: bool = False
 
     @classmethod
-    def of(cls, profile: DeviceProfile) -> "ProviderWish":
+    def of(cls, profile: "DeviceProfile") -> "ProviderWish":
         """Take it from a profile."""
         return cls(
             names=profile.providers,
@@ -140,4 +141,4 @@ def _find_computing(session: "onnxruntime.InferenceSession") -> set[str] | None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
+    return words_of(error)[:REASON_CHARS_MAX]

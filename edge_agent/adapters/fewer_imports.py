@@ -5,6 +5,7 @@ Each is loaded at the first look inside, so nothing is missing: paho looks for p
 a docstring, ``urllib.parse`` needs ``ipaddress`` for brackets in a host. Figures: docs/adr/0024.
 """
 
+from edge_agent.adapters import plain_host_names  # noqa: F401 - announces itself
 from edge_agent.adapters.lean import defer
 
 HARDLY_USED = (

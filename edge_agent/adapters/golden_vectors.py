@@ -5,16 +5,14 @@ are shipped as exact float32 and never recomputed: a tree that sees 0.1 more tha
 threshold answers something else.
 """
 
-import io
-import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters.array_archive import read_arrays
 from edge_agent.contract.codes import Code
 from edge_agent.contract.image import IMAGE_CHANNELS, ImageInput
 from edge_agent.contract.outputs import slice_labels
@@ -25,15 +23,13 @@ from edge_agent.contract.package import (
     GOLDEN_TOLERANCE_PREFIX,
 )
 from edge_agent.contract.schema import ModelSchema, Output, Role
-from edge_agent.errors import PackageError
+from edge_agent.errors import PackageError, words_of
 
 GOLDEN_BYTES_MAX = 268_435_456
 GOLDEN_ARRAYS_MAX = 32
 PICTURE_PIXELS_MAX = 65_536
 """Of one golden picture."""
 _HEADER_BYTES = 1_024
-_COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""The others may ask for dictionaries of gigabytes."""
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -60,9 +56,11 @@ class GoldenVectors:
             PackageError: ``PACKAGE_FORMAT``: not such a file, or an array is missing or misshapen.
         """
         try:
-            arrays = _read_arrays(payload, _bytes_max(schema))
+            arrays = read_arrays(
+                payload, arrays_max=GOLDEN_ARRAYS_MAX, bytes_max=_bytes_max(schema)
+            )
         except Exception as error:  # damaged archives raise a dozen kinds
-            raise _wrong(f"cannot be read: {type(error).__name__}: {error}") from error
+            raise _wrong(f"cannot be read: {words_of(error)}") from error
         features = arrays.get(GOLDEN_INPUT)
         if schema.image is not None:
             _check_pictures(features, schema.image)
@@ -177,45 +175,6 @@ def _bytes_max(schema: ModelSchema) -> int:
     if schema.image is not None:
         columns += PICTURE_PIXELS_MAX * IMAGE_CHANNELS
     return min(GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX * 8 * columns + GOLDEN_ARRAYS_MAX * _HEADER_BYTES)
-
-
-def _read_arrays(payload: bytes, bytes_max: int) -> dict[str, NDArray[Any]]:
-    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-        members = archive.infolist()
-        size = sum(member.file_size for member in members)
-        if len(members) > GOLDEN_ARRAYS_MAX or size > bytes_max:
-            raise ValueError(
-                f"{len(members)} arrays of {size} bytes, at most {GOLDEN_ARRAYS_MAX}"
-                f" of {bytes_max} are read"
-            )
-        for member in members:
-            if member.compress_type not in _COMPRESSIONS:
-                raise ValueError(f"{member.filename[:80]!r} is packed by another method")
-            with archive.open(member) as file:
-                _check_array_header(file, member)
-    with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy hands out the bytes of any other file
-            raise TypeError(f"{name[:80]!r} is no array")
-    return arrays
-
-
-def _check_array_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
-    """Compare the shape an array claims with its bytes: numpy makes room for it unseen."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"{member.filename[:80]!r} is of array format {version}")
-    claimed = math.prod(shape) * dtype.itemsize
-    if dtype.kind not in "iuf" or claimed > member.file_size:
-        raise ValueError(
-            f"{member.filename[:80]!r} claims {dtype} {shape}, {claimed} bytes,"
-            f" and has {member.file_size}"
-        )
 
 
 def _take_expected(

@@ -14,7 +14,8 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ class HttpInferenceServer:
             raise
         port, begun = int(sockets[0].getsockname()[1]), Future[None]()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(sockets, begun)), name="http", daemon=True
+            target=lambda: _run(self._serve(sockets, begun)), name="http", daemon=True
         )
         self._thread.start()
         begun.result()
@@ -224,3 +225,9 @@ class HttpInferenceServer:
             now = loop.time()
             for connection in tuple(self._connections):
                 connection.check_deadline(now)
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """Run a loop of sockets alone, without signals and child processes, until it is over."""
+    with asyncio.Runner(loop_factory=BaseSelectorEventLoop) as runner:
+        runner.run(serving)

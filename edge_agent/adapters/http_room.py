@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
+    """Who waits for how much, and is called when it has it."""
+
     who: Hashable
     size: int
     on_room: Callable[[], None]

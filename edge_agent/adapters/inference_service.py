@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,6 @@ from edge_agent.adapters.durable_labels import DurableLabels
 from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions
 from edge_agent.adapters.outbox import Outbox
 from edge_agent.adapters.recent_answers import RecentAnswers
-from edge_agent.adapters.row_sampler import RowPool
 from edge_agent.adapters.served_model import Prediction, ServedModel
 from edge_agent.adapters.served_pictures import ServedPictures
 from edge_agent.adapters.shadows import MakeRun, Shadows
@@ -31,9 +30,9 @@ from edge_agent.adapters.telemetry_recorder import (
     WindowLimits,
 )
 from edge_agent.adapters.waiting_windows import WaitingWindows
-from edge_agent.contract.assignment import SLOTS_MAX, check_target_path
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import MalformedError
+from edge_agent.contract.targets import SLOTS_MAX, check_target_path
 from edge_agent.core.probation import ProbationStats
 from edge_agent.errors import (
     OutboxError,
@@ -42,6 +41,9 @@ from edge_agent.errors import (
     UnknownModelError,
 )
 from edge_agent.ports import Clock
+
+if TYPE_CHECKING:
+    from edge_agent.adapters.row_sampler import RowPool
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class InferenceService:
         options: RuntimeOptions,
         load: LoadPackage = LoadedModel.from_package,
         make_shadow: MakeRun | None = None,
-        rows: RowPool | None = None,
+        rows: "RowPool | None" = None,
     ) -> None:
         """Begin with no model.
 

@@ -16,10 +16,8 @@ from edge_agent.adapters.inference_binary import BINARY_HEADER, BINARY_HEADER_KE
 from edge_agent.adapters.inference_json import ModelCodec, check_answer_size, describe_model
 from edge_agent.adapters.label_answers import describe_labels
 from edge_agent.adapters.named_fields import FieldReader, describe_fields, encode_predictions
-from edge_agent.adapters.picture_reader import FILE_TYPES, PictureCodec, read_file_body
 from edge_agent.adapters.request_json import read_object
 from edge_agent.adapters.served_model import Prediction, ServedModel
-from edge_agent.adapters.text_codec import TextCodec
 from edge_agent.contract.image import ImageInput
 from edge_agent.contract.schema import ModelSchema
 from edge_agent.errors import InputError
@@ -47,9 +45,8 @@ class ModelReader:
 
     def __init__(self, served: ServedModel) -> None:
         # Not the model itself: the readers are kept by model, and would keep each other alive.
-        image = self._image = served.schema.image
-        kind = TextCodec if served.schema.texts else ModelCodec
-        self._codec = kind(served) if image is None else PictureCodec(served)
+        self._image = served.schema.image
+        self._codec = _find_codec(served.schema)(served)
         self._fields = FieldReader(served.schema)
         self._numbers_a_row = max(1, served.schema.probability_columns)
 
@@ -99,6 +96,8 @@ class ModelReader:
 
     def _ask_picture(self, request: Request, served: ServedModel, image: ImageInput) -> Question:
         """Read a request whose body is a picture file."""
+        from edge_agent.adapters.picture_reader import FILE_TYPES, read_file_body
+
         kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind not in FILE_TYPES:
             raise InputError(
@@ -114,6 +113,19 @@ class ModelReader:
             return Response(body=body, endpoint="predict", slot=slot, rows=1)
 
         return Question(served, features, respond)
+
+
+def _find_codec(schema: ModelSchema) -> type[ModelCodec]:
+    """Return what reads tensors of such a model, loaded with the first one of its kind."""
+    if schema.image is not None:
+        from edge_agent.adapters.picture_reader import PictureCodec
+
+        return PictureCodec
+    if schema.texts:
+        from edge_agent.adapters.text_codec import TextCodec
+
+        return TextCodec
+    return ModelCodec
 
 
 def check_encoding(request: Request) -> None:

@@ -29,7 +29,7 @@ from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.image import FIGURES, FIGURES_OUTPUT, IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
-from edge_agent.errors import PackageError
+from edge_agent.errors import PackageError, words_of
 from edge_agent.statistics.reference import (
     ClassOutputReference,
     LabelsOutputReference,
@@ -216,7 +216,7 @@ def _session_options(options: RuntimeOptions) -> "onnxruntime.SessionOptions":
 
 
 def _load_error(error: Exception) -> PackageError:
-    text = f"{type(error).__name__}: {error}"[:400]
+    text = words_of(error)[:400]
     if isinstance(error, MemoryError) or any(word in text for word in _MEMORY_WORDS):
         return PackageError(Code.SELFTEST_MEMORY, f"memory ran out while loading: {text}")
     return PackageError(Code.SELFTEST_LOAD, f"the runtime does not load the graph: {text}")

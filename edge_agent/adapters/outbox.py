@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from edge_agent.adapters.chance import random_bits
 from edge_agent.adapters.files import move_durable, remove_durable
@@ -44,9 +45,11 @@ from edge_agent.adapters.outbox_rows import (
     oldest_batch,
 )
 from edge_agent.contract.labels import LabelRow
-from edge_agent.contract.messages import AckRange, LabelRange
 from edge_agent.contract.windows import Window, encoded_size
 from edge_agent.errors import OutboxError, StorageError
+
+if TYPE_CHECKING:
+    from edge_agent.contract.messages import AckRange, LabelRange
 
 OUTBOX_BYTES_MAX = 8_388_608
 _WAL_BYTES_KEPT = 1_048_576
@@ -189,7 +192,7 @@ class Outbox:
         with self._lock, self._translated():
             return dict(self._db.execute("SELECT name, value FROM counter").fetchall())
 
-    def acknowledge(self, ranges: Sequence[AckRange]) -> int:
+    def acknowledge(self, ranges: "Sequence[AckRange]") -> int:
         """Forget what the server has committed, in one commit; return how many windows went.
 
         Raises:
@@ -223,7 +226,7 @@ class Outbox:
         with self._lock, self._translated():
             return oldest_labels(self._db, limit)
 
-    def acknowledge_labels(self, ranges: Sequence[LabelRange]) -> int:
+    def acknowledge_labels(self, ranges: "Sequence[LabelRange]") -> int:
         """Forget labels the server has counted; return how many; raises OutboxError."""
         with self._changing() as db:
             return delete_labels(db, ranges)
@@ -256,7 +259,7 @@ class Outbox:
         with self._lock, self._translated():
             return oldest_batch(self._db)
 
-    def acknowledge_rows(self, ranges: Sequence[LabelRange]) -> int:
+    def acknowledge_rows(self, ranges: "Sequence[LabelRange]") -> int:
         """Forget batches the server has; return how many; raises OutboxError."""
         with self._changing() as db:
             return delete_batches(db, ranges)

@@ -5,9 +5,12 @@ A label's number is its row id, which SQLite gives once and never again (AUTOINC
 
 import sqlite3
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edge_agent.contract.labels import LabelRow
-from edge_agent.contract.messages import LabelRange
+
+if TYPE_CHECKING:
+    from edge_agent.contract.messages import LabelRange
 
 LABELS_MAX = 20_000
 """Rows kept; the oldest are dropped and counted."""
@@ -64,7 +67,7 @@ def oldest_labels(db: sqlite3.Connection, limit: int) -> tuple[int, list[LabelRo
     ]
 
 
-def delete_labels(db: sqlite3.Connection, ranges: Sequence[LabelRange]) -> int:
+def delete_labels(db: sqlite3.Connection, ranges: "Sequence[LabelRange]") -> int:
     """Forget what the server has counted; return how many went."""
     return sum(
         db.execute(

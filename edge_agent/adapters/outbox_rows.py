@@ -5,9 +5,10 @@ A batch's number is its row id, which SQLite gives once and never again (AUTOINC
 
 import sqlite3
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from edge_agent.contract.messages import LabelRange
+if TYPE_CHECKING:
+    from edge_agent.contract.messages import LabelRange
 
 BYTES_SHARE = 4
 """Batches may take a quarter of the bytes windows may, beside them."""
@@ -60,7 +61,7 @@ def oldest_batch(db: sqlite3.Connection) -> PendingBatch | None:
     return None if found is None else PendingBatch(*found)
 
 
-def delete_batches(db: sqlite3.Connection, ranges: Sequence[LabelRange]) -> int:
+def delete_batches(db: sqlite3.Connection, ranges: "Sequence[LabelRange]") -> int:
     """Forget what the server has; return how many batches went."""
     return sum(
         db.execute(

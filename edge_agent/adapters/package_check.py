@@ -13,7 +13,7 @@ from edge_agent.adapters.onnx_model_runner import LoadedModel, RuntimeOptions, o
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.onnx_check import check_onnx
-from edge_agent.errors import PackageError
+from edge_agent.errors import PackageError, words_of
 from edge_agent.ports import SelfTestLimits, SelfTestResult
 
 LATENCY_RUNS = 100
@@ -51,7 +51,7 @@ def check_package(
     try:
         mismatch = golden.find_mismatch(opened.schema, model.infer(golden.features))
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises is a failed test
-        mismatch = f"the runtime failed: {type(error).__name__}: {error}"[:400]
+        mismatch = f"the runtime failed on the golden rows: {words_of(error)}"[:400]
     if mismatch is not None:
         return _failed(Code.SELFTEST_GOLDEN, mismatch)
     p95 = min(_measure_rounds(model, golden.features, limits.latency_ms_p95_max))

@@ -32,7 +32,7 @@ from edge_agent.contract.encoding import (
 from edge_agent.contract.errors import ContractError
 from edge_agent.contract.transfer import PackageOffer
 from edge_agent.core.offer_plan import part_key
-from edge_agent.errors import NoRoomError, RestoreError
+from edge_agent.errors import NoRoomError, RestoreError, words_of
 
 BASE_BYTES_MIN = 8
 """Shorter ones zstd does not take."""
@@ -104,7 +104,7 @@ class DirectoryRestorer:
                 digest.update(piece)
                 last = piece
         except (ContractError, EOFError, MemoryError) as error:
-            raise RestoreError(str(error) or type(error).__name__) from error
+            raise RestoreError(words_of(error)) from error
         if digest.hexdigest() != sha256:
             raise RestoreError(f"what was restored hashes to {digest.hexdigest()[:12]}")
         yield last

@@ -15,7 +15,7 @@ from edge_agent.adapters.input_ranges import InputRanges
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.telemetry_recorder import TelemetryRecorder
 from edge_agent.contract.schema import INPUT_NAME, Role
-from edge_agent.errors import InferenceError, InputError
+from edge_agent.errors import InferenceError, InputError, words_of
 
 if TYPE_CHECKING:
     from edge_agent.adapters.shadow_run import ShadowTap
@@ -97,7 +97,7 @@ class ServedModel:
         except Exception as error:
             self.recorder.record_error((time.perf_counter() - began) * 1e3)
             raise InferenceError(
-                f"{self.target} failed on {len(features)} rows: {type(error).__name__}: {error}"
+                f"{self.target} failed on {len(features)} rows: {words_of(error)}"
             ) from error
         self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
         number = next(self._numbers)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_agent.adapters.served_model import Prediction, ServedModel
 from edge_agent.contract.image import FIGURES_OUTPUT, IMAGE_CHANNELS, IMAGE_INPUT, ImageInput
-from edge_agent.errors import InferenceError, InputError
+from edge_agent.errors import InferenceError, InputError, words_of
 
 PICTURES_PER_REQUEST_MAX = 64
 
@@ -36,7 +36,7 @@ class ServedPictures(ServedModel):
         except Exception as error:
             self.recorder.record_error((time.perf_counter() - began) * 1e3)
             raise InferenceError(
-                f"{self.target} failed on {len(features)} pictures: {type(error).__name__}: {error}"
+                f"{self.target} failed on {len(features)} pictures: {words_of(error)}"
             ) from error
         self.latency_ms_last = latency_ms = (time.perf_counter() - began) * 1e3
         number = next(self._numbers)

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from edge_agent.adapters.chosen_rows import split_answer
 from edge_agent.adapters.onnx_model_runner import LoadedModel
 from edge_agent.adapters.recent_answers import AnsweringPackage, RecentAnswers
-from edge_agent.adapters.row_sampler import RowSampler
 from edge_agent.contract.answer_parts import parts_of
 from edge_agent.contract.schema import Role
 from edge_agent.contract.windows import Window
@@ -32,6 +31,9 @@ from edge_agent.statistics.binning import WindowCounter
 from edge_agent.statistics.layout import answer_mixes
 from edge_agent.statistics.output_shift import total_variation
 from edge_agent.statistics.varint import encode_counters
+
+if TYPE_CHECKING:
+    from edge_agent.adapters.row_sampler import RowSampler
 
 LATENCIES_KEPT = 1_024
 """The 95th percentile is of the newest requests, this many."""
@@ -71,7 +73,7 @@ class TelemetryRecorder:
         clock: Clock,
         emit: Callable[[Window], None],
         recent: RecentAnswers | None = None,
-        sampler: RowSampler | None = None,
+        sampler: "RowSampler | None" = None,
     ) -> None:
         """Begin counting.
 

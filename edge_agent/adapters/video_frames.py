@@ -240,4 +240,4 @@ class VideoFrames:
 def _name_error(error: Exception) -> str:
     """Say what the system calls it; the rest of FFmpeg's words may hold the URL."""
     words = getattr(error, "strerror", None)
-    return words if isinstance(words, str) and words else type(error).__name__
+    return words if isinstance(words, str) and words else "the film's reader gives no reason"

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_agent.adapters.child_process import ONE_THREAD, kill_group, say_status
+from edge_agent.adapters.child_process import SMALL, kill_group, say_status
 from edge_agent.adapters.worker_channel import SEND_S, Channel
 
 LINE_BYTES_MAX = 8_192
@@ -58,7 +58,7 @@ class WorkerChild:
                 stderr=subprocess.PIPE,
                 pass_fds=numbers,
                 start_new_session=True,
-                env=os.environ | ONE_THREAD,
+                env=os.environ | SMALL,
             )
         except OSError:
             mine.close()

@@ -13,11 +13,11 @@ from edge_agent.contract import CONTRACT_VERSION
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.shadow import ShadowPolicy
+from edge_agent.contract.targets import SLOTS_MAX, check_target_path
 
 PAYLOAD_TYPE = "application/vnd.edgefleet.assignment+json"
 ENVELOPE_BYTES_MAX = 16_384
 DIRECTOR_ROLE = "director"
-SLOTS_MAX = 32
 _YEAR_MIN, _YEAR_MAX = 1970, 9998
 """Arithmetic with other years overflows."""
 
@@ -183,19 +183,6 @@ def read_instant(text: str, *, what: str) -> datetime:
     return instant
 
 
-def check_target_path(path: str) -> str:
-    """Return ``MODEL/VERSION/PROFILE.tar`` unchanged; raises MalformedError otherwise.
-
-    >>> check_target_path("digits/3/camera.tar")
-    'digits/3/camera.tar'
-    """
-    parts = path.split("/")
-    plain = all(p and set(p) <= _PATH_CHARACTERS and not p.startswith(".") for p in parts)
-    if len(parts) != 3 or not plain or not parts[1].isdigit() or not parts[2].endswith(".tar"):
-        raise MalformedError(f"target {path[:120]!r} is not MODEL/VERSION/PROFILE.tar")
-    return path
-
-
 def target_path(model: str, version: int, profile: str) -> str:
     """Build the target path of a package.
 
@@ -203,6 +190,3 @@ def target_path(model: str, version: int, profile: str) -> str:
     'digits/3/camera.tar'
     """
     return check_target_path(f"{model}/{version}/{profile}.tar")
-
-
-_PATH_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")

@@ -12,10 +12,10 @@ import re
 from dataclasses import dataclass
 
 from edge_agent.contract import CONTRACT_VERSION
+from edge_agent.contract.digits import check_sha256
 from edge_agent.contract.errors import MalformedError, TooLargeError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.topics import check_device_id
-from edge_agent.contract.transfer import check_sha256
 
 PREFIX = "ef1:"
 JOIN_CHARS_MAX = 2_048

@@ -12,9 +12,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from edge_agent.contract import CONTRACT_VERSION
+from edge_agent.contract.digits import decode_boot
 from edge_agent.contract.errors import MalformedError, TooLargeError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
-from edge_agent.contract.messages import decode_boot
 from edge_agent.contract.outputs import TARGET_CHARS_MAX
 
 LABELS_BYTES_MAX = 65_536

@@ -3,13 +3,13 @@
 Every message carries ``v``; unknown fields are kept in ``extra`` and written back.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from edge_agent.contract import CONTRACT_VERSION
+from edge_agent.contract.digits import decode_boot
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
 from edge_agent.contract.shadow import ShadowReport
@@ -20,7 +20,6 @@ TELEMETRY_ACK_BYTES_MAX = 65_536
 SLOTS_MAX = 32
 RESOURCES_MAX = 32
 ACK_RANGES_MAX = 1_024
-_BOOT = re.compile(r"[0-9a-f]{16}")
 
 
 class SlotState(StrEnum):
@@ -330,11 +329,3 @@ def _read_label_range(item: Any) -> LabelRange:
         case [str(boot), int(first), int(last)] if 0 <= first <= last < 2**53:
             return LabelRange(decode_boot(boot, what="telack"), first, last)
     raise MalformedError(f"telack: a range must be [boot, first, last], got {item!r:.80}")
-
-
-def decode_boot(text: str, *, what: str) -> int:
-    """Read a boot id: 16 hex digits, at most 63 bits (it is a signed integer in databases)."""
-    boot = int(text, 16) if _BOOT.fullmatch(text) else 2**63
-    if boot >= 2**63:
-        raise MalformedError(f"{what}: boot must be 16 hex digits below 2**63, got {text[:40]!r}")
-    return boot

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from edge_agent.contract.digits import check_sha256
 from edge_agent.contract.errors import MalformedError, TooLargeError
 from edge_agent.contract.fields import Fields
-from edge_agent.contract.transfer import check_sha256
 
 MODEL = "model.onnx"
 SCHEMA = "schema.json"

@@ -12,13 +12,13 @@ Frame: ``EFX1`` · kind u8 · 0 u8 · retry u16 (seconds) · request u32 · inde
 first 16 bytes of the package's sha256, then the bytes. Big-endian, 36 bytes of header.
 """
 
-import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from edge_agent.contract import CONTRACT_VERSION
+from edge_agent.contract.digits import check_sha256
 from edge_agent.contract.encoding import WINDOW_LOG_MAX, WINDOW_LOG_MIN
 from edge_agent.contract.errors import MalformedError, TooLargeError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
@@ -33,7 +33,6 @@ BASES_MAX = 4
 HASH_BYTES = 32
 _HEAD = struct.Struct(">4sBBHIII16s")
 MAGIC = b"EFX1"
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Part(StrEnum):
@@ -245,10 +244,3 @@ def count_chunks(size_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> int:
     2
     """
     return -(-size_bytes // chunk_bytes)
-
-
-def check_sha256(text: str, *, what: str) -> str:
-    """Return 64 lowercase hex digits unchanged; raises MalformedError otherwise."""
-    if not _SHA256.match(text):
-        raise MalformedError(f"{what}: {text[:80]!r} is not a sha256 of 64 hex digits")
-    return text

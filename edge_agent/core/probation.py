@@ -6,9 +6,12 @@ report. Harm is judged before patience: a candidate that breaks a limit fails ho
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.codes import Code
+
+if TYPE_CHECKING:
+    from edge_agent.contract.assignment import ProbationPolicy
 
 REQUESTS_MIN = 20
 """Below this many requests one failure says nothing about a rate of a few percent."""
@@ -63,7 +66,7 @@ class ProbationDecision:
 
 def judge_probation(
     stats: ProbationStats,
-    policy: ProbationPolicy,
+    policy: "ProbationPolicy",
     *,
     age_s: float,
     latency_ms_p95_max: float,
@@ -76,6 +79,7 @@ def judge_probation(
         age_s: Seconds since it took over.
         latency_ms_p95_max: The device profile's limit, milliseconds.
 
+    >>> from edge_agent.contract.assignment import ProbationPolicy
     >>> seen = ProbationStats(requests=40, rows=40, latency_ms_p95=2.0)
     >>> judge_probation(seen, ProbationPolicy(), age_s=61, latency_ms_p95_max=10).verdict
     <ProbationVerdict.CONFIRM: 'confirm'>
@@ -103,7 +107,7 @@ def judge_probation(
 
 
 def _find_broken_limit(
-    stats: ProbationStats, policy: ProbationPolicy, latency_ms_p95_max: float
+    stats: ProbationStats, policy: "ProbationPolicy", latency_ms_p95_max: float
 ) -> tuple[Code, str] | None:
     if stats.non_finite_rows:
         return Code.PROBATION_OUTPUT, f"{stats.non_finite_rows} rows answered with NaN or infinity"

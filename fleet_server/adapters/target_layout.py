@@ -32,10 +32,10 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edge_agent.contract.assignment import DIRECTOR_ROLE
 from edge_agent.contract.authorities import AUTHORITIES_FIELD, read_authorities
+from edge_agent.contract.digits import check_sha256
 from edge_agent.contract.errors import ContractError, MalformedError
 from edge_agent.contract.metadata import APPROVED_ROLE, ROLE_FIELD
 from edge_agent.contract.package import TargetCustom
-from edge_agent.contract.transfer import check_sha256
 from fleet_server.errors import RefusedError
 from fleet_server.ports.trust import SignedTarget
 

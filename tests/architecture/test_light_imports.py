@@ -70,6 +70,7 @@ def test_the_agents_own_process_loads_neither_runtime_nor_numpy_nor_a_server() -
         *("importlib.metadata", "zipfile", "tarfile", "csv", "shutil", "tempfile", "difflib"),
         *("logging.handlers", "ctypes", "calendar"),
         *("inspect", "ast", "dis", "random", "secrets", "edge_agent.adapters.http_parser"),
+        *("argparse", "gettext", "unicodedata"),
     ],
 )
 def test_the_agents_own_process_stays_small(name: str, loaded_by_run: set[str]) -> None:
@@ -91,10 +92,39 @@ def all_loaded_by(modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_what_serves_without_tls_loads_none() -> None:
-    loaded = all_loaded_by("edge_agent.serving_worker_plain")
-    never = {"ssl", "_ssl", "tarfile", "difflib", "tomllib"}
-    assert loaded & never == set()
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ssl", "_ssl", "tarfile", "difflib", "tomllib", "email"),
+        *("inspect", "ast", "dis", "tokenize", "zipfile", "random", "secrets", "hmac"),
+        *("subprocess", "asyncio.streams", "asyncio.unix_events", "asyncio.subprocess"),
+        *("numpy._core._add_newdocs", "PIL"),
+        *(f"edge_agent.contract.{x}" for x in ("assignment", "messages", "shadow", "rows")),
+        *("edge_agent.contract.transfer", "edge_agent.core.release", "edge_agent.core.verified"),
+        *("edge_agent.adapters.row_sampler", "edge_agent.adapters.picture_reader"),
+    ],
+)
+def test_what_serves_without_tls_stays_small(name: str, loaded_by_worker: set[str]) -> None:
+    assert name not in loaded_by_worker
+
+
+@pytest.fixture(scope="module")
+def loaded_by_worker() -> set[str]:
+    return all_loaded_by("edge_agent.serving_worker_plain")
+
+
+def test_what_a_small_process_left_out_is_whole_when_it_is_loaded_later() -> None:
+    program = """
+import edge_agent.serving_worker_plain
+import asyncio.streams, asyncio.queues, inspect, subprocess, ssl, numpy, numpy.ma, numpy.random
+assert asyncio.streams.StreamReader and asyncio.queues.Queue and ssl.SSLContext
+assert subprocess.run(['true'], stdout=subprocess.PIPE).returncode == 0
+assert "where" in str(inspect.signature(numpy.mean)) and inspect.cleandoc("  a") == "a"
+assert numpy.ma.masked_array([1, 3], mask=[0, 1]).mean() == 1
+assert 0 <= numpy.random.default_rng(1).random() < 1
+assert list(numpy.concatenate([[1], [2]])) == [1, 2]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
 
 
 def test_a_childs_output_needs_no_compressor() -> None:

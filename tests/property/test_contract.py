@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.contract.assignment import Assignment, check_target_path
+from edge_agent.contract.assignment import Assignment
 from edge_agent.contract.errors import (
     ContractError,
     MalformedError,
@@ -22,6 +22,7 @@ from edge_agent.contract.messages import REPORTED_BYTES_MAX, Reported, Status, T
 from edge_agent.contract.metadata import BUNDLE_INFLATED_BYTES_MAX, decode_bundle, encode_bundle
 from edge_agent.contract.package import MEMBERS, pack_members, unpack_members
 from edge_agent.contract.schema import ModelSchema
+from edge_agent.contract.targets import check_target_path
 from edge_agent.contract.topics import (
     META_TOPIC,
     Channel,
