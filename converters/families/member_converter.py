@@ -129,6 +129,8 @@ class MemberConverter:
         model = normalise(conversion.model, profile)
         if is_torch(estimator):
             self._why_none = "a torch module is exported as a whole"
+        elif schema.labels:
+            self._why_none = "several labels a row are put together from parts"
         elif self._template is None and self._tries < TRIES_MAX:
             self._tries += 1
             self._learn(estimator, schema, dtype, conversion, model)

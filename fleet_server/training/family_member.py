@@ -119,7 +119,7 @@ def _train(recipe: FamilyRecipe, member: Member, bench: _Bench) -> MemberOutcome
     bench.doing = "fitting it"
     fitted = fit(spec, train, dataset.classes)
     bench.doing = "asking it the held-out rows"
-    schema = make_schema(spec, dataset.classes)
+    schema = make_schema(spec, dataset.classes, dataset.labels)
     answers = answer(fitted, spec.model.task, test.features, name=member.name)
     exam = Examination(spec.metrics, schema, test)
     metrics, missed = exam.judge_source(answers)

@@ -76,10 +76,9 @@ def parse_spec(text: str, *, source: str, profiles: Sequence[str]) -> Spec:
     family = read_family(root, model.name, data)
     has_labels = model.task is Task.CLASSIFICATION and bool(data.targets)
     is_network = root.section("train").values.get("estimator") == CNN
-    if has_labels and (is_network or family is not None):
-        what = "a member of a family" if family is not None else "a cnn"
+    if has_labels and is_network:
         root.section("data").add(
-            "target", f"names several labels, and {what} answers one; write a spec for each"
+            "target", "names several labels, and a cnn answers one; write a spec for each"
         )
     spec = Spec(
         text=text,

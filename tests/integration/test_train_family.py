@@ -322,6 +322,34 @@ def test_members_of_several_targets_answer_each_and_are_filled_in(tmp_path: Path
     assert str(view.standings["line-r1"]) == "better"
 
 
+def test_members_of_several_labels_answer_each_and_are_converted_in_full(tmp_path: Path) -> None:
+    spec = edit(
+        value_spec(
+            'x = { type = "float32" }',
+            'y = { type = "float32" }',
+            estimator="sklearn.tree.DecisionTreeClassifier",
+            params="{ max_depth = 2 }",
+        ),
+        {
+            'name = "small"': 'name = "line-{route}"',
+            'target = "t"': 'target = ["t", "u"]',
+            "[train]": '[family]\npartition = "route"\nrows_min = 20\n[train]',
+        },
+    )
+    table = make_table(2)
+    late = np.array(table["t"].to_pylist()) > 0
+    table = table.set_column(3, "t", pa.array(np.where(late, "late", "ok")))
+    full = np.digitize(table["y"].to_pylist(), [-0.5, 0.5])
+    table = table.append_column("u", pa.array(np.array(["empty", "half", "full"])[full]))
+    bench = TrainingBench(tmp_path)
+    trained, _ = run(bench, table, spec=spec)
+    assert trained.reasons == {"several labels a row are put together from parts": 2}
+    version = _version(bench, "line-r1")
+    schema = ModelSchema.decode(bench.member(version, SCHEMA))
+    assert [label.name for label in schema.labels] == ["t", "u"]
+    assert trained.metrics["line-r1"]["accuracy"] > 0.7
+
+
 TEXTS = edit(
     value_spec('note = { type = "text", chars_max = 24, terms_max = 12, missing = "allow" }'),
     {
