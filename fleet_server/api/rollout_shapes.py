@@ -147,6 +147,16 @@ class MemberPublic(Shape):
     tries: int
 
 
+class FamilyMemberPublic(Shape):
+    """A member of a family that failed somewhere, or was taken out of the rollout."""
+
+    model: str
+    finished: int
+    failed: int
+    evidence: float
+    excluded_at: datetime | None
+
+
 class RolloutPublic(Shape):
     """A rollout whole."""
 
@@ -162,6 +172,8 @@ class RolloutPublic(Shape):
     stages: list[StagePublic]
     running: int
     failures: list[MemberPublic]
+    members: list[FamilyMemberPublic]
+    members_finished: int
     policy: dict[str, Any]
     created_at: datetime
     started_at: datetime | None
