@@ -191,6 +191,20 @@ def keep_former(path: Path, former: Path) -> None:
             write_durable(former, path.read_bytes())
 
 
+def make_private(path: Path) -> None:
+    """Let nobody but its owner read a file that another library writes; makes it, empty, first.
+
+    What refuses is left to that library, which tells it in its own words. Not durable.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDWR | _MAKE, 0o600)
+        try:
+            if os.fstat(handle).st_mode & 0o077:
+                os.fchmod(handle, 0o600)
+        finally:
+            os.close(handle)
+
+
 def open_lock_file(path: Path) -> int:
     """Open, or make, a file to be locked; return its handle. Not durable; raises StorageError."""
     with told_as_storage_error(path, "opening"):

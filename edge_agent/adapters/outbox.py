@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edge_agent.adapters.chance import random_bits
-from edge_agent.adapters.files import move_durable, remove_durable
+from edge_agent.adapters.files import make_private, move_durable, remove_durable
 from edge_agent.adapters.outbox_labels import (
     DROPPED,
     SCHEMA,
@@ -349,6 +349,8 @@ class Outbox:
 
 
 def _connect(path: Path | None, *, is_checked: bool) -> sqlite3.Connection:
+    if path is not None:
+        make_private(path)
     db = sqlite3.connect(
         ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
     )

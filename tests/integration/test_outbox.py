@@ -49,6 +49,16 @@ def test_windows_come_back_as_they_were_after_a_restart(tmp_path: Path) -> None:
     second.close()
 
 
+def test_what_waits_is_its_owners_alone_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    path.touch(0o644)  # as an older agent made it
+    outbox = Outbox(path)
+    outbox.append([(1, window(0))])
+    found = sorted(tmp_path.iterdir())
+    assert [file.name for file in found] == ["outbox.db", "outbox.db-shm", "outbox.db-wal"]
+    assert {file.stat().st_mode & 0o777 for file in found} == {0o600}
+
+
 def test_an_acknowledged_window_is_gone_and_the_others_stay(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     outbox.append([(boot, window(n, stream=s)) for boot in (1, 2) for s in (0, 1) for n in (0, 1)])
