@@ -58,3 +58,26 @@ class Pieces:
         """Make the columns of these the output."""
         joined = names[0] if len(names) == 1 else self.node("Concat", *names, axis=1)
         self._container.add_node("Identity", joined, self._operator.outputs[0].full_name)
+
+    def finish_classifier(self, shares: str, kind: int, classes: Any) -> None:
+        """Make probabilities the second output, the label of the highest the first.
+
+        Args:
+            shares: Name of the probabilities, [rows, classes].
+            kind: Their type, of ``onnx.TensorProto``.
+            classes: Labels in the order of the columns.
+        """
+        from onnx import TensorProto
+
+        label, told = (output.full_name for output in self._operator.outputs[:2])
+        if kind != self.kind:
+            shares = self.node("Cast", shares, to=self.kind)
+        self._container.add_node("Identity", shares, told)
+        place = self.node("ArgMax", shares, axis=1, keepdims=0)
+        values = np.asarray(classes)
+        is_text = values.dtype.kind not in "iufb"
+        names = self._scope.get_unique_variable_name("classes")
+        element = TensorProto.STRING if is_text else TensorProto.INT64
+        cells = [str(one).encode() for one in values] if is_text else values.astype(np.int64)
+        self._container.add_initializer(names, element, [len(values)], list(cells))
+        self._container.add_node("Gather", [names, place], label, axis=0)

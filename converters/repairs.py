@@ -28,9 +28,11 @@ from converters.answers import (
 from converters.boosted import attach_trees, check_xgboost, is_lightgbm, is_xgboost
 from converters.classifier_chain import check_chain, register_classifier_chain
 from converters.errors import UnsupportedEstimatorError
+from converters.own_converters import make_known
 from converters.regressor_chain import register_chain
 from converters.text_table import TextTable
 from converters.tree_folding import fold_members, fold_scalers
+from converters.tree_places import is_loose
 from converters.tree_thresholds import is_tree_model
 from converters.xgboost_targets import split_targets
 from edge_agent.contract.schema import ModelSchema
@@ -58,10 +60,6 @@ _REFUSED = {
         "its graph calls functions that cannot be written out",
         "Use SimpleImputer.",
     ),
-    "TransformedTargetRegressor": (
-        "a function of Python turns its answers back, which no graph holds",
-        "Convert its regressor_ and turn the answers back in the application.",
-    ),
 }
 
 
@@ -85,16 +83,16 @@ class Prepared:
     Attributes:
         estimator: To convert.
         answer: What it answers.
-        is_computed: Whether trees read what steps before them compute, so that their thresholds
-            could not be folded.
-        is_double: Whether they read float64, whatever the model is fed.
+        is_loose: Whether there are trees whose thresholds could not be folded, so that they are to
+            be written to the last bit.
+        is_double: Whether trees read what steps before them compute in float64.
         cut: Threshold that chooses the label, None where the graph's own label is right.
         repairs: What was changed, one sentence each.
     """
 
     estimator: Any
     answer: Answer
-    is_computed: bool
+    is_loose: bool
     is_double: bool
     cut: Cut | None
     repairs: tuple[str, ...]
@@ -147,12 +145,15 @@ def prepare(
         fold_members(clone, schema.width, dtype, repairs)
     if any(np.any(tree.tree_.missing_go_to_left) for tree in list_trees(clone)):
         repairs.append("missing values go down the branches the trees send them")
+    is_computed = _reads_computed(clone)
+    is_wide = dtype is np.float64 or any(
+        isinstance(one, TextTable) for one in iterate_estimators(clone)
+    )
     return Prepared(
         estimator=clone,
         answer=answer,
-        is_computed=_reads_computed(clone),
-        is_double=dtype is np.float64
-        or any(isinstance(one, TextTable) for one in iterate_estimators(clone)),
+        is_loose=is_computed or any(map(is_loose, iterate_estimators(clone))),
+        is_double=is_computed and is_wide,
         cut=cut,
         repairs=tuple(repairs),
     )
@@ -179,10 +180,6 @@ def _check_parts(estimator: Any) -> None:
                 "its threshold would be left out of the graph without a word",
                 "Make it the last step, or give the estimator inside it (estimator_).",
             )
-        if name == "KBinsDiscretizer" and inner.encode == "onehot":
-            raise UnsupportedEstimatorError(
-                name, "its sparse one-hot result is refused", 'Set encode="onehot-dense".'
-            )
 
 
 def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
@@ -190,6 +187,7 @@ def _prepare_parts(estimator: Any, repairs: list[str]) -> None:
         if type(inner).__name__ == "VotingClassifier" and inner.voting == "soft":
             inner.flatten_transform = False
             repairs.append("VotingClassifier: flatten_transform switched off")
+        make_known(inner)
         if isinstance(inner, RegressorChain):
             register_chain()
         if isinstance(inner, ClassifierChain):
@@ -250,6 +248,8 @@ def unwrap(estimator: Any, repairs: list[str]) -> Any:
         inner = last.best_estimator_
     elif type(last).__name__ == "FrozenEstimator":
         inner = last.estimator
+    elif type(last).__name__ == "SelfTrainingClassifier":
+        inner = last.estimator_
     else:
         return estimator
     repairs.append(f"{type(last).__name__}: its {type(find_last_step(inner)).__name__} alone")

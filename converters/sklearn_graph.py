@@ -50,7 +50,7 @@ def list_ways(prepared: Prepared, schema: ModelSchema, profile: DeviceProfile) -
     estimator = prepared.estimator
     plain = way(PLAIN, estimator)
     wide = way(ALL_DOUBLE, estimator, is_double=True, is_wide=True)
-    is_double = prepared.is_computed and prepared.is_double
+    is_double = prepared.is_double
     compares_double = is_double and not _place(estimator).are_plain
     if not isinstance(estimator, Pipeline):
         return [wide, plain] if compares_double else [plain, wide]
@@ -98,10 +98,10 @@ def write_graph(
     options: dict[Any, Any] = {id(scaler): {"div": "div_cast"} for scaler in scalers or ()}
     if prepared.answer in (Answer.PROBABILITIES, Answer.LABEL_ONLY):
         options[id(last)] = {"zipmap": False}
-    places = _place(estimator if prepared.is_computed else None)
+    places = _place(estimator if prepared.is_loose else None)
     with quiet(), places.written():
         model = _convert(estimator, [(INPUT_NAME, tensor)], options, id(last), profile)
-    if prepared.is_computed:
+    if prepared.is_loose:
         set_thresholds(model, places, is_wide=is_wide)
     if is_double:
         widen_mixed(model)

@@ -17,23 +17,39 @@ from edge_agent.contract.package import unpack_members
 MODEL_BYTES_MAX = 1_073_741_824
 ARCHIVE_MEMBERS_MAX = 100_000
 _DISTANCES = ("Euclidean", "Manhattan", "Minkowski", "Chebyshev", "Hamming", "Canberra")
+_KERNELS = (
+    *("RBF", "Matern", "RationalQuadratic", "ExpSineSquared", "DotProduct", "WhiteKernel"),
+    *("ConstantKernel", "Sum", "Product", "Exponentiation"),
+)
 ALLOWED_TYPES = frozenset(
     {
         "converters.text_table.TextTable",
         "numpy.dtype",
+        "numpy.mean",
+        "scipy.sparse._csr.csr_matrix",
         "sklearn._loss.loss.HalfTweedieLoss",
         "sklearn._loss.loss.HalfTweedieLossIdentity",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         "sklearn.feature_selection._univariate_selection.chi2",
         "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.metrics._classification.balanced_accuracy_score",
+        "sklearn.metrics._scorer._CurveScorer",
+        "sklearn.metrics._scorer._PassthroughScorer",
+        "sklearn.metrics._scorer._Scorer",
+        "sklearn.model_selection._split.KFold",
+        "sklearn.model_selection._split.StratifiedKFold",
         "sklearn.neighbors._ball_tree.BallTree",
         "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils._bunch.Bunch",
+        "sklearn.utils._metadata_requests.MetadataRequest",
+        "sklearn.utils._metadata_requests.MethodMetadataRequest",
+        *(f"sklearn.gaussian_process.kernels.{name}" for name in _KERNELS),
         *(f"sklearn.metrics._dist_metrics.{name}Distance64" for name in _DISTANCES),
     }
 )
@@ -85,7 +101,9 @@ def load_estimator(path: Path) -> Any:
         ) from error
     if unknown:
         raise InvalidRequestError(
-            f"{path.name} holds {unknown[0]}, which is not among the types that are read"
+            f"{path.name} holds {unknown[0]}, which is not among the types that are read; save what"
+            " answers alone (the best_estimator_ of a search), without functions of your own, or"
+            " build from Python (converters.build)"
         )
     if not hasattr(model, "fit"):
         raise InvalidRequestError(

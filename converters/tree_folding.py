@@ -55,6 +55,9 @@ def fold_scalers(estimator: Any, width: int, dtype: Dtype, repairs: list[str]) -
 
 def fold_members(ensemble: Any, width: int, dtype: Dtype, repairs: list[str]) -> None:
     """Fold what comes before the trees among an ensemble's members, in place."""
+    if type(ensemble).__name__ == "TransformedTargetRegressor":
+        ensemble.regressor_ = _fold_member(ensemble.regressor_, width, dtype, repairs)
+        return
     attribute = _LISTS.get(type(ensemble).__name__, "")
     members = getattr(ensemble, attribute, None)
     if members is None:

@@ -81,6 +81,13 @@ class Places:
             start += count
 
 
+def is_loose(estimator: Any) -> bool:
+    """Tell trees that compare float64 with thresholds that are no float32."""
+    if not _is_fitted_tree(estimator) or rounds_to_float32(estimator):
+        return False
+    return not Places([estimator]).are_plain
+
+
 def list_placed(estimators: Iterator[Any]) -> list[Any]:
     """Give the trees among estimators whose thresholds can be placed, whole ensembles alone.
 
