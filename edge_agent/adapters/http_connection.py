@@ -29,6 +29,8 @@ REQUESTS_IN_A_ROW = 16
 """Pipelined requests answered before other connections have their turn."""
 LARGE_BODY_BYTES = 131_072
 """A larger body is read only once there is room for it."""
+SILENT_S = 1.0
+"""A client that was never answered and says nothing whole for so long gives its place to others."""
 LINGER_S = 2.0
 """After an error the client may still be sending: read on a little, or it never sees the answer."""
 
@@ -39,7 +41,8 @@ class ServerLimits:
 
     Attributes:
         http: Of one request.
-        connections_max: At once; one more is answered 503 and closed.
+        connections_max: At once; one more takes the place of a client that never asked, else it
+            is answered 503 and closed.
         bodies_bytes_max: Large bodies held at once, those of running requests included; further
             ones are not read until there is room, at most for ``body_s``, then answered 503.
         idle_s: Between requests.
@@ -108,10 +111,11 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.IDLE
-        self._deadline = 0.0
+        self._deadline, self.made_at = 0.0, self._loop.time()
         self._is_busy = False  # a request is in the pool
         self._is_clogged = False  # the client does not read
         self._is_yielding = False  # more requests are buffered, others have their turn
+        self._is_known = False  # it was answered once
         self._is_queued = False  # a large body waits for room
         self._is_ended = False  # the client has sent all it will
         self._is_last = False  # the next answer closes
@@ -127,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._expect(Phase.IDLE)
         if len(self._connections) > 2 * self._limits.connections_max:
             self.abort()  # too many even to be told
-        elif len(self._connections) > self._limits.connections_max:
+        elif len(self._connections) > self._limits.connections_max and not self._take_place():
             self._refuse(
                 HttpError(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -187,6 +191,12 @@ class Connection(asyncio.Protocol):
             what = "headers" if self._phase is Phase.HEAD else "body"
             self._refuse(HttpError(HTTPStatus.REQUEST_TIMEOUT, f"the {what} came too slowly"))
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was never answered, and is not about to be."""
+        is_waited_for = self._is_known or self._is_busy or self._is_lingering
+        return not is_waited_for and self._phase is not Phase.BODY
+
     def drain(self) -> None:
         """Close after the next answer, which tells the client so."""
         self._is_last = True
@@ -199,10 +209,20 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once."""
+        self._is_lingering = True
         if self._transport is not None:
             self._transport.abort()
 
     # Inside -------------------------------------------------------------------------------------
+
+    def _take_place(self) -> bool:
+        """End the silent client who came first; strangers must not keep everybody else out."""
+        latest = self._loop.time() - SILENT_S
+        silent = [one for one in self._connections if one.is_silent and one.made_at < latest]
+        if not silent:
+            return False
+        min(silent, key=lambda one: one.made_at).abort()
+        return True
 
     def _advance(self) -> None:
         """Answer what has come whole, as far as this turn allows."""
@@ -290,7 +310,7 @@ class Connection(asyncio.Protocol):
     def _send(self, response: Response, request: Request, began: float) -> None:
         if self._transport is None:
             return
-        now = self._loop.time()
+        now, self._is_known = self._loop.time(), True
         self._application.count(response, now - began)
         is_last = self._is_last or not request.is_persistent
         self._phase, self._deadline = Phase.IDLE, now + self._limits.idle_s

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edge_agent import __version__
+from edge_agent.adapters import http_connection
 from edge_agent.adapters.http_connection import Application, ServerLimits
 from edge_agent.adapters.http_inference_server import HttpInferenceServer
 from edge_agent.adapters.http_parser import HttpLimits, Request, Response
@@ -527,6 +528,26 @@ def test_one_connection_too_many_is_told_so_and_a_place_becomes_free(world: Worl
                 return
         time.sleep(0.05)
     pytest.fail("no place became free")
+
+
+def test_silent_clients_do_not_keep_others_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "SILENT_S", 0.0)
+    with contextlib.ExitStack() as stack:
+        asking = stack.enter_context(world.client())
+        asking.send(GET_SERVER)
+        assert asking.read()[0] == 200
+        silent = [stack.enter_context(world.client()) for _ in range(LIMITS.connections_max - 1)]
+        for client in silent:
+            client.send(b"GET /v2 HT")
+        time.sleep(0.1)
+        for _ in range(3):
+            late = stack.enter_context(world.client())
+            late.send(GET_SERVER)
+            assert late.read()[0] == 200
+        asking.send(GET_SERVER)
+        assert asking.read()[0] == 200
 
 
 def test_a_refused_body_is_drained_so_that_the_answer_arrives(world: World) -> None:
