@@ -124,3 +124,45 @@ def test_labels_of_before_they_had_names_are_kept_and_may_stand_beside_named_one
                 connection.execute(text(again))
         assert inspect(connection).get_indexes("label_count")[0]["name"] == "ix_label_count_hour_at"
     engine.dispose()
+
+
+def test_devices_that_a_rollout_holds_follow_their_labels_after_the_upgrade(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "control.db"
+    engine = open_engine(path, is_foreign_keys=False)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    device = (
+        "INSERT INTO device (number, id, profile, labels, created_at, certificate_serial,"
+        " is_online, boot, report_sequence, reported, boots, clone_evidence)"
+        " VALUES (:n, :n, 'camera', '{}', '2026-01-01', '', 0, '', 0, '', '', '')"
+    )
+    rollout = (
+        "INSERT INTO rollout VALUES (:n, 'line-{route}', 0, 'line', 'all', 'completed', '{}', '{}',"
+        " 0, NULL, '2026-01-01', NULL, NULL, '', 0)"
+    )
+    member = (
+        "INSERT INTO rollout_device"
+        " VALUES (7, :n, 0, 'confirmed', '', '', '', :offered, '2026-01-01', 1, 1)"
+    )
+    wish = (
+        "INSERT INTO desired"
+        " VALUES (:n, 'line', 'line-a/1/camera.tar', :rollout, 0, '{}', '2026-01-01', '')"
+    )
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0007")
+        for number in (7, 8):
+            connection.execute(text(rollout), {"n": number})
+        for number, holder, offered in ((1, 7, "2026-01-01"), (2, 8, "2026-01-01"), (3, 7, None)):
+            connection.execute(text(device), {"n": number})
+            connection.execute(text(member), {"n": number, "offered": offered})
+            connection.execute(text(wish), {"n": number, "rollout": holder})
+    engine.dispose()
+    migrate(path)
+    engine = open_engine(path)
+    with read_session(engine) as session:
+        rows = session.execute(text("SELECT device, target FROM rollout_device ORDER BY device"))
+        assert rows.all() == [(1, "line-a/1/camera.tar"), (2, ""), (3, "")]
+    engine.dispose()
