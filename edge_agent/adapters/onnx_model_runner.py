@@ -10,7 +10,6 @@ Invariants: bytes were hashed here; the graph's inputs and outputs are the schem
 row was answered in the right shape before anyone asks.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from edge_agent.adapters.golden_vectors import GoldenVectors
 from edge_agent.contract import package
 from edge_agent.contract.codes import Code
 from edge_agent.contract.errors import ContractError
+from edge_agent.contract.hashing import sha256_of
 from edge_agent.contract.image import FIGURES, FIGURES_OUTPUT, IMAGE_INPUT
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Role, Task
 from edge_agent.errors import PackageError, words_of
@@ -93,7 +93,7 @@ def open_package(blob: bytes, sha256: str) -> OpenedPackage:
     Raises:
         PackageError: ``BLOB_HASH`` or ``PACKAGE_FORMAT``.
     """
-    actual = hashlib.sha256(blob).hexdigest()
+    actual = sha256_of(blob).hex()
     if actual != sha256:
         raise PackageError(Code.BLOB_HASH, f"sha256 is {actual}, signed was {sha256}")
     try:

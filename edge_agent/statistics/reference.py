@@ -11,7 +11,6 @@ Invariants: edges strictly ascend and lie above ``low``; counts match the layout
 gives the same bytes.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.errors import MalformedError
 from edge_agent.contract.fields import Fields, dump_object, parse_object
+from edge_agent.contract.hashing import sha256_of
 from edge_agent.contract.schema import CATEGORIES_MAX, Dtype, Feature, ModelSchema
 from edge_agent.statistics.category_bins import group_categories
 from edge_agent.statistics.output_reference import (
@@ -207,7 +207,7 @@ def reference_hash(encoded: bytes) -> bytes:
     >>> reference_hash(b"{}").hex()
     '44136fa355b3678a'
     """
-    return hashlib.sha256(encoded).digest()[:_HASH_BYTES]
+    return sha256_of(encoded)[:_HASH_BYTES]
 
 
 def build_reference(

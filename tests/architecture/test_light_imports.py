@@ -97,6 +97,7 @@ def all_loaded_by(modules: str) -> set[str]:
     [
         *("ssl", "_ssl", "tarfile", "difflib", "tomllib", "email"),
         *("inspect", "ast", "dis", "tokenize", "zipfile", "random", "secrets", "hmac"),
+        *("hashlib", "_hashlib"),
         *("subprocess", "asyncio.streams", "asyncio.unix_events", "asyncio.subprocess"),
         *("numpy._core._add_newdocs", "PIL"),
         *(f"edge_agent.contract.{x}" for x in ("assignment", "messages", "shadow", "rows")),
