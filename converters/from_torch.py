@@ -1,4 +1,4 @@
-"""Convert PyTorch modules and exported programs. The only module that imports torch.
+"""Convert PyTorch modules and exported programs. The home of torch here.
 
 The module is copied, put into eval mode and exported by ``torch.export`` with an open number of
 rows; ``torch.onnx`` writes the graph. Rows stay packed: an input of more than two dimensions is
