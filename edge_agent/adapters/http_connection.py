@@ -304,7 +304,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._send(response, request, began)
-        self._expect(self._parser.phase)
+        if not self._is_clogged:  # which has a deadline of its own
+            self._expect(self._parser.phase)
         self._advance()
 
     def _send(self, response: Response, request: Request, began: float) -> None:
