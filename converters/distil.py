@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from converters.errors import ConversionError, InvalidRequestError
 from converters.interface import LABEL, PROBABILITIES, VALUE
+from converters.label_interface import join_labels, take_labels
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.schema import INPUT_NAME, ModelSchema, Task
 
@@ -53,8 +54,6 @@ def distil(
         raise ConversionError(
             f"a student reads numbers as they are, and {schema.texts[0].name!r} is a text"
         )
-    if schema.labels:
-        raise ConversionError("a student learns one label, and a row has several")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_of_trees:
@@ -66,7 +65,7 @@ def _train_trees(
     schema: ModelSchema, profile: DeviceProfile, rows: Array, answers: Mapping[str, Array]
 ) -> ModelProto:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
+    from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 
     from converters.from_sklearn import SklearnSource
 
@@ -81,11 +80,25 @@ def _train_trees(
         student = (MultiOutputRegressor(one) if schema.targets else one).fit(rows, answers[VALUE])
     else:
         labels = np.asarray(answers[LABEL])
-        if len(np.unique(labels)) < len(schema.classes):
-            raise InvalidRequestError("the source never answers some classes on the training rows")
-        student = HistGradientBoostingClassifier(**settings).fit(rows, labels)
-    source = SklearnSource(student, schema.task, is_fed_float32=True, targets=len(schema.targets))
+        _check_classes(schema, labels)
+        one = HistGradientBoostingClassifier(**settings)
+        student = (MultiOutputClassifier(one) if schema.labels else one).fit(rows, labels)
+    source = SklearnSource(
+        student,
+        schema.task,
+        is_fed_float32=True,
+        targets=len(schema.targets),
+        labels=schema.labels,
+    )
     return source.convert(schema, profile).model
+
+
+def _check_classes(schema: ModelSchema, labels: Array) -> None:
+    """Refuse answers that do not show every class of every label."""
+    classes = [len(label.classes) for label in schema.labels] or [len(schema.classes)]
+    for column, count in zip(labels.reshape(len(labels), -1).T, classes, strict=True):
+        if len(np.unique(column)) < count:
+            raise InvalidRequestError("the source never answers some classes on the training rows")
 
 
 def _train_network(schema: ModelSchema, rows: Array, answers: Mapping[str, Array]) -> ModelProto:
@@ -141,6 +154,9 @@ def _write_network(schema: ModelSchema, weights: list[Array]) -> ModelProto:
         constants.append(numpy_helper.from_array(np.array(sizes, np.int64), "flat"))
         nodes.append(helper.make_node("Reshape", ["answer", "flat"], [VALUE]))
         outputs = [helper.make_tensor_value_info(VALUE, TensorProto.FLOAT, ["N", *sizes[1:]])]
+    elif schema.labels:
+        columns = schema.probability_columns
+        outputs = [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["N", columns])]
     else:
         nodes.append(helper.make_node("Softmax", ["answer"], [PROBABILITIES], axis=1))
         nodes.append(helper.make_node("ArgMax", [PROBABILITIES], [LABEL], axis=1, keepdims=0))
@@ -152,4 +168,9 @@ def _write_network(schema: ModelSchema, weights: list[Array]) -> ModelProto:
         ]
     features = helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", schema.width])
     graph = helper.make_graph(nodes, "student", [features], outputs, constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    opsets = [helper.make_opsetid("", _OPSET)]
+    model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    if schema.labels:
+        taken = take_labels(model, "answer", schema.labels, is_positive=False, is_logits=True)
+        join_labels(model, taken, schema.labels)
+    return model

@@ -23,6 +23,7 @@ from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier
 
 from converters.build import build_package
+from converters.distil import distil
 from converters.errors import InvalidRequestError, UnsupportedEstimatorError
 from converters.evidence import read_evidence
 from converters.merge_graphs import merge_graphs
@@ -165,6 +166,20 @@ def test_a_table_of_words_and_categories_is_unpacked_for_every_label() -> None:
     got = GraphRunner(normalise(done.model, SERVER), SERVER).run(held)["label"]
     told = [[one.classes[n] for n in own] for one, own in zip(schema.labels, got.T, strict=True)]
     assert np.array_equal(np.array(told).T, model.predict(table[150:]))
+
+
+@pytest.mark.parametrize("is_of_trees", [True, False])
+def test_a_student_learns_every_label(is_of_trees: bool) -> None:
+    estimator, _, schema = fit("one each")
+    rows = ROWS.astype(np.float32)
+    taught = make_source(estimator, schema).answer(rows)
+    model = distil(schema, SERVER, rows, taught, is_of_trees=is_of_trees)
+    got = GraphRunner(normalise(model, SERVER), SERVER).run(rows)
+    assert got["probabilities"].shape == (150, 5)
+    np.testing.assert_allclose(got["probabilities"][:, :3].sum(axis=1), 1, atol=1e-5)
+    assert np.all((got["label"] == taught["label"]).mean(axis=0) > 0.8)
+    with pytest.raises(InvalidRequestError, match="never answers some classes"):
+        distil(schema, SERVER, rows, {"label": taught["label"] * [1, 0]}, is_of_trees=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from converters.attempts import measure_try
 from converters.parity import TOLERANCE_FP32, compare_outputs
-from edge_agent.contract.schema import Task
+from edge_agent.contract.schema import NamedLabel, Task
 
 Array = NDArray[Any]
 NAN, INF = float("nan"), float("inf")
@@ -131,3 +132,43 @@ def test_each_target_is_compared_by_itself_and_the_worst_row_says_which() -> Non
     assert (worst.row, worst.target, worst.expected, worst.got) == (1, "flow", 2.0, 2.5)
     without_names = compare_outputs(Task.REGRESSION, truth, shipped)
     assert (without_names.rows_off, without_names.worst[0].error) == (1, 0.5)
+
+
+LABELS = (
+    NamedLabel(name="day", classes=("work", "rest", "feast")),
+    NamedLabel(name="rain", classes=("no", "yes")),
+)
+
+
+def labelled(labels: list[list[int]], shares: list[list[float]]) -> dict[str, Array]:
+    return {"label": np.array(labels), "probabilities": np.array(shares)}
+
+
+def test_a_row_flips_with_one_of_its_labels_and_says_which() -> None:
+    truth = labelled(
+        [[0, 0], [1, 1], [2, 0]],
+        [[0.6, 0.3, 0.1, 0.52, 0.48], [0.2, 0.7, 0.1, 0, 1], [0, 0, 1, 1, 0]],
+    )
+    got = labelled(
+        [[0, 1], [1, 1], [2, 0]],
+        [[0.5, 0.4, 0.1, 0.49, 0.51], [0.2, 0.7, 0.1, 0, 1], [0, 0.2, 0.8, 1, 0]],
+    )
+    parity = compare_outputs(Task.CLASSIFICATION, truth, got, labels=LABELS)
+    assert (parity.flips, parity.rows_off) == (1, 2)
+    assert [(one.label, one.flips, one.rows_off) for one in parity.labels] == [
+        ("day", 0, 2),
+        ("rain", 1, 1),
+    ]
+    first, second = parity.worst
+    # The label that flipped, though the other is off by more.
+    assert (first.row, first.label, first.expected, first.got) == (0, "rain", 0, 1)
+    assert (second.row, second.label) == (2, "day")
+    assert compare_outputs(Task.CLASSIFICATION, truth, got).flips == 1  # without their names
+
+
+def test_a_flip_where_a_label_is_even_is_none() -> None:
+    truth = labelled([[0, 0], [0, 0]], [[0.9, 0.1, 0, 0.5, 0.5], [0.9, 0.1, 0, 0.8, 0.2]])
+    turned = labelled([[0, 1], [0, 0]], [[0.9, 0.1, 0, 0.5, 0.5], [0.9, 0.1, 0, 0.8, 0.2]])
+    assert measure_try("", Task.CLASSIFICATION, truth, turned, labels=LABELS).is_exact
+    wrong = labelled([[0, 0], [1, 0]], [[0.9, 0.1, 0, 0.5, 0.5], [0.9, 0.1, 0, 0.8, 0.2]])
+    assert measure_try("", Task.CLASSIFICATION, truth, wrong, labels=LABELS).flips == 1

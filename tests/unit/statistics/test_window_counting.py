@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_agent.contract.errors import ContractError, MalformedError, TooLargeError
-from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
+from edge_agent.contract.schema import Feature, ModelSchema, NamedLabel, Output, Role, Task
 from edge_agent.statistics.binning import WindowCounter
 from edge_agent.statistics.layout import CounterLayout, answer_mix
 from edge_agent.statistics.output_shift import expected_shift, total_variation
@@ -360,3 +360,32 @@ def test_several_targets_survive_the_file_in_a_format_that_older_agents_refuse()
     ]
     assert Reference.decode(reference.encode()) == reference
     assert json.loads(reference.encode())["format"] == 3
+
+
+def test_a_label_beyond_its_own_classes_is_no_answer_though_another_has_that_many() -> None:
+    schema = ModelSchema(
+        model="sky",
+        task=Task.CLASSIFICATION,
+        features=(Feature(name="x"),),
+        outputs=(
+            Output(
+                name="label",
+                role=Role.LABEL,
+                labels=(
+                    NamedLabel(name="rain", classes=("no", "yes")),
+                    NamedLabel(name="day", classes=("work", "rest", "feast")),
+                ),
+            ),
+            Output(name="probabilities", role=Role.PROBABILITIES),
+        ),
+    )
+    shares = np.full((4, 5), 0.4, np.float32)
+    answers = {"label": np.array([[0, 0], [1, 2], [0, 1], [1, 1]]), "probabilities": shares}
+    rows = np.zeros((4, 1), np.float32)
+    counter = WindowCounter(reference := build_reference(schema, rows, answers))
+    layout = CounterLayout.of(reference)
+    counter.add(rows, {**answers, "label": np.array([[0, 0], [2, 0], [1, 3], [-1, 1]])}, 1.0)
+    _, counters = counter.take()
+    assert counters[layout.non_finite] == 3
+    assert [own.sum() for own in np.split(counters[layout.output], [20])] == [1, 1]
+    assert sum(reference.output.counts) == 8
