@@ -85,7 +85,7 @@ def test_a_gateway_killed_while_it_encodes_makes_it_again(lab: AgentLab) -> None
     lab.wait(lambda: bool(running_encoders(lab.workspace.root)), timeout_s=30)
     lab.kill_gateway()
     lab.start_gateway()
-    lab.wait_for_slot("dev-killed", "confirmed", target, timeout_s=90)
+    lab.wait_for_slot("dev-killed", "confirmed", target, timeout_s=120)
     assert transfer_of(lab, "dev-killed")["encoding"] == "zstd"
     lab.wait(lambda: not list(scratch.iterdir()))
 

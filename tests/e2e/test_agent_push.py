@@ -144,7 +144,7 @@ def test_a_stop_in_good_order_says_offline_and_a_restart_answers_without_a_serve
     lab.wish("dev-stop", target)
     lab.wait_for_slot("dev-stop", "confirmed", target)
     agent.terminate()
-    assert agent.wait(10) == 0
+    assert agent.wait(60) == 0
     lab.wait(lambda: not lab.device_row("dev-stop").is_online)
     lab.broker.stop()
     try:

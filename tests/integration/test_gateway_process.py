@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -341,11 +342,13 @@ def test_a_revoked_device_is_not_heard_any_more(lab: WorkspaceLab) -> None:
 
 
 def test_the_heartbeat_says_what_was_done(lab: WorkspaceLab) -> None:
-    lab.wait(lambda: read_heartbeat(lab.workspace.server_dir, "gateway")["transfer_frames"] >= 4)
-    state = read_heartbeat(lab.workspace.server_dir, "gateway")
-    assert state["is_connected"]
-    assert state["loop_errors"] == 0
-    assert state["telemetry"]["inserted"] >= 4
+    def beat() -> dict[str, Any]:
+        return read_heartbeat(lab.workspace.server_dir, "gateway")
+
+    lab.wait(lambda: beat()["transfer_frames"] >= 4)
+    lab.wait(lambda: (beat()["telemetry"] or {}).get("inserted", 0) >= 4)  # asked for in a thread
+    lab.wait(lambda: beat()["is_connected"])
+    assert beat()["loop_errors"] == 0
 
 
 def test_a_killed_broker_gets_everything_again(lab: WorkspaceLab) -> None:
@@ -359,7 +362,7 @@ def test_a_killed_broker_gets_everything_again(lab: WorkspaceLab) -> None:
     wanted: Callable[[], bool] = lambda: (  # noqa: E731
         bool(desired(client)) and any(r.topic == META_TOPIC for r in client.received)
     )
-    assert client.wait(wanted, timeout_s=20)
+    assert client.wait(wanted, timeout_s=60)
     assert desired(client)[-1] == seal("cam-4", 3).encode()
     client.close()
 
@@ -369,7 +372,7 @@ def test_a_restarted_gateway_repeats_no_assignments(lab: WorkspaceLab) -> None:
     time.sleep(0.5)  # its marker is out
     assert lab.gateway is not None
     lab.gateway.terminate()
-    assert lab.gateway.wait(10) == 0
+    assert lab.gateway.wait(60) == 0
     lab.start_gateway()
     lab.wait_until_ready()
     lab.wait(lambda: read_heartbeat(lab.workspace.server_dir, "gateway")["telemetry"] is not None)
@@ -382,7 +385,7 @@ def test_without_a_broker_the_gateway_says_what_to_do(tmp_path: Path) -> None:
     lab = WorkspaceLab(tmp_path / "ws")
     lab.start_gateway()
     assert lab.gateway is not None
-    assert lab.gateway.wait(20) == 1
+    assert lab.gateway.wait(60) == 1
     log = (lab.workspace.log_dir / "gateway.log").read_text()
     assert "start the broker first" in log
     lab.gateway = None

@@ -226,7 +226,7 @@ def test_a_package_damaged_on_disk_is_refused_by_the_process_itself(world: Worke
 
 def test_one_that_never_comes_up_is_tried_again_and_again(tmp_path: Path) -> None:
     with worker_world(tmp_path, command=(sys.executable, "-c", "raise SystemExit(3)")) as world:
-        wait_until(lambda: len(world.notes) >= 3, timeout_s=20)
+        wait_until(lambda: len(world.notes) >= 3, timeout_s=60)
         assert [note.failures for note in world.notes[:3]] == [1, 2, 3]
         assert "ended with status 3" in world.notes[0].fault
         assert "next start in 2 s" in world.notes[2].fault

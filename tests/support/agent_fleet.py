@@ -166,7 +166,7 @@ class AgentLab(WorkspaceLab):
         wish(self.fleet, device_id, target, slot=slot, probation=probation, shadow=shadow)
 
     def wait_for_slot(
-        self, device_id: str, state: str, target: str, *, timeout_s: float = 30.0
+        self, device_id: str, state: str, target: str, *, timeout_s: float = 60.0
     ) -> SlotRow:
         """Wait until the server knows that the newest attempt of a slot came to a state."""
 

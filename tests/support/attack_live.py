@@ -120,7 +120,7 @@ class LiveFleet:
         assert server.wait(lambda: any(m.payload == b"probe" for m in server.received))
         server.close()
 
-    def wait(self, is_true: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    def wait(self, is_true: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
         """Wait until something is true."""
         self.lab.wait(is_true, timeout_s=timeout_s)
 

@@ -38,7 +38,7 @@ from fleet_server.workspace import Config
 if TYPE_CHECKING:
     from fleet_server.ports.trust import IssuedCertificate
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 _DAY = timedelta(days=1)
 
 
@@ -268,7 +268,7 @@ class WorkspaceLab:
         pid = self.gateway.pid if self.gateway else 0
         self.wait(lambda: read_heartbeat(self.workspace.server_dir, "gateway").get("pid") == pid)
 
-    def wait(self, is_true: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    def wait(self, is_true: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
         """Poll until something is true; fails with the gateway's last words."""
         end_s = time.monotonic() + timeout_s
         while not is_true():

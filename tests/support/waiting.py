@@ -7,7 +7,7 @@ FIRST_PAUSE_S, PAUSE_S_MAX, GROWTH = 0.01, 0.05, 1.2
 """What is long in coming is asked for less often: asking takes a core from what is waited for."""
 
 
-def wait_until(is_true: Callable[[], object], *, timeout_s: float = 20.0, what: str = "") -> None:
+def wait_until(is_true: Callable[[], object], *, timeout_s: float = 60.0, what: str = "") -> None:
     end, pause_s = time.monotonic() + timeout_s, FIRST_PAUSE_S
     while not is_true():
         if time.monotonic() > end:
