@@ -5,6 +5,7 @@ does not trust, as far as estimators that convert need them. Pickle files are re
 """
 
 import io
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,12 @@ def read_file(path: Path) -> bytes:
     """Read a whole file of bounded size.
 
     Raises:
-        InvalidRequestError: Larger than any model may be.
+        InvalidRequestError: Larger than any model may be, or no regular file.
     """
-    size = path.stat().st_size
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe never comes, a device never ends
+        raise InvalidRequestError(f"{path.name} is no regular file")
+    size = found.st_size
     if size > MODEL_BYTES_MAX:
         raise InvalidRequestError(f"{path.name} has {size} bytes, the limit is {MODEL_BYTES_MAX}")
     return path.read_bytes()

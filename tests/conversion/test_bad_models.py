@@ -17,7 +17,7 @@ from converters.errors import ConversionError, InvalidRequestError, UnsupportedE
 from converters.file_requests import open_source
 from converters.from_onnx import OnnxSource
 from converters.skops_library import import_skops
-from converters.source_files import MODEL_BYTES_MAX, load_estimator, read_file
+from converters.source_files import MODEL_BYTES_MAX, load_estimator, load_package, read_file
 from converters.sources import make_source
 from converters.tables import read_table
 from device_profiles.catalog import load_profile
@@ -36,6 +36,15 @@ def test_a_file_beyond_what_protobuf_holds_is_refused_before_it_is_read(
     words = f"2147483649 bytes, the limit is {MODEL_BYTES_MAX}"
     with pytest.raises(InvalidRequestError, match=words):
         read_file(path)
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "package.tar", "model.skops"])
+def test_a_device_is_no_model_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.symlink_to("/dev/null")
+    read = load_package if name.endswith(".tar") else read_file
+    with pytest.raises(InvalidRequestError, match="is no regular file"):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.ckpt", "forest.joblib"])
