@@ -104,7 +104,7 @@ def test_several_labels_are_refused_with_a_way_out() -> None:
     rows, targets = load_table("wine")
     two = np.column_stack([targets == "barolo", rows[:, 0] > 13]).astype(int)
     model = MultiOutputClassifier(GaussianNB()).fit(rows, two)
-    with pytest.raises(UnsupportedEstimatorError, match=r"several labels a row\. Train"):
+    with pytest.raises(UnsupportedEstimatorError, match=r"several labels a row\. Name"):
         make_source(model, schema_of(13, ["0", "1"])).convert(schema_of(13, ["0", "1"]), CAMERA)
 
 
