@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from converters.answers import find_classes, find_last_step
 from converters.errors import InvalidRequestError
+from converters.foreign_forms import straighten
 from converters.from_file import FileKind, ForeignModel, describe_model, find_kind
 from converters.from_onnx import OnnxSource
 from converters.graph import parse_foreign, tensor_shape, tensor_type
@@ -332,16 +333,19 @@ def _schema_of_graph(
     content: bytes, columns: Sequence[str], name: str, targets: tuple[str, ...]
 ) -> ModelSchema:
     """Read task and number of classes from the outputs of a graph."""
-    graph = parse_foreign(content, what="the source").graph
+    model = parse_foreign(content, what="the source")
+    known, graph = straighten(model), model.graph
     shapes = {output.name: tensor_shape(graph, output.name) for output in graph.output}
     has_labels = any(tensor_type(graph, output) == _INT64 for output in shapes)
     widths = [shape[1] for shape in shapes.values() if len(shape) == 2 and shape[1] is not None]
     classes = max(widths, default=0)
+    classes = len(known) if known and classes in (0, len(known)) else classes
     if has_labels and classes < 2:
         raise InvalidRequestError(
             "the graph does not say how many classes it has; give --schema schema.json"
         )
     features = tuple(Feature(name=column) for column in columns)
     is_value = bool(targets) and not has_labels
-    names = [str(index) for index in range(classes)] if classes >= 2 and not is_value else []
+    indexes = [str(index) for index in range(classes)]
+    names = (known if len(known) == classes else indexes) if classes >= 2 and not is_value else []
     return schema_of(name, features, names, targets=targets)

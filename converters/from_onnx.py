@@ -1,10 +1,11 @@
 """Take a foreign ONNX graph as the source: its own fp32 answers are the truth.
 
-Accepted are graphs of one float32 input [N, width] and, for a classification, either labels
-(int64 [N]) with probabilities, or probabilities alone [N, classes]; for a regression one output
-[N] or [N, 1]. Labels must already be class indexes. Of several labels: int64 [N, labels] where it
-has labels, and a column of probabilities for each class of each label, or for the second class of
-each where all have two.
+Accepted, with ZipMap, text labels and other types of numbers taken off or cast
+(``foreign_forms.py``), are graphs of one float32 input [N, width] and, for a classification, either
+labels (int64 [N]) with probabilities, or probabilities alone [N, classes]; for a regression one
+output [N] or [N, 1]. Labels must already be class indexes. Of several labels: int64 [N, labels]
+where it has labels, and a column of probabilities for each class of each label, or for the second
+class of each where all have two.
 
 Nobody knows what a graph from elsewhere does to a runtime, so it is never loaded here: its bytes
 are checked, and whatever runs it is a child process with limits (``guarded.py``).
@@ -26,8 +27,8 @@ NOTES = SourceNotes(
     keeps="the graph, in operator sets of the profile; its own fp32 answers as it was are the"
     " truth",
     cannot="operators of other domains than ai.onnx and ai.onnx.ml, external data, functions,"
-    " training information, operators newer than the profile's with no older definition, ZipMap,"
-    " several inputs",
+    " training information, operators newer than the profile's with no older definition,"
+    " several inputs, outputs beside the answer",
 )
 
 

@@ -80,7 +80,8 @@ def set_input(model: ModelProto, width: int) -> None:
     if len(shape) != 2 or shape[0] is not None or shape[1] not in (None, width):
         declared = [size if size is not None else "N" for size in shape]
         raise InvalidRequestError(
-            f"input {name!r} of the graph has shape {declared}, the schema needs ['N', {width}]"
+            f"input {name!r} of the graph has shape {declared}, the schema needs ['N', {width}];"
+            " export it for an open number of packed rows, or use --pictures for pixels"
         )
     rename_tensor(model, name, INPUT_NAME)
     del model.graph.input[:]

@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from converters.attempts import PLAIN, Way, convert_in_turn
 from converters.errors import InvalidRequestError
+from converters.foreign_forms import straighten
 from converters.graph import find_opset, parse_foreign, tensor_shape, tensor_type
 from converters.interface import (
     add_label_from_probabilities,
@@ -109,6 +110,7 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
     Raises:
         InvalidRequestError: Its inputs or outputs are not those of such a model.
     """
+    straighten(model)
     set_input(model, schema.width)
     graph = model.graph
     names = [output.name for output in graph.output]
@@ -118,7 +120,8 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
     if schema.task is Task.REGRESSION:
         if len(names) != 1 or len(floats) != 1:
             raise InvalidRequestError(
-                f"a regression graph has one float32 output, this one {_list(types)}"
+                f"a regression graph has one float32 output, this one {_list(types)}; keep that"
+                " one alone (onnx.utils.extract_model)"
             )
         _check_value(graph, names[0], len(schema.targets))
         finish_regressor(model, names[0], len(schema.targets))
@@ -126,7 +129,8 @@ def adapt_graph(model: ModelProto, schema: ModelSchema) -> ModelProto:
     if len(floats) != 1 or len(integers) > 1 or len(names) != len(floats) + len(integers):
         raise InvalidRequestError(
             "a classification graph has probabilities (float32) and, if it wants, labels (int64);"
-            f" this one has {_list(types)}. Convert without ZipMap."
+            f" this one has {_list(types)}. Keep these two outputs alone"
+            " (onnx.utils.extract_model)."
         )
     shape = tensor_shape(graph, floats[0])
     if schema.labels:

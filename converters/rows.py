@@ -64,8 +64,12 @@ def _round(schema: ModelSchema, rows: Array, table: str) -> Array:
         rounded = np.ascontiguousarray(wide.astype(np.float32))
     beyond = np.isinf(rounded).any(axis=0)
     if beyond.any():
-        column = schema.columns[int(np.argmax(beyond))]
-        raise InvalidRequestError(f"{table} column {column!r} has a number beyond float32")
+        place = int(np.argmax(beyond))
+        row = int(np.argmax(np.isinf(rounded[:, place])))
+        raise InvalidRequestError(
+            f"{table} column {schema.columns[place]!r} has a number beyond float32:"
+            f" {wide[row, place]:g} in row {row + 1}; leave such rows out or cap the column"
+        )
     if not schema.is_numeric:
         _check_typed(schema, rounded, table)
     return rounded

@@ -73,7 +73,7 @@ def graph(element: int = TensorProto.FLOAT, **how: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (graph(TensorProto.DOUBLE), "input 'features' of the graph is not float32 but double"),
+        (graph(TensorProto.BOOL), "input 'features' of the graph is not float32 but bool"),
         (graph(TensorProto.INT64), "input 'features' of the graph is not float32"),
         (graph(domain="com.example", operator="Secret"), "com.example"),
         (graph(opset=99), "opset_max"),
