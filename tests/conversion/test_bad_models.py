@@ -100,7 +100,7 @@ def test_several_targets_are_refused_with_a_way_out(model: Any, words: str) -> N
         source.convert(schema_of(10), CAMERA, rows.astype(np.float32))
 
 
-def test_several_labels_are_refused_with_a_way_out() -> None:
+def test_several_labels_without_names_are_refused_with_the_way_out() -> None:
     rows, targets = load_table("wine")
     two = np.column_stack([targets == "barolo", rows[:, 0] > 13]).astype(int)
     model = MultiOutputClassifier(GaussianNB()).fit(rows, two)
