@@ -160,14 +160,28 @@ def _recode_leaf(estimator: Any, scope: _Scope) -> Any:
         return _wrap(_tabulate(estimator, whole, scope), scope, whole)
     categories = [column for column in whole if scope.is_category(column)]
     if categories and not splits_categories(estimator, categories):
+        feature = scope.features[categories[0]]
         raise UnsupportedEstimatorError(
             type(estimator).__name__,
-            f"it reads the category {scope.features[categories[0]].name!r} as it is",
+            f"it reads the category {feature.name!r} as it is{_say_numbers(feature)}",
             _ADVICE,
         )
     if list(scope.places) == list(range(scope.width)):
         return estimator
     return Pipeline([("order", _wrap("passthrough", scope, whole)), ("model", estimator)])
+
+
+def _say_numbers(feature: Feature) -> str:
+    """Tell a column of numbers with some texts among them, which makes it one of categories."""
+    odd = []
+    for text in feature.categories:
+        try:
+            float(text)
+        except ValueError:
+            odd.append(text)
+    if not odd or len(odd) == len(feature.categories):
+        return ""
+    return f" (numbers but for {', '.join(map(repr, odd[:3]))}: correct those cells if it is none)"
 
 
 def _recode_text(estimator: Any, scope: _Scope, text: Feature) -> TextTable:

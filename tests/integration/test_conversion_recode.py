@@ -33,7 +33,7 @@ from converters.errors import InvalidRequestError, UnsupportedEstimatorError
 from converters.recode import recode
 from converters.table_feed import TableFeed, TableModel
 from edge_agent.contract.schema import Feature, ModelSchema, Output, Role, Task
-from tests.support.convert import fit_quietly
+from tests.support.convert import fit_quietly, schema_of
 
 Array = NDArray[Any]
 ROWS = 240
@@ -278,4 +278,12 @@ def test_an_encoder_that_mixes_categories_is_refused() -> None:
     rows = np.random.default_rng(0).integers(0, 3, (60, 2)).astype(np.float32)
     model = make_pipeline(Mixer(), GaussianNB()).fit(rows, rows[:, 0])
     with pytest.raises(UnsupportedEstimatorError, match=r"mixes|depends on the other"):
+        recode(model, schema)
+
+
+def test_texts_among_numbers_are_named_where_they_make_a_category_of_a_column() -> None:
+    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    odd = Feature(name="heat", dtype="category", categories=("1.5", "2", "n/a"))
+    schema = replace(schema_of(1, ["0", "1"]), features=(odd,))
+    with pytest.raises(UnsupportedEstimatorError, match=r"numbers but for 'n/a': correct those"):
         recode(model, schema)
