@@ -244,7 +244,7 @@ class ModelCodec:
     def _check_magnitude(self, array: NDArray[Any]) -> None:
         if self._takes_missing:
             array = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        if array.max() <= _FLOAT32_MAX and array.min() >= -_FLOAT32_MAX:
+        if np.maximum.reduce(np.abs(array), axis=None) <= _FLOAT32_MAX:
             return
         row, column = np.unravel_index(int(np.abs(array).argmax()), array.shape)
         raise InputError(

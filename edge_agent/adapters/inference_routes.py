@@ -8,7 +8,6 @@ from error to status is here and nowhere else.
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -173,7 +172,7 @@ class InferenceRoutes(Application):
             served = self._service.slots().get(parts[2])
             slot = served.slot if served else ""
         endpoint = _ENDPOINTS.get(parts[-1], "")
-        return replace(error_response(error), endpoint=endpoint, slot=slot)
+        return error_response(error)._replace(endpoint=endpoint, slot=slot)
 
     def _route(self, request: Request) -> Response | Question:
         parts = _split(request)
