@@ -7,6 +7,10 @@ good release keeps. Under a rate of goal or less that weight is a supermartingal
 most ``alpha / members`` (Ville 1939). Summed over the members of the rollout: any good member is
 taken out in at most a share alpha of rollouts, however devices are spread over members.
 
+A self-test fails in seconds and a probation holds for minutes, so failures come first. A device
+that was offered the member counts as holding until it has failed: the weight is then never above
+that of the devices in the order of their offers, which no outcome decides, and the bound holds.
+
 Half of the mixture is a member that fails nearly everywhere, as a wrong package does: three
 failures of three are enough among a thousand members. Two of two are not: with a goal of 2 % chance
 alone brings that about in a family of that size.
@@ -76,14 +80,18 @@ class MemberCounts:
     Attributes:
         finished: Confirmed or failed there.
         failed: Of these.
+        in_flight: Offered it and not finished.
     """
 
     finished: int
     failed: int
+    in_flight: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.failed <= self.finished:
             raise ValueError(f"failed {self.failed} of finished {self.finished} is no share")
+        if self.in_flight < 0:
+            raise ValueError(f"in flight must be 0 or more, got {self.in_flight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +103,14 @@ class ExcludedMember:
         finished: Devices it was judged by.
         failed: Of these.
         at: When.
+        in_flight: Devices that had not finished then.
     """
 
     model: str
     finished: int
     failed: int
     at: datetime
+    in_flight: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -126,7 +136,7 @@ def weigh_member(counts: MemberCounts, goal: float) -> float:
     for share, weight in MIXTURE:
         rate = goal + (1 - goal) * share
         bad, good = math.log(rate / goal), math.log((1 - rate) / (1 - goal))
-        held = counts.finished - counts.failed
+        held = counts.finished - counts.failed + counts.in_flight
         parts.append(math.log(weight) + counts.failed * bad + held * good)
     highest = max(parts)
     return highest + math.log(sum(math.exp(part - highest) for part in parts))

@@ -10,7 +10,7 @@ devices follow their labels: what the others do is still evidence.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 
 from edge_agent.contract.assignment import target_path
@@ -76,14 +76,14 @@ def exclude_members(look: Round) -> bool:
 
 def _exclude(look: Round, model: str, counts: MemberCounts, test: MemberTest) -> None:
     rollout, now = look.rollout, look.view.now
-    found = ExcludedMember(model=model, finished=counts.finished, failed=counts.failed, at=now)
+    found = ExcludedMember(model=model, at=now, **asdict(counts))
     look.rollout = replace(rollout, excluded=(*rollout.excluded, found))
     look.tally.exclude(model, has_place=look.rollout.has_place)
     said = say_member(model, counts, test, rollout.policy.goal)
     sentence = f"{said} {say_where(look.rollout)}"
     inputs = {
         "member": model,
-        "counts": {"finished": counts.finished, "failed": counts.failed},
+        "counts": asdict(counts),
         "test": test.to_json(),
         "goal": rollout.policy.goal,
         "now": now.isoformat(),

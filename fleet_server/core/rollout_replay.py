@@ -81,8 +81,9 @@ def _replay_member(verdict: str, inputs: Mapping[str, Any]) -> Replay:
     evidence = weigh_member(counts, inputs["goal"])
     found = EXCLUDE if find_bad_members({"": counts}, test, inputs["goal"]) else Verdict.WAIT
     line = (
-        f"{counts.failed} of {counts.finished} failed; evidence {evidence:+.2f}; taken out at"
-        f" {test.halt_at:+.2f} ({test.members:,} members, alpha {test.alpha:g})"
+        f"{counts.failed} of {counts.finished} failed, {counts.in_flight} in flight; evidence"
+        f" {evidence:+.2f}; taken out at {test.halt_at:+.2f} ({test.members:,} members,"
+        f" alpha {test.alpha:g})"
     )
     return Replay(verdict=str(found), is_same=found == verdict, workings=(line,))
 

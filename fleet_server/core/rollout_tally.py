@@ -109,17 +109,22 @@ class Tally:
 
     def count_members(self) -> dict[str, MemberCounts]:
         """Give what each member of a family did in all stages; who was taken out is absent."""
-        finished: Counter[str] = Counter()
-        failed: Counter[str] = Counter()
+        found: dict[str, Counter[Weight]] = {}
         for key, count in self._counts.items():
+            if not key.member or key.member in self._excluded:
+                continue
             weight = self._weigh(key)
-            if key.member and weight in (Weight.CONFIRMED, Weight.FAILED):
-                finished[key.member] += count
-                failed[key.member] += count if weight is Weight.FAILED else 0
+            if key.outcome is Outcome.FAILED and weight is Weight.WAITING:
+                weight = Weight.IN_FLIGHT  # it is tried again
+            found.setdefault(key.member, Counter())[weight] += count
         return {
-            name: MemberCounts(finished=count, failed=failed[name])
-            for name, count in finished.items()
-            if count
+            name: MemberCounts(
+                finished=weights[Weight.CONFIRMED] + weights[Weight.FAILED],
+                failed=weights[Weight.FAILED],
+                in_flight=weights[Weight.IN_FLIGHT],
+            )
+            for name, weights in found.items()
+            if any(weights[one] for one in (Weight.CONFIRMED, Weight.FAILED, Weight.IN_FLIGHT))
         }
 
     def _weigh(self, key: TallyKey) -> Weight:

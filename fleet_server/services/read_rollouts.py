@@ -238,8 +238,14 @@ class RolloutReader:
             running=book.rollouts.count_running(rollout),
             read_at=self.clock.now(),
             members=_list_members(rollout, tally),
-            members_finished=0 if rollout.policy.family is None else len(tally.count_members()),
+            members_finished=_count_finished(rollout, tally),
         )
+
+
+def _count_finished(rollout: Rollout, tally: Tally) -> int:
+    if rollout.policy.family is None:
+        return 0
+    return sum(counts.finished > 0 for counts in tally.count_members().values())
 
 
 def _list_members(rollout: Rollout, tally: Tally) -> tuple[MemberFigure, ...]:
@@ -253,7 +259,7 @@ def _list_members(rollout: Rollout, tally: Tally) -> tuple[MemberFigure, ...]:
         if counts.failed
     ]
     for out in rollout.excluded:
-        counts = MemberCounts(finished=out.finished, failed=out.failed)
+        counts = MemberCounts(finished=out.finished, failed=out.failed, in_flight=out.in_flight)
         evidence = weigh_member(counts, goal)
         found.append(MemberFigure(model=out.model, counts=counts, evidence=evidence, excluded=out))
     return tuple(sorted(found, key=lambda one: (-one.evidence, one.model)))

@@ -50,6 +50,20 @@ def test_any_good_member_is_taken_out_in_at_most_a_twentieth_of_rollouts(rate: f
     assert false_alarms / rollouts <= 0.05
 
 
+def test_failures_that_come_before_any_confirmation_condemn_no_good_member() -> None:
+    random = np.random.default_rng(6)
+    devices, members, rollouts = 20, 1_000, 40
+    test = MemberTest(members=members)
+    false_alarms = 0
+    for failed in random.binomial(devices, GOAL, (rollouts, members)):
+        counts = {
+            str(number): MemberCounts(finished=count, failed=count, in_flight=devices - count)
+            for number, count in enumerate(failed.tolist())
+        }
+        false_alarms += bool(find_bad_members(counts, test, GOAL))
+    assert false_alarms / rollouts <= 0.05
+
+
 @pytest.mark.parametrize(
     ("devices", "rate", "found_min"),
     [(3, 1.0, 1.0), (8, 0.9, 0.95), (12, 0.5, 0.75), (40, 0.3, 0.9)],
@@ -101,3 +115,5 @@ def test_limits_out_of_range_are_refused() -> None:
         MemberTest(members=0)
     with pytest.raises(ValueError, match="failed 3 of finished 2"):
         MemberCounts(finished=2, failed=3)
+    with pytest.raises(ValueError, match="got -1"):
+        MemberCounts(finished=2, failed=1, in_flight=-1)

@@ -80,8 +80,23 @@ def test_one_bad_member_is_taken_out_and_the_others_are_judged_without_it() -> N
     replayed = replay_decision(EXCLUDE, first.inputs)
     assert replayed is not None
     assert replayed.is_same
-    assert "6 of 6 failed; evidence +22.4" in replayed.workings[0]
+    assert "6 of 6 failed, 0 in flight; evidence +22.4" in replayed.workings[0]
     assert read_memory(dump_memory(found.rollout))["excluded"] == found.rollout.excluded
+
+
+def test_a_member_is_weighed_with_its_devices_that_have_not_finished() -> None:
+    counted = {
+        TallyKey(0, Outcome.FAILED, "self-test-mismatch", 1, "line-3"): 3,
+        TallyKey(0, Outcome.PROBATION, "", 1, "line-3"): 40,
+        TallyKey(0, Outcome.FAILED, "fetch-timeout", 1, "line-3"): 2,
+    }
+    packages = MemberPackages(plan=FAMILY, packages={})
+    view = RoundView(rollout=make_rollout(), tally=counted, members=[], packages=packages, now=NOW)
+    assert not plan_round(view).rollout.excluded, "three of the 43 failed, and failures come first"
+    (counts,) = Tally(counted, tries_max=3).count_members().values()
+    assert (counts.finished, counts.failed, counts.in_flight) == (3, 3, 42)
+    alone = replace(view, tally={next(iter(counted)): 3})
+    assert [out.model for out in plan_round(alone).rollout.excluded] == ["line-3"]
 
 
 def test_nothing_is_offered_in_the_look_that_takes_a_member_out() -> None:
