@@ -3,7 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from sqlmodel import Session, col, select
 from typer.testing import CliRunner
 
 from fleet_server.adapters.database.engine import write_session
+from fleet_server.adapters.database.rollout_repository import RolloutRepository
 from fleet_server.adapters.database.tables import (
     ArtifactRow,
     AssignmentRow,
@@ -24,6 +26,7 @@ from fleet_server.adapters.database.tables import (
 from fleet_server.bootstrap import Fleet, open_fleet
 from fleet_server.cli.device import app as device_app
 from fleet_server.cli.rollout import app
+from fleet_server.core.member_gate import ExcludedMember
 from fleet_server.core.rollout_limits import GatePolicy, OnHalt, RolloutPolicy
 from fleet_server.core.rollout_machine import RolloutState
 from fleet_server.core.rollout_outcome import Outcome
@@ -424,6 +427,24 @@ def test_a_device_follows_its_label_while_the_rollout_runs(fleet: Fleet) -> None
     assert view.rollout.state is RolloutState.RUNNING
     assert (wanted(fleet)["cam-0"], view.count(Outcome.OFFERED)) == (B, 1)
     assert not view.failures, "to run something else when told to is no failure"
+
+
+def test_thousands_of_members_that_were_taken_out_can_be_asked_for(fleet: Fleet) -> None:
+    number = complete(fleet)
+    out = [
+        ExcludedMember(model=f"line-{n}", finished=3, failed=3, at=fleet.clock.now())
+        for n in range(3_000)
+    ]
+    with write_session(fleet.engine) as session:
+        for slot in session.exec(select(SlotRow)):
+            slot.changed_at = fleet.clock.now() - timedelta(days=1)
+            session.add(slot)
+        session.flush()
+        store = RolloutRepository(session)
+        found = store.find(number)
+        assert found is not None
+        assert not store.load_members(replace(found, excluded=tuple(out)))
+        assert store.load_members(replace(found, excluded=(*out, replace(out[0], model="line-a"))))
 
 
 def test_a_rollback_gives_a_moved_device_what_its_new_label_had_before(fleet: Fleet) -> None:

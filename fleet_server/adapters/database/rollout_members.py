@@ -153,9 +153,9 @@ def _may_move(rollout: Rollout) -> ColumnElement[bool]:
     relabelled = and_(_is_relabelled(), or_(_is_held(rollout), was_without))
     if not rollout.excluded or rollout.policy.on_halt is OnHalt.STAY:
         return relabelled
-    out = [f"{model}/" for model in sorted(rollout.excluded_models)]
     target = col(RolloutDeviceRow.target)
-    taken_out = or_(*(target.startswith(name, autoescape=True) for name in out))
+    model = func.substr(target, 1, func.instr(target, "/") - 1)
+    taken_out = model.in_(sorted(rollout.excluded_models))
     return or_(relabelled, and_(taken_out, _is_held(rollout), _is(*EXPOSED)))
 
 
