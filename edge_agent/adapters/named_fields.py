@@ -78,7 +78,10 @@ class FieldReader:
             try:
                 packed[n, self._numbers] = self._read_row(n, row)
             except OverflowError as error:
-                raise InputError(f"row {n}: {error}; fields take {_FLOAT32_MAX:.3g}") from error
+                raise InputError(
+                    f"row {n}: field {self._find_huge(row)} is beyond {_FLOAT32_MAX:.3g}, the"
+                    " largest number"
+                ) from error
             for feature, cells in self._texts:
                 pack_text(packed[n, cells], self._read_text(n, feature, row.get(feature.name)))
         sizes = np.abs(packed) if self._is_plain else np.nan_to_num(np.abs(packed), posinf=np.inf)
@@ -103,6 +106,17 @@ class FieldReader:
             else:
                 cells.append(self._read_cell(n, feature.name, value))
         return cells
+
+    def _find_huge(self, row: Mapping[str, Any]) -> str:
+        """Name the field whose whole number no float can hold."""
+        for name in self._packed_names:
+            try:
+                np.array(row.get(name), np.float64)
+            except OverflowError:
+                return name
+            except (TypeError, ValueError):
+                continue  # a category or text
+        return "?"
 
     def _read_cell(self, n: int, name: str, value: Any) -> float:
         try:

@@ -128,6 +128,6 @@ def is_missing(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float) and value == math.floor(value):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return value.strip() if isinstance(value, str) else str(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
@@ -182,6 +182,8 @@ ANYTHING = (
 
 
 @settings(max_examples=150, deadline=None)
+@example(row={"heat": None, "far": None, "count": 0, "hue": np.inf, "size": "l", "door": True})
+@example(row={"heat": 1, "far": 10**400, "count": 0, "hue": "x", "size": "l", "door": True})
 @given(row=st.fixed_dictionaries({f.name: ANYTHING for f in SCHEMA.features}))
 def test_any_other_row_is_refused_by_field_or_becomes_one_that_the_schema_allows(
     row: dict[str, Any],

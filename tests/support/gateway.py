@@ -330,7 +330,7 @@ class WorkspaceLab:
         if self.gateway is not None:
             self.gateway.terminate()
             try:
-                self.gateway.wait(10)
+                self.gateway.wait(30)
             except subprocess.TimeoutExpired:
                 self.gateway.kill()
                 self.gateway.wait()
