@@ -39,8 +39,12 @@ from fleet_server.core.targeting import MemberPackages, Unfit
 
 EXCLUDE = "exclude"
 """Verdict on a member that is taken out."""
+MOVE = "rollout.move"
+"""Act in the audit log: ``devices`` by id, each with what it had and what it is to have."""
 MOVES_PER_ROUND = 200
 """Devices moved in one look: each is named in the audit log."""
+MOVING = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.COMPLETED})
+"""States in which labels mean something, paused ones as soon as they go on."""
 ENDED = frozenset({Outcome.CONFIRMED, Outcome.FAILED, Outcome.SILENT_AFTER})
 
 
@@ -146,7 +150,7 @@ def move_members(look: Round, room: int) -> int:
             moved[member.device.id] = [member.target, due.target]
             _offer(look, packages, member)
     if moved:
-        look.acts.append(Act(act="rollout.move", detail={"devices": moved}))
+        look.acts.append(Act(act=MOVE, detail={"devices": moved}))
     return len(moved)
 
 
@@ -208,7 +212,7 @@ def tell_label(rollout: Rollout, target: str, labels: Mapping[str, str]) -> str:
         labels: Of the device, as they are now.
     """
     family = rollout.policy.family
-    if family is None or rollout.state not in (RolloutState.RUNNING, RolloutState.COMPLETED):
+    if family is None or rollout.state not in MOVING:
         return ""
     due = family.choose(labels, rollout.excluded_models)
     if due is None:
@@ -217,8 +221,9 @@ def tell_label(rollout: Rollout, target: str, labels: Mapping[str, str]) -> str:
     name = f"{due.model}/{due.version}"
     if target.rpartition("/")[0] == name:
         return ""
+    when = ", and the rollout is resumed" if rollout.state is RolloutState.PAUSED else ""
     return (
         f"slot {rollout.slot} goes from {target.rpartition('/')[0]} to {name} (rollout"
         f" {rollout.id}), tested there like any candidate, as soon as `edgefleet up` runs and the"
-        " device is online"
+        f" device is online{when}"
     )

@@ -16,6 +16,7 @@ from edge_agent.contract.codes import Code
 from fleet_server.core.label_query import LabelQuery, QueryError, parse_query
 from fleet_server.core.rollout_look import plan_round
 from fleet_server.core.rollout_machine import FINAL, RolloutState
+from fleet_server.core.rollout_moves import MOVE
 from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.core.rollout_round import Act, Change, RoundPlan, RoundView
 from fleet_server.core.rollout_state import Rollout
@@ -168,7 +169,7 @@ class RolloutRunner:
         book.rollouts.put_members(rollout.id, changes)
         for decision in plan.decisions:
             book.rollouts.add_decision(rollout.id, decision, at=now)
-        acts = list(plan.acts)
+        acts = _leave_out({**objections, **stuck}, plan.acts)
         if plan.champion is not None:
             detail = crown(book, rollout, plan.champion)
             acts.append(Act(act="model.champion", detail=detail))
@@ -246,6 +247,17 @@ def _withdraw(book: Book, assigner: Assigner, plan: RoundPlan) -> dict[str, Obje
 
 def _by_device(objections: Sequence[Objection]) -> dict[str, Objection]:
     return {objection.device: objection for objection in objections}
+
+
+def _leave_out(refused: Mapping[str, Objection], acts: Sequence[Act]) -> list[Act]:
+    """Let the audit log name only devices that were moved, not those something stood against."""
+    kept = []
+    for act in acts:
+        if act.act != MOVE:
+            kept.append(act)
+        elif moved := {k: v for k, v in act.detail["devices"].items() if k not in refused}:
+            kept.append(replace(act, detail={**act.detail, "devices": moved}))
+    return kept
 
 
 def _heed(

@@ -304,6 +304,17 @@ def test_a_move_that_fails_on_the_device_is_seen_and_not_tried_for_ever(fleet: F
     assert len(moves(fleet)) == 1
 
 
+def test_a_label_moves_nobody_to_a_package_that_is_not_approved_any_more(fleet: Fleet) -> None:
+    number = complete(fleet)
+    build_approver(fleet, actor="ann").reject("line-b", 1, "wrong at night")
+    build_device_desk(fleet, actor="ann").label("cam-0", {"line": "B"})
+    for _ in range(2):
+        build_runner(fleet).run_once()
+    assert wanted(fleet)["cam-0"] == A
+    assert moves(fleet) == [], "the audit log tells what was done"
+    assert show(fleet, number).count(Outcome.REFUSED) == 1
+
+
 def test_labels_that_name_no_member_leave_a_device_as_it_is(fleet: Fleet) -> None:
     build_approver(fleet, actor="ann").reject("line-pooled", 1, "too coarse")
     number = complete(fleet)

@@ -165,5 +165,8 @@ def test_what_a_label_means_is_told(labels: dict[str, str], said: str) -> None:
     told = tell_label(rollout, "line-3/2/camera.tar", labels)
     assert said in told
     assert bool(told) == bool(said)
+    paused = tell_label(replace(rollout, state=RolloutState.PAUSED), "line-3/2/camera.tar", labels)
+    assert paused.removesuffix(", and the rollout is resumed") == told
+    assert paused.endswith("resumed") == ("goes" in said)
     aborted = replace(rollout, state=RolloutState.ABORTED)
     assert tell_label(aborted, "line-3/2/camera.tar", labels) == ""
