@@ -25,6 +25,7 @@ from converters.label_requests import (
     name_labels,
     read_labels,
 )
+from converters.named_columns import check_order
 from converters.request import BuildRequest
 from converters.source_files import (
     is_graph,
@@ -33,7 +34,12 @@ from converters.source_files import (
     load_package,
     read_file,
 )
-from converters.table_schema import infer_features, list_texts, wrap_table_model
+from converters.table_schema import (
+    infer_features,
+    list_categories,
+    list_texts,
+    wrap_table_model,
+)
 from converters.tables import Table, read_table
 from device_profiles.profile import DeviceProfile
 from edge_agent.contract.errors import ContractError
@@ -129,7 +135,8 @@ def open_source(
         )
     classes = None if named else find_classes(find_last_step(estimator))
     labels = find_originals(estimator) if classes is None else tuple(classes.tolist())
-    features = infer_features(table, columns, list_texts(estimator, columns)) if not schema else ()
+    kinds = list_texts(estimator, columns), list_categories(estimator, columns)
+    features = infer_features(table, columns, *kinds) if not schema else ()
     made = schema or (
         labels_schema(name, features, named)
         if named
@@ -231,6 +238,7 @@ def _file_source(
     features = tuple(Feature(name=column) for column in names)
     classes = () if targets else range(facts.classes)
     made = schema or schema_of(name, features, [str(n) for n in classes], targets=targets)
+    check_order(names, made)
     return FileSource(
         model=ForeignModel(content, made, profile, kind=kind),
         schema=made,

@@ -21,7 +21,7 @@ def make_source(model: Any, schema: ModelSchema, *, is_fed_float32: bool = False
         is_fed_float32: Whether its rows come as float32.
 
     Raises:
-        InvalidRequestError: None of these, or not fitted.
+        InvalidRequestError: None of these, not fitted, or on columns in another order.
         MissingLibraryError: Its converter needs a library that is not installed.
     """
     if is_torch(model):
@@ -32,6 +32,7 @@ def make_source(model: Any, schema: ModelSchema, *, is_fed_float32: bool = False
         return TorchSource(model, schema)
     from converters.from_boosted import is_booster, wrap_booster
     from converters.from_sklearn import SklearnSource
+    from converters.named_columns import settle_columns
     from converters.table_feed import TableModel
 
     if isinstance(model, TableModel):
@@ -40,7 +41,7 @@ def make_source(model: Any, schema: ModelSchema, *, is_fed_float32: bool = False
         return TableSource(model, schema)
     estimator = wrap_booster(model) if is_booster(model) else model
     return SklearnSource(
-        estimator,
+        settle_columns(estimator, schema),
         schema.task,
         is_fed_float32=is_fed_float32,
         targets=len(schema.targets),

@@ -26,7 +26,8 @@ from edge_agent.contract.schema import Dtype, Feature, ModelSchema
 from edge_agent.statistics.packed_texts import unpack_texts
 
 Array = NDArray[Any]
-_NAMES = "feature_names_in_"
+NAMES = "feature_names_in_"
+"""Attribute in which scikit-learn keeps the names of columns."""
 _UNKNOWN_TEXT = "\x00a category that is not listed"
 _DEPTH_MAX = 32
 
@@ -64,7 +65,7 @@ class TableFeed:
                 owners[name] = feature, place
             first += feature.width
         known = list(owners)
-        names = [str(name) for name in getattr(model.estimator, _NAMES, known)]
+        names = [str(name) for name in getattr(model.estimator, NAMES, known)]
         if sorted(names) != sorted(known):
             odd = sorted(set(names) ^ set(known))[:5]
             raise InvalidRequestError(
@@ -78,7 +79,7 @@ class TableFeed:
                 "the model was trained on one text a row, the schema has the columns"
                 f" {names[:10]}; its only feature must be of dtype text"
             )
-        self.estimator = _forget_names(model.estimator)
+        self.estimator = forget_names(model.estimator)
 
     def __call__(self, rows: Array) -> Array:
         """Give object [rows, columns] of packed rows [rows, width]; [rows] of a text alone."""
@@ -133,7 +134,7 @@ def _make_unknown(listed: Sequence[Any]) -> Any:
     return _UNKNOWN_TEXT
 
 
-def _forget_names(estimator: Any) -> Any:
+def forget_names(estimator: Any) -> Any:
     """Copy an estimator and drop the names of its columns wherever it holds them."""
     clone = copy.deepcopy(estimator)
     for inner in list_parts(clone):
@@ -144,7 +145,7 @@ def _forget_names(estimator: Any) -> Any:
                 for name, step, chosen in inner.transformers_
                 for columns in [list_columns(inner, chosen, count)]
             ]
-        vars(inner).pop(_NAMES, None)
+        vars(inner).pop(NAMES, None)
     return clone
 
 

@@ -1,7 +1,8 @@
 """Read from a table, and from what was fitted on it, which features a model takes.
 
-A column that a vectorizer reads is a text. Of the others one whose cells are all numbers is a
-number, of true and false a boolean, any other a category with the texts found. Empty cells make it
+A column that a vectorizer reads is a text, one whose encoder learned texts a category ("01234" is
+no number then). Of the others one whose cells are all numbers is a number, of true and false a
+boolean, any other a category with the texts found. Empty cells make it
 one that may be missing. Whether a category may be one that is not listed is asked of the estimator
 itself.
 """
@@ -39,7 +40,10 @@ _FLAGS = frozenset({"true", "false"})
 
 
 def infer_features(
-    table: Table, columns: Sequence[str], texts: Sequence[str] = ()
+    table: Table,
+    columns: Sequence[str],
+    texts: Sequence[str] = (),
+    categories: Sequence[str] = (),
 ) -> tuple[Feature, ...]:
     """Give a feature for each column of a table.
 
@@ -47,12 +51,15 @@ def infer_features(
         table: Whose cells are looked at.
         columns: In the order of the features.
         texts: Those of them that are free text.
+        categories: Those of them that are a category whatever their cells look like.
 
     Raises:
         InvalidRequestError: A column is not there, is empty, or has too many or too long texts.
     """
     return tuple(
-        _infer_text(table, column) if column in texts else _infer(table, column)
+        _infer_text(table, column)
+        if column in texts
+        else _infer(table, column, is_category=column in categories)
         for column in columns
     )
 
@@ -68,6 +75,28 @@ def list_texts(estimator: Any, columns: Sequence[str]) -> list[str]:
                 if reads_one_text(step):
                     places = list_columns(part, chosen, part.n_features_in_)
                     found |= dict.fromkeys(columns[place] for place in places)
+    return list(found)
+
+
+def list_categories(estimator: Any, columns: Sequence[str]) -> list[str]:
+    """Name the columns of which an encoder learned texts."""
+    parts = list_parts(estimator)
+    tables = [p for p in parts if isinstance(p, ColumnTransformer) and hasattr(p, "transformers_")]
+    branches = [
+        (step, [columns[place] for place in list_columns(part, chosen, part.n_features_in_)])
+        for part in tables
+        for _, step, chosen in part.transformers_
+        if part.n_features_in_ == len(columns)
+    ] or [(estimator, [*columns])]
+    found: dict[str, None] = {}
+    for step, names in branches:
+        for part in list_parts(step):
+            known = getattr(part, "categories_", None)
+            if isinstance(known, list) and len(known) == len(names):
+                of_texts = (any(isinstance(value, str) for value in values) for values in known)
+                found |= dict.fromkeys(
+                    n for n, is_text in zip(names, of_texts, strict=True) if is_text
+                )
     return list(found)
 
 
@@ -119,32 +148,29 @@ def wrap_table_model(
     return model, replace(schema, features=opened)
 
 
-def _infer(table: Table, column: str) -> Feature:
+def _infer(table: Table, column: str, *, is_category: bool) -> Feature:
     cells = table.read_values(column)
     there = [cell for cell in cells if not _is_empty(cell)]
     is_nullable = len(there) < len(cells)
     if not there:
         raise InvalidRequestError(f"{table.name} column {column!r} is empty in every row")
     words = {_write(cell) for cell in there}
-    if all(word.lower() in _FLAGS for word in words):
+    if not is_category and all(word.lower() in _FLAGS for word in words):
         return Feature(name=column, dtype=Dtype.BOOL, is_nullable=is_nullable)
+    if not is_category and all(_is_number(word) for word in words):
+        return Feature(name=column, is_nullable=is_nullable)
     try:
-        for word in words:
-            float(word)
-    except ValueError:
-        try:
-            return Feature(
-                name=column,
-                dtype=Dtype.CATEGORY,
-                categories=tuple(sorted(words)),
-                is_nullable=is_nullable,
-            )
-        except MalformedError as error:
-            raise InvalidRequestError(
-                f"{table.name} column {column!r} has {len(words)} texts, at most {CATEGORIES_MAX}"
-                " are a category; a free text needs a vectorizer that reads its column"
-            ) from error
-    return Feature(name=column, is_nullable=is_nullable)
+        return Feature(
+            name=column,
+            dtype=Dtype.CATEGORY,
+            categories=tuple(sorted(words)),
+            is_nullable=is_nullable,
+        )
+    except MalformedError as error:
+        raise InvalidRequestError(
+            f"{table.name} column {column!r} has {len(words)} texts, at most {CATEGORIES_MAX}"
+            " are a category; a free text needs a vectorizer that reads its column"
+        ) from error
 
 
 def _infer_text(table: Table, column: str) -> Feature:
@@ -189,6 +215,14 @@ def _list_known(part: Any) -> list[Any]:
 
 def _is_empty(cell: Any) -> bool:
     return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())  # noqa: PLR0124 - NaN
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _write(cell: Any) -> str:

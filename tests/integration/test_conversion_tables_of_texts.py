@@ -1,5 +1,7 @@
 """From a table of texts, booleans and gaps to a package that answers the raw rows."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from converters.build import BuildRequest, build_package
 from converters.cli import app
 from converters.errors import ConversionError, InvalidRequestError
 from converters.skops_library import import_skops
+from converters.sources import make_source
 from converters.table_feed import TableFeed, TableModel
 from device_profiles.catalog import load_profile
 from edge_agent.contract.package import unpack_members
@@ -191,3 +194,62 @@ def test_edge_convert_reads_texts_of_a_csv_and_writes_the_schema(tmp_path: Path)
     compared = CliRunner().invoke(app, ["parity", words[1], str(out), *words[2:]])
     assert compared.exit_code == 0, compared.output
     assert "300 rows, 0 labels differ, 0 rows off" in compared.output
+
+
+def test_texts_that_look_like_numbers_stay_the_categories_they_were_learned_as(
+    tmp_path: Path,
+) -> None:
+    draw = np.random.default_rng(0)
+    table = np.column_stack(
+        [draw.choice(["01", "1", "7"], 300), draw.choice(["true", "false"], 300)]
+    ).astype(object)
+    targets = (table[:, 0] == "01") ^ (table[:, 1] == "true")
+    encoder = ColumnTransformer([("c", OneHotEncoder(handle_unknown="ignore"), [0, 1])])
+    model = make_pipeline(encoder, RandomForestClassifier(5, random_state=0)).fit(table, targets)
+    (tmp_path / "model.skops").write_bytes(import_skops().dumps(model))
+    lines = [["zip", "is_on", "state"], *np.column_stack([table, targets]).tolist()]
+    (tmp_path / "rows.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    words = ["run", str(tmp_path / "model.skops"), "--rows", str(tmp_path / "rows.csv")]
+    out = tmp_path / "m.tar"
+    words += ["--target", "state", "--profile", "camera", "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    members = unpack_members(out.read_bytes())
+    made = ModelSchema.decode(members["schema.json"])
+    assert [f.categories for f in made.features] == [("01", "1", "7"), ("false", "true")]
+    assert json.loads(members["evidence.json"])["metric"]["source"] == 1
+
+
+def _fitted_on_a_frame() -> tuple[Any, ModelSchema]:
+    """Give what a data frame of the columns a, b and c leaves behind in an estimator."""
+    rows = np.random.default_rng(0).normal(size=(100, 3))
+    table = ColumnTransformer([("s", StandardScaler(), [2]), ("p", "passthrough", [0])])
+    model = make_pipeline(table, LogisticRegression()).fit(rows, rows[:, 0] > rows[:, 2])
+    table.feature_names_in_ = np.array(["a", "b", "c"], object)
+    chosen = zip(table.transformers_, (["c"], ["a"]), strict=False)
+    table.transformers_ = [(name, step, columns) for (name, step, _), columns in chosen]
+    schema = ModelSchema(
+        model="m",
+        task=Task.CLASSIFICATION,
+        features=tuple(Feature(name=name) for name in "abc"),
+        outputs=CLASSES,
+        classes=("False", "True"),
+    )
+    return model, schema
+
+
+def test_numbers_that_are_chosen_by_name_convert() -> None:
+    model, schema = _fitted_on_a_frame()
+    rows = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    source = make_source(model, schema)
+    source.convert(schema, load_profile("camera"), rows)
+    scaled = model[0].transformers_[0][1].transform(rows[:, [2]])
+    want = model[1].predict(np.column_stack([scaled, rows[:, 0]]))
+    np.testing.assert_array_equal(source.answer(rows)["label"], want)
+
+
+def test_a_schema_with_the_columns_in_another_order_is_refused() -> None:
+    model, schema = _fitted_on_a_frame()
+    turned = replace(schema, features=schema.features[::-1])
+    with pytest.raises(InvalidRequestError, match="column 1 is 'c', the model's is 'a'"):
+        make_source(model, turned)
