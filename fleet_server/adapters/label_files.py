@@ -114,5 +114,5 @@ def _read_row(value: Any) -> int:
     """Read which row of its prediction a line is of; -1, which is none, for what is no number."""
     try:
         return int(value or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an infinite one
         return -1

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -433,6 +434,11 @@ def test_labels_of_one_answer_come_back_as_names_of_classes(server: Server, tmp_
     )
     told = run_label(server, "plant", str(path), expect=1)
     assert f"line 2: label 'nonsense' is none of {', '.join(CLASSES)}" in told
+    endless = pa.table({"_device": ["cam-1"], "_prediction_id": [f"{name}1"], "_row": [math.inf]})
+    endless = endless.append_column("_label", pa.array([CLASSES[0]]))
+    pq.write_table(endless, tmp_path / "endless.parquet")
+    told = run_label(server, "plant", str(tmp_path / "endless.parquet"), expect=1)
+    assert "line 1: no sampled row of plant is row -1" in told
     rows = server.export(tmp_path / "rows.parquet")
     assert [r["_label"] for r in rows] == [CLASSES[2], None]
 
