@@ -62,7 +62,7 @@ class _Pool:
         kept: dict[str, str] = {}
         for constant in graph.initializer:
             array = numpy_helper.to_array(constant)
-            same = (constant.data_type, array.shape, _bytes_of(constant, array))
+            same = (constant.data_type, array.shape, _content_of(constant, array))
             kept[constant.name] = self._constants.setdefault(same, constant.name)
             if kept[constant.name] == constant.name:
                 self._graph.initializer.append(constant)
@@ -79,9 +79,9 @@ class _Pool:
         return [kept.get(output.name, output.name) for output in graph.output]
 
 
-def _bytes_of(constant: onnx.TensorProto, array: NDArray[Any]) -> bytes:
+def _content_of(constant: onnx.TensorProto, array: NDArray[Any]) -> bytes | tuple[bytes, ...]:
     if constant.data_type == onnx.TensorProto.STRING:
-        return b"\0".join(constant.string_data)
+        return tuple(constant.string_data)
     return array.tobytes()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer
@@ -132,6 +132,21 @@ def test_merged_graphs_must_read_the_same_rows() -> None:
     other.graph.input[0].name = "elsewhere"
     with pytest.raises(ValueError, match="part 1 reads"):
         merge_graphs([one, other])
+
+
+def test_texts_that_differ_stay_apart_whatever_is_in_them() -> None:
+    def name_classes(*texts: bytes) -> ModelProto:
+        names = helper.make_tensor("names", TensorProto.STRING, [len(texts)], list(texts))
+        rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1])
+        told = helper.make_tensor_value_info("y", TensorProto.STRING, [len(texts)])
+        node = helper.make_node("Identity", ["names"], ["y"])
+        graph = helper.make_graph([node], "g", [rows], [told], [names])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+    apart, _ = merge_graphs([name_classes(b"a\0b", b"c"), name_classes(b"a", b"b\0c")])
+    assert len(apart.graph.initializer) == 2
+    alike, outputs = merge_graphs([name_classes(b"a"), name_classes(b"a")])
+    assert (len(alike.graph.initializer), outputs[0]) == (1, outputs[1])
 
 
 def test_a_table_of_words_and_categories_is_unpacked_for_every_label() -> None:
