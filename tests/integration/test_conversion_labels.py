@@ -136,7 +136,8 @@ def test_merged_graphs_must_read_the_same_rows() -> None:
 
 def test_texts_that_differ_stay_apart_whatever_is_in_them() -> None:
     def name_classes(*texts: bytes) -> ModelProto:
-        names = helper.make_tensor("names", TensorProto.STRING, [len(texts)], list(texts))
+        names = TensorProto(name="names", data_type=TensorProto.STRING, dims=[len(texts)])
+        names.string_data.extend(texts)
         rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1])
         told = helper.make_tensor_value_info("y", TensorProto.STRING, [len(texts)])
         node = helper.make_node("Identity", ["names"], ["y"])
