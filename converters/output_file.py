@@ -7,16 +7,21 @@ leave its hidden file, which nothing reads; a full disk leaves none.
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from converters.errors import ConversionError
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, others: Iterable[Path | None] = ()) -> None:
     """Tell before the work whether a file can be written: folders missing above it are made later.
 
+    Args:
+        path: To write.
+        others: What the same command reads, or writes as well.
+
     Raises:
-        ConversionError: It is a folder, or lies where nothing can be written.
+        ConversionError: It is a folder or one of the others, or lies where nothing can be written.
     """
     above = next(one for one in path.absolute().parents if one.exists())
     if path.is_dir():
@@ -25,6 +30,8 @@ def check_place(path: Path) -> None:
         reason = f"{above} is no folder"
     elif not os.access(above, os.W_OK | os.X_OK):
         reason = f"no right to write to {above}"
+    elif any(other is not None and _is_same(path, other) for other in others):
+        reason = "this command reads or writes that file as something else"
     else:
         return
     raise ConversionError(f"{path} cannot be written: {reason}; name another place")
@@ -56,6 +63,12 @@ def write_whole(path: Path, content: bytes) -> None:
             f"{path} was not written: {error.strerror or error}; {len(content):,} bytes are needed"
             " there, free them or name another place"
         ) from error
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (
+        one.exists() and other.exists() and one.samefile(other)
+    )
 
 
 def _umask() -> int:

@@ -87,6 +87,11 @@ class BuildOptions:
         """Refuse what does not go together; raises BadParameter."""
         check_inputs(self.rows, self.target, self.pictures)
 
+    def list_files(self, model: Path) -> list[Path | None]:
+        """Give the files that a build of a model reads, which nothing may be written over."""
+        device = Path(self.for_device) if self.for_device not in ("", "-") else None
+        return [model, self.rows, self.holdout, self.schema, self.pictures, self.classes, device]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -106,7 +111,7 @@ def open_work(model: Path, options: BuildOptions, effort: str, **settings: Any) 
     from converters.output_file import check_place
 
     if options.plot is not None:
-        check_place(options.plot)
+        check_place(options.plot, options.list_files(model))
     wishes = read_picture_wishes(
         size=options.picture_size,
         layout=options.layout,

@@ -76,7 +76,7 @@ def run(
         from converters.output_file import check_place, write_whole
         from converters.request import ProfileLimits
 
-        check_place(out)
+        check_place(out, [*options.list_files(model), options.plot])
         limits = ProfileLimits(
             latency_ms_p95_max=latency_ms_p95_max,
             package_bytes_max=package_bytes_max,
@@ -179,8 +179,11 @@ def inspect(
     with refusals():
         from converters.explain import describe_file
         from converters.ladder_drawing import draw_ladder, read_package_evidence
+        from converters.output_file import check_place
         from device_profiles.catalog import list_profiles, load_profile
 
+        if plot is not None:
+            check_place(plot, [file])
         names = [profile] if profile else list_profiles(profiles_dir)
         described = describe_file(file, [load_profile(name, profiles_dir) for name in names])
         if plot is not None:

@@ -182,10 +182,25 @@ def test_a_drawing_that_cannot_be_written_is_refused_before_the_work(desk: Path)
     assert not (desk / "no.tar").exists()
 
 
+def test_nothing_is_written_over_what_is_read(desk: Path) -> None:
+    before = (desk / "sugar.csv").read_bytes()
+    for words in (
+        ("--out", desk / "sugar.csv"),
+        ("--out", desk / "nothing" / ".." / "sugar.skops"),
+        ("--out", desk / "no.tar", "--plot", desk / "sugar.csv"),
+        ("--out", desk / "no.tar", "--plot", desk / "no.tar"),
+    ):
+        done = edge_convert(desk, "run", *words)
+        assert done.exit_code == 1, words
+        assert "this command reads or writes that file as something else" in done.stderr
+    assert (desk / "sugar.csv").read_bytes() == before
+    assert not (desk / "no.tar").exists()
+
+
 def test_a_drawing_that_fails_late_costs_no_package(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converters.output_file.check_place", lambda _: None)
+    monkeypatch.setattr("converters.output_file.check_place", lambda *_: None)
     plot = desk / "sugar.csv" / "plot.svg"
     done = edge_convert(desk, "run", "--out", desk / "kept.tar", "--plot", plot, "--json")
     assert done.exit_code == 1
