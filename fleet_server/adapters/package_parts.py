@@ -21,11 +21,11 @@ class StoredPackageParts:
 
     def find(self, sha256: str) -> tuple[AnswerPart, ...]:
         """Return the parts of a package's answers; see the port."""
-        return self._read(sha256)
+        try:
+            return self._read(sha256)
+        except (ContractError, NotFoundError):  # not kept: it may be there the next time
+            return ()
 
     def _read_one(self, sha256: str) -> tuple[AnswerPart, ...]:
-        try:
-            members = unpack_members(self._packages.read(sha256))
-            return parts_of(ModelSchema.decode(members[SCHEMA]))
-        except (ContractError, NotFoundError):
-            return ()
+        members = unpack_members(self._packages.read(sha256))
+        return parts_of(ModelSchema.decode(members[SCHEMA]))
