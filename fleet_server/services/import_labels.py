@@ -164,10 +164,11 @@ def _read_line(line: LabelLine, version: int, parts: Mapping[str, AnswerPart]) -
 def _read_cell(name: str, cell: str | float, part: AnswerPart) -> float:
     what = f"label of {name}" if name else "label"
     if part.is_class:
-        if cell not in part.classes:
+        named = next((form for form in _forms(cell) if form in part.classes), None)
+        if named is None:
             known = ", ".join(part.classes[:NAMES_SHOWN])
             raise RefusedError(f"{what} {str(cell)[:80]!r} is none of {known}")
-        return float(part.classes.index(str(cell)))
+        return float(part.classes.index(named))
     try:
         number = float(cell)
     except ValueError:
@@ -175,6 +176,20 @@ def _read_cell(name: str, cell: str | float, part: AnswerPart) -> float:
     if not math.isfinite(number):
         raise RefusedError(f"{what} {str(cell)[:80]!r} is no finite number")
     return number
+
+
+def _forms(cell: str | float) -> list[str]:
+    """Give the names a class may have: a table program writes class 3 of a column with gaps as 3.0.
+
+    >>> _forms("3.0"), _forms("storm")
+    (['3.0', '3'], ['storm'])
+    """
+    forms = [str(cell)]
+    try:
+        number = float(cell)
+    except ValueError:
+        return forms
+    return [*forms, str(int(number))] if number.is_integer() else forms
 
 
 def _check_new(
