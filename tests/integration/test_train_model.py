@@ -277,7 +277,6 @@ def test_a_regression_is_trained_judged_and_shipped(bench: TrainingBench) -> Non
 
 def test_a_profile_of_the_workspace_is_built_for(bench: TrainingBench) -> None:
     shipped = Path(__file__).parents[2] / "device_profiles" / "data" / "camera.toml"
-    bench.profiles_dir.mkdir()
     own = shipped.read_text().replace('id = "camera"', 'id = "door"')
     (bench.profiles_dir / "door.toml").write_text(own)
     version = bench.train(SPEC.replace("camera", "door"), blob_table())

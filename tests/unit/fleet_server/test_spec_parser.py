@@ -38,7 +38,7 @@ def test_the_example_is_read_as_written() -> None:
     assert spec.profiles == (
         ProfileLimit(
             profile="camera",
-            latency_ms_p95_max=5.0,
+            latency_ms_p95_max=500.0,
             package_bytes_max=500_000,
             metric_drop_max=0.005,
         ),
