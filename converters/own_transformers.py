@@ -14,6 +14,8 @@ from converters.errors import UnsupportedEstimatorError
 from converters.graph_pieces import Pieces
 from converters.interpolation import write_interpolation
 from converters.named_functions import Numbers, write_expm1, write_log1p
+from converters.one_hot import NAME as ONE_HOT
+from converters.one_hot import count_columns, is_of_numbers, write_one_hot
 
 Array = NDArray[Any]
 AFFINE = (
@@ -44,6 +46,8 @@ def check_transformer(step: Any) -> None:
         )
     if name == "FeatureAgglomeration" and step.pooling_func is not np.mean:
         raise UnsupportedEstimatorError(name, "its pooling is no mean", "Use pooling_func=np.mean.")
+    if name == ONE_HOT and not is_of_numbers(step):
+        return  # looked up by code, before a converter is asked
     if name not in _registered:
         from skl2onnx import update_registered_converter
 
@@ -62,7 +66,9 @@ def _is_nan(value: Any) -> bool:
 def _find_shape(operator: Any) -> None:
     step = operator.raw_operator
     width = step.n_features_in_
-    if type(step).__name__ not in _SAME_WIDTH:
+    if type(step).__name__ == ONE_HOT:
+        width = count_columns(step)
+    elif type(step).__name__ not in _SAME_WIDTH:
         width = _ask(step, np.zeros((1, width))).shape[1]
     operator.outputs[0].type = type(operator.inputs[0].type)([None, width])
 
@@ -200,6 +206,7 @@ _WRITERS: Mapping[str, Callable[[Pieces, Any, str], str]] = {
     "KBinsDiscretizer": _write_bins,
     "RBFSampler": _write_cosines,
     "MissingIndicator": _write_missing,
+    ONE_HOT: write_one_hot,
 }
 NAMES = (*_WRITERS, *AFFINE, *PREDICTING)
 

@@ -60,6 +60,10 @@ _REFUSED = {
         "its graph calls functions that cannot be written out",
         "Use SimpleImputer.",
     ),
+    "RandomTreesEmbedding": (
+        "its graph finds no leaves",
+        "Use RandomForestClassifier or RandomForestRegressor.",
+    ),
 }
 
 

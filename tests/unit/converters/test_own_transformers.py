@@ -1,5 +1,6 @@
 """Transformers written in nodes of our own are exact before linear models and before trees."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,16 @@ from sklearn.impute import MissingIndicator
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import KBinsDiscretizer, PowerTransformer, QuantileTransformer
+from sklearn.preprocessing import (
+    KBinsDiscretizer,
+    OneHotEncoder,
+    PowerTransformer,
+    QuantileTransformer,
+)
 from sklearn.random_projection import SparseRandomProjection
 
 from converters.errors import UnsupportedEstimatorError
+from converters.runtime import GraphRunner
 from converters.source import Conversion
 from converters.sources import make_source
 from device_profiles.catalog import load_profile
@@ -98,3 +105,39 @@ def test_columns_that_tell_what_is_missing_convert_and_powers_keep_it() -> None:
 def test_options_that_no_graph_holds_are_refused(step: Any, words: str) -> None:
     with pytest.raises(UnsupportedEstimatorError, match=words):
         convert(make_pipeline(step, Ridge()), *load_rows())
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        OneHotEncoder(handle_unknown="ignore"),
+        OneHotEncoder(handle_unknown="ignore", drop="first", sparse_output=False),
+        OneHotEncoder(handle_unknown="ignore", drop="if_binary"),
+    ],
+    ids=["all", "first dropped", "binary dropped"],
+)
+def test_numbers_that_are_no_category_are_unknown_and_not_cut_to_one(encoder: Any) -> None:
+    draw = np.random.default_rng(4)
+    known = np.column_stack(
+        [draw.integers(0, 4, 300), draw.integers(0, 2, 300), draw.choice([0.5, 1.25, np.nan], 300)]
+    )
+    targets = known[:, 0] + 3 * known[:, 1] + np.nan_to_num(known[:, 2])
+    model = make_pipeline(encoder, Ridge()).fit(known, targets)
+    odd = np.array([[1.9, 1, 0.5], [-0.5, 0.99, 1], [7, 2, 1.25], [1e9, -1, np.nan]], np.float32)
+    schema = schema_of(3)
+    rows = np.concatenate([known[:50].astype(np.float32), odd])
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # unknown and dropped
+        done = make_source(model, schema).convert(schema, load_profile("camera"), rows)
+        expected = model.predict(rows)
+    assert done.tries[0].is_exact, done.tries
+    answers = GraphRunner(done.model.SerializeToString(), load_profile("camera")).run(rows)["value"]
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+def test_infrequent_numbers_are_refused_with_a_way_out() -> None:
+    rows = np.repeat([[0.0], [1.0], [2.0], [3.0]], [50, 50, 2, 2], axis=0)
+    model = make_pipeline(OneHotEncoder(min_frequency=5), Ridge()).fit(rows, rows[:, 0])
+    with pytest.raises(UnsupportedEstimatorError, match=r"infrequent numbers into one column\. "):
+        make_source(model, schema_of(1)).convert(
+            schema_of(1), load_profile("camera"), rows.astype(np.float32)
+        )
