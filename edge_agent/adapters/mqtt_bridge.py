@@ -124,6 +124,7 @@ class MqttBridge:
         began = turned_at = told_at = self._clock.monotonic()
         client.connect(settings.host, settings.port, keepalive=KEEPALIVE_S)
         left_at: float | None = None
+        goodbye: mqtt.MQTTMessageInfo | None = None
         while isinstance(opened := client.socket(), socket.socket):
             self._wait_for(opened)
             client.loop_read()
@@ -141,7 +142,10 @@ class MqttBridge:
                 self._tell_status(is_online=True)
             if self._stop.is_set() and left_at is None:
                 left_at = now
-                self._tell_status(is_online=False)
+                goodbye = self._tell_status(is_online=False)
+            if left_at is not None and (goodbye is None or goodbye.is_published()):
+                # With an acknowledgement unread the socket would be reset, the broker might never
+                # see the end in good order and would send the last will behind the goodbye.
                 client.disconnect()
             is_late = not self._is_connected and now - began > SESSION_TIMEOUT_S
             if is_late or (left_at is not None and now - left_at > GOODBYE_S):
@@ -158,11 +162,13 @@ class MqttBridge:
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._count("unsent")
 
-    def _tell_status(self, *, is_online: bool) -> None:
+    def _tell_status(self, *, is_online: bool) -> mqtt.MQTTMessageInfo | None:
         _LOG.info("counts: %s", dict(self.counts))
-        if self._settings.topic_status and self._is_connected:
-            payload = dump_object({"is_online": is_online, **self.counts})
-            self._mqtt.publish(self._settings.topic_status, payload, 1, retain=True)
+        if not (self._settings.topic_status and self._is_connected):
+            return None
+        payload = dump_object({"is_online": is_online, **self.counts})
+        told = self._mqtt.publish(self._settings.topic_status, payload, 1, retain=True)
+        return told if told.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def _on_connect(
         self, client: mqtt.Client, _userdata: object, _flags: object, reason: Any, _more: object
