@@ -245,6 +245,11 @@ def load_device_profile(
 ) -> DeviceProfile:
     """Load the profile the device was enrolled with; raises SettingsError."""
     extra = Path(settings.profiles_dir) if settings.profiles_dir else directory / "profiles"
+    if settings.profiles_dir and not extra.is_dir():  # else a shipped profile took its place unseen
+        raise SettingsError(
+            f"profiles_dir {extra} is no folder; create it, or take the setting out to use"
+            f" {directory / 'profiles'} and the shipped profiles"
+        )
     try:
         return load_profile(identity.profile, extra)
     except ProfileError as error:

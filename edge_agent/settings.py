@@ -172,6 +172,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise SettingsError(f"{path} is no regular file; put a file in its place")
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)

@@ -1,11 +1,14 @@
 """Settings of an agent: where they come from, and what is said of a wrong one."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge_agent.bootstrap import load_device_profile
 from edge_agent.errors import SettingsError
+from edge_agent.ports import Identity
 from edge_agent.settings import AgentSettings, find_directory, load_settings
 
 
@@ -57,3 +60,29 @@ def test_the_directory_is_the_flag_the_variable_or_the_home(tmp_path: Path) -> N
     assert find_directory(str(tmp_path / "flag"), environment) == tmp_path / "flag"
     assert find_directory(None, environment) == tmp_path / "variable"
     assert find_directory(None, {}) == Path.home() / ".edge-agent"
+
+
+def test_settings_in_a_pipe_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "agent.toml")
+    with pytest.raises(SettingsError, match=r"agent\.toml is no regular file"):
+        load(tmp_path)
+
+
+def test_a_folder_of_profiles_that_is_not_there_is_no_reason_to_take_another(
+    tmp_path: Path,
+) -> None:
+    device = Identity(
+        device_id="gate-1",
+        profile="camera",
+        fleet="demo",
+        host="127.0.0.1",
+        mqtt_port=1,
+        api_port=2,
+        root=b"",
+        directory=tmp_path,
+    )
+    settings = AgentSettings(profiles_dir=str(tmp_path / "mine"))
+    with pytest.raises(SettingsError, match=r"profiles_dir .*mine is no folder; create it, or"):
+        load_device_profile(device, tmp_path, settings)
+    (tmp_path / "mine").mkdir()
+    assert load_device_profile(device, tmp_path, settings).id == "camera"
