@@ -155,6 +155,7 @@ class FamilyMemberPublic(Shape):
     failed: int
     evidence: float
     excluded_at: datetime | None
+    closed_at: datetime | None
 
 
 class RolloutPublic(Shape):

@@ -140,6 +140,8 @@ def list_members(view: RolloutView, width: int) -> list[str]:
         said = f"  {member.model}: {say_span(member.counts.failed, member.counts.finished)}"
         if member.excluded is not None:
             said += f" Taken out. {say_where(view.rollout)}"
+        elif member.closed is not None:
+            said += " No further device gets it."
         lines.append(said[:width].rstrip())
     return lines
 

@@ -20,7 +20,7 @@ from fleet_server.core.rollout_device import (
 )
 from fleet_server.core.rollout_limits import AUTO_IN_FLIGHT
 from fleet_server.core.rollout_machine import DUTIES, Duty, RolloutEvent, RolloutState
-from fleet_server.core.rollout_moves import move_members
+from fleet_server.core.rollout_moves import is_closed, move_members
 from fleet_server.core.rollout_outcome import IN_FLIGHT, Outcome, Reading, find_retry_at
 from fleet_server.core.rollout_round import Round
 from fleet_server.core.rollout_shadow import list_held, release_held
@@ -93,7 +93,7 @@ def _is_long_gone(look: Round, member: Member) -> bool:
 
 def _offer_left_out(look: Round) -> None:
     """Let who was passed over catch up: the version has passed every gate."""
-    room = ROWS_PER_ROUND - move_members(look, ROWS_PER_ROUND)
+    room = ROWS_PER_ROUND - move_members(look, find_room(look.rollout, look.tally))
     if look.view.is_superseded:
         return
     for member in tuple(look.members.values()):
@@ -102,6 +102,8 @@ def _offer_left_out(look: Round) -> None:
             continue
         if (reading := find_unfit(look, member)) is not None:
             look.set_outcome(member, reading)
+            continue
+        if is_closed(look, member):
             continue
         outcome = Outcome.OFFERED if member.device.is_online else Outcome.SILENT_BEFORE
         make_offer(look, member, outcome)

@@ -11,6 +11,11 @@ order: at or above *never above* with ``failures_min`` failures, or nothing but 
 within the goal advances, and the sentence says that it was not decided statistically; anything
 else is inconclusive.
 
+A self-test fails in seconds and a probation holds for minutes, so failures come first. A device in
+flight therefore counts as holding until it has failed, for the halt alone: the evidence is then
+never above that of the devices in the order of their offers, which no outcome decides, and alpha
+holds however many are in flight at once.
+
 Harm outranks progress: halting rules come first, and one more failure among the finished devices
 never makes the verdict kinder. Devices left out (offline before the offer, refused as not for
 them, given up by the network) are no evidence for either side.
@@ -171,28 +176,31 @@ def say_figure(counts: StageCounts) -> str:
 def _find_harm(counts: StageCounts, policy: GatePolicy, settled: Settled | None) -> str:
     """Say why the stage must stop; empty when it need not."""
     test = policy.test
+    in_flight = counts.in_flight if policy.is_flight_holding else 0
     if isinstance(test, FixedThreshold):
-        return _find_excess(counts, test)
-    found = _find_evidence(counts, test, settled)
+        return _find_excess(counts, test, in_flight)
+    found = _find_evidence(counts, test, settled, in_flight)
     if not found and counts.finished and counts.waiting == 0:
         found = _find_complete_harm(counts, test, policy.failures_min)
     limit = f"Never above {say_share(test.never_above)} (goal {say_share(test.goal)})"
     return f"{limit}: {found}" if found else ""
 
 
-def _find_excess(counts: StageCounts, test: FixedThreshold) -> str:
+def _find_excess(counts: StageCounts, test: FixedThreshold, in_flight: int) -> str:
     is_looked_at = counts.finished >= test.finished_min or counts.waiting == 0
-    if is_looked_at and counts.failed > test.failure_share_max * counts.finished:
+    if is_looked_at and counts.failed > test.failure_share_max * (counts.finished + in_flight):
         return f"At most {say_share(test.failure_share_max)} may fail: too many fail."
     return ""
 
 
-def _find_evidence(counts: StageCounts, test: SequentialTest, settled: Settled | None) -> str:
+def _find_evidence(
+    counts: StageCounts, test: SequentialTest, settled: Settled | None, in_flight: int
+) -> str:
     if settled is None:
-        is_harm = test.weigh(counts.finished, counts.failed) >= test.halt_at
+        is_harm = test.weigh(counts.finished + in_flight, counts.failed) >= test.halt_at
         return "the evidence says too many fail." if is_harm else ""
     finished, failed = _since(counts, settled)
-    if test.weigh(finished, failed) < test.watch_halt_at:
+    if test.weigh(finished + in_flight, failed) < test.watch_halt_at:
         return ""
     return (
         f"the stage passed at {say_instant(settled.at)}, but {failed} of {finished} failed since:"

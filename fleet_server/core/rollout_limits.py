@@ -104,12 +104,15 @@ class GatePolicy:
         soak_s: Seconds between a stage's decision and the next stage, 0 to 30 days.
         failures_min: Failures needed to halt a stage that finished undecided, 1 or more.
         on_inconclusive: What happens when a complete stage decided neither.
+        is_flight_holding: A device in flight counts as holding until it has failed, where the test
+            is asked to halt. False only in rollouts that were planned before this was so.
     """
 
     test: SequentialTest | FixedThreshold = SequentialTest()
     soak_s: float = 0.0
     failures_min: int = 2
     on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
+    is_flight_holding: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.soak_s <= SOAK_S_MAX:  # written so that NaN is refused too
@@ -192,6 +195,7 @@ class RolloutPolicy:
                 "soak_s": gate.soak_s,
                 "failures_min": gate.failures_min,
                 "on_inconclusive": str(gate.on_inconclusive),
+                "is_flight_holding": gate.is_flight_holding,
             },
             "on_halt": str(self.on_halt),
             "in_flight_max": self.in_flight_max,
@@ -240,4 +244,5 @@ def read_gate(value: Mapping[str, Any]) -> GatePolicy:
         soak_s=value["soak_s"],
         failures_min=value["failures_min"],
         on_inconclusive=OnInconclusive(value["on_inconclusive"]),
+        is_flight_holding=value.get("is_flight_holding", False),
     )

@@ -19,7 +19,12 @@ from fleet_server.core.rollout_duties import do_duty
 from fleet_server.core.rollout_gate import StageCounts, Verdict, judge_stage
 from fleet_server.core.rollout_limits import OnHalt
 from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
-from fleet_server.core.rollout_moves import exclude_members, find_queue, queue_labelled
+from fleet_server.core.rollout_moves import (
+    close_members,
+    exclude_members,
+    find_queue,
+    queue_labelled,
+)
 from fleet_server.core.rollout_outcome import (
     Outcome,
     Progress,
@@ -53,6 +58,7 @@ def plan_round(view: RoundView) -> RoundPlan:
             judge_rollout(look)
         case RolloutState.COMPLETED:
             queue_labelled(look)
+            close_members(look)
         case RolloutState.HALTED if look.rollout.policy.on_halt is not OnHalt.STAY:
             look.apply(RolloutEvent.ROLL_BACK)
     # The packages were read with the members that were taken out before.

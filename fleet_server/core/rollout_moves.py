@@ -5,6 +5,9 @@ or its member was taken out. Both are looked for at every look, while the rollou
 long as it holds the device's slot afterwards, so that a label set years later still counts. A moved
 device passes what every candidate passes there: hash, self-test, shadow and probation as planned.
 
+Once the rollout has completed no stage's gate is left; then a member whose own evidence is against
+it is closed: who has it keeps it, nobody else gets it.
+
 A device whose new labels name no member keeps what it has. While a rollout runs only confirmed
 devices follow their labels: what the others do is still evidence.
 """
@@ -35,10 +38,12 @@ from fleet_server.core.rollout_machine import RolloutEvent, RolloutState
 from fleet_server.core.rollout_outcome import EXPOSED, Outcome, Reading
 from fleet_server.core.rollout_round import Act, Decision, Round
 from fleet_server.core.rollout_state import Member, Rollout
-from fleet_server.core.targeting import MemberPackages, Unfit
+from fleet_server.core.targeting import MemberPackages, Unfit, find_package
 
 EXCLUDE = "exclude"
 """Verdict on a member that is taken out."""
+CLOSE = "close"
+"""Verdict on a member of a completed rollout that no further device gets."""
 MOVE = "rollout.move"
 """Act in the audit log: ``devices`` by id, each with what it had and what it is to have."""
 MOVES_PER_ROUND = 200
@@ -58,16 +63,13 @@ class Move(StrEnum):
 
 def exclude_members(look: Round) -> bool:
     """Take out the members whose own evidence is against them; tell whether that stops all."""
-    policy = look.rollout.policy
-    if policy.family is None or policy.members is None:
-        return False
-    counts = look.tally.count_members()
-    members = max(policy.members.members, len(counts) + len(look.rollout.excluded))
-    test = replace(policy.members, members=members)
-    for model in find_bad_members(counts, test, policy.goal):
-        _exclude(look, model, counts[model], test)
-    is_more = len(look.rollout.excluded) > len(look.view.rollout.excluded)
-    if not is_more or len(look.rollout.excluded) <= test.excluded_max:
+    found, test = _find_bad(look)
+    for model, counts in found.items():
+        out = ExcludedMember(model=model, at=look.view.now, **asdict(counts))
+        look.rollout = replace(look.rollout, excluded=(*look.rollout.excluded, out))
+        look.tally.exclude(model, has_place=look.rollout.has_place)
+        _store(look, EXCLUDE, out, test, say_where(look.rollout))
+    if not found or len(look.rollout.excluded) <= test.excluded_max:
         return False
     reason = (
         f"{len(look.rollout.excluded):,} of {test.members:,} members fail too often: that is no"
@@ -78,23 +80,42 @@ def exclude_members(look: Round) -> bool:
     return True
 
 
-def _exclude(look: Round, model: str, counts: MemberCounts, test: MemberTest) -> None:
-    rollout, now = look.rollout, look.view.now
-    found = ExcludedMember(model=model, at=now, **asdict(counts))
-    look.rollout = replace(rollout, excluded=(*rollout.excluded, found))
-    look.tally.exclude(model, has_place=look.rollout.has_place)
-    said = say_member(model, counts, test, rollout.policy.goal)
-    sentence = f"{said} {say_where(look.rollout)}"
+def close_members(look: Round) -> None:
+    """Let no further device have a member whose own evidence is against it by now."""
+    found, test = _find_bad(look)
+    for model, counts in found.items():
+        if model not in look.rollout.closed_models:
+            out = ExcludedMember(model=model, at=look.view.now, **asdict(counts))
+            look.rollout = replace(look.rollout, closed=(*look.rollout.closed, out))
+            _store(look, CLOSE, out, test, "Its devices keep it, no other device gets it.")
+
+
+def _find_bad(look: Round) -> tuple[Mapping[str, MemberCounts], MemberTest]:
+    """Give the members whose evidence is against them with their counts, the worst first."""
+    policy = look.rollout.policy
+    if policy.family is None or policy.members is None:
+        return {}, MemberTest()
+    counts = look.tally.count_members()
+    members = max(policy.members.members, len(counts) + len(look.rollout.excluded))
+    test = replace(policy.members, members=members)
+    return {one: counts[one] for one in find_bad_members(counts, test, policy.goal)}, test
+
+
+def _store(look: Round, verdict: str, out: ExcludedMember, test: MemberTest, tail: str) -> None:
+    """Store the verdict on one member: its sentence, its inputs and the act."""
+    goal = look.rollout.policy.goal
+    counts = MemberCounts(finished=out.finished, failed=out.failed, in_flight=out.in_flight)
+    sentence = f"{say_member(out.model, counts, test, goal)} {tail}"
     inputs = {
-        "member": model,
+        "member": out.model,
         "counts": asdict(counts),
         "test": test.to_json(),
-        "goal": rollout.policy.goal,
-        "now": now.isoformat(),
+        "goal": goal,
+        "now": out.at.isoformat(),
     }
-    look.decisions.append(Decision(verdict=EXCLUDE, sentence=sentence, inputs=inputs))
-    detail = {"member": model, "sentence": sentence, "stage": rollout.stage + 1}
-    look.acts.append(Act(act="rollout.exclude_member", detail=detail))
+    look.decisions.append(Decision(verdict=verdict, sentence=sentence, inputs=inputs))
+    detail = {"member": out.model, "sentence": sentence, "stage": look.rollout.stage + 1}
+    look.acts.append(Act(act=f"rollout.{verdict}_member", detail=detail))
 
 
 def say_where(rollout: Rollout) -> str:
@@ -166,9 +187,17 @@ def find_move(look: Round, packages: MemberPackages, member: Member) -> Move:
     due = packages.find(member.device)
     if due is not None and due.target == member.target:
         return Move.NONE
+    if is_closed(look, member):
+        due = None
     if due is None or find_unfit(look, member) is not None:
         return Move.RETURN if is_out else Move.NONE
     return Move.OFFER if is_out or is_over or member.device.is_online else Move.NONE
+
+
+def is_closed(look: Round, member: Member) -> bool:
+    """Tell whether the member a device is for is given to no further device."""
+    due = find_package(look.view.packages, member.device)
+    return due is not None and due.target.partition("/")[0] in look.rollout.closed_models
 
 
 def _return(look: Round, member: Member) -> None:
@@ -221,6 +250,12 @@ def tell_label(rollout: Rollout, target: str, labels: Mapping[str, str]) -> str:
     name = f"{due.model}/{due.version}"
     if target.rpartition("/")[0] == name:
         return ""
+    if due.model in rollout.closed_models:
+        return (
+            f"slot {rollout.slot} keeps {target}: {due.model} failed too often after rollout"
+            f" {rollout.id} and is given to no further device; `edgefleet rollout explain"
+            f" {rollout.id}` says why"
+        )
     when = ", and the rollout is resumed" if rollout.state is RolloutState.PAUSED else ""
     return (
         f"slot {rollout.slot} goes from {target.rpartition('/')[0]} to {name} (rollout"

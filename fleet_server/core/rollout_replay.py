@@ -13,7 +13,7 @@ from fleet_server.core.member_gate import (
 )
 from fleet_server.core.rollout_gate import StageCounts, StageJudgement, Verdict, judge_stage
 from fleet_server.core.rollout_limits import GatePolicy, SequentialTest, read_gate
-from fleet_server.core.rollout_moves import EXCLUDE
+from fleet_server.core.rollout_moves import CLOSE, EXCLUDE
 from fleet_server.core.rollout_state import read_settled
 from fleet_server.core.shadow_gate import (
     ShadowCounts,
@@ -62,9 +62,11 @@ def replay_decision(verdict: str, inputs: Mapping[str, Any]) -> Replay | None:
     ]
     if isinstance(gate.test, SequentialTest):
         evidence = gate.test.weigh(counts.finished, counts.failed)
+        held = counts.in_flight if gate.is_flight_holding else 0
+        against = gate.test.weigh(counts.finished + held, counts.failed)
         workings.append(
-            f"evidence {evidence:+.2f}; halts at {gate.test.halt_at:+.2f},"
-            f" passes at {gate.test.advance_at:+.2f}"
+            f"evidence {against:+.2f}, halts at {gate.test.halt_at:+.2f}; without who is in flight"
+            f" {evidence:+.2f}, passes at {gate.test.advance_at:+.2f}"
             f" (alpha {gate.test.alpha:g}, beta {gate.test.beta:g})"
         )
     workings.append(f"soak {gate.soak_s:g} s; open alarms: {', '.join(inputs['alarms']) or 'none'}")
@@ -79,13 +81,15 @@ def _replay_member(verdict: str, inputs: Mapping[str, Any]) -> Replay:
     """Judge one member of a family again."""
     counts, test = MemberCounts(**inputs["counts"]), MemberTest(**inputs["test"])
     evidence = weigh_member(counts, inputs["goal"])
-    found = EXCLUDE if find_bad_members({"": counts}, test, inputs["goal"]) else Verdict.WAIT
+    is_bad = bool(find_bad_members({"": counts}, test, inputs["goal"]))
+    condemned = CLOSE if verdict == CLOSE else EXCLUDE
+    found = condemned if is_bad else str(Verdict.WAIT)
     line = (
         f"{counts.failed} of {counts.finished} failed, {counts.in_flight} in flight; evidence"
         f" {evidence:+.2f}; taken out at {test.halt_at:+.2f} ({test.members:,} members,"
         f" alpha {test.alpha:g})"
     )
-    return Replay(verdict=str(found), is_same=found == verdict, workings=(line,))
+    return Replay(verdict=found, is_same=found == verdict, workings=(line,))
 
 
 def _replay_shadow(

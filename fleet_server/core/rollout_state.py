@@ -48,6 +48,7 @@ class Rollout:
         sentence: What stands beside the state.
         revision: Grows with every write.
         excluded: Members of a family that were taken out.
+        closed: Members that no further device gets since it completed.
     """
 
     id: int
@@ -71,11 +72,17 @@ class Rollout:
     sentence: str = ""
     revision: int = 0
     excluded: tuple[ExcludedMember, ...] = ()
+    closed: tuple[ExcludedMember, ...] = ()
 
     @property
     def excluded_models(self) -> frozenset[str]:
         """Names of the members that were taken out."""
         return frozenset(member.model for member in self.excluded)
+
+    @property
+    def closed_models(self) -> frozenset[str]:
+        """Names of the members that no further device gets."""
+        return frozenset(member.model for member in self.closed)
 
     @property
     def has_place(self) -> bool:
@@ -148,6 +155,7 @@ def dump_memory(rollout: Rollout) -> dict[str, Any]:
         "returning_stage": rollout.returning_stage,
         "stop_reason": rollout.stop_reason,
         **({"excluded": [m.to_json() for m in rollout.excluded]} if rollout.excluded else {}),
+        **({"closed": [m.to_json() for m in rollout.closed]} if rollout.closed else {}),
     }
 
 
@@ -169,6 +177,7 @@ def read_memory(value: Mapping[str, Any]) -> dict[str, Any]:
         "returning_stage": value["returning_stage"],
         "stop_reason": value["stop_reason"],
         "excluded": tuple(ExcludedMember.from_json(one) for one in value.get("excluded", ())),
+        "closed": tuple(ExcludedMember.from_json(one) for one in value.get("closed", ())),
     }
 
 

@@ -65,12 +65,14 @@ class MemberFigure:
         counts: Its devices in all stages; of one that was taken out those it was judged by.
         evidence: Against it; it is taken out at the rollout's limit.
         excluded: When and on what it was taken out; None while it is in.
+        closed: When and on what it was decided that no further device gets it; None before.
     """
 
     model: str
     counts: MemberCounts
     evidence: float
     excluded: ExcludedMember | None = None
+    closed: ExcludedMember | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -80,6 +82,7 @@ class MemberFigure:
             "failed": self.counts.failed,
             "evidence": self.evidence,
             "excluded_at": self.excluded.at if self.excluded else None,
+            "closed_at": self.closed.at if self.closed else None,
         }
 
 
@@ -253,8 +256,14 @@ def _list_members(rollout: Rollout, tally: Tally) -> tuple[MemberFigure, ...]:
     if rollout.policy.family is None:
         return ()
     goal = rollout.policy.goal
+    closed = {out.model: out for out in rollout.closed}
     found = [
-        MemberFigure(model=model, counts=counts, evidence=weigh_member(counts, goal))
+        MemberFigure(
+            model=model,
+            counts=counts,
+            evidence=weigh_member(counts, goal),
+            closed=closed.get(model),
+        )
         for model, counts in tally.count_members().items()
         if counts.failed
     ]

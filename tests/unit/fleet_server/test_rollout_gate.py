@@ -21,8 +21,10 @@ from fleet_server.core.rollout_limits import (
     FixedThreshold,
     GatePolicy,
     OnInconclusive,
+    RolloutPolicy,
     SequentialTest,
 )
+from fleet_server.core.rollout_replay import replay_decision
 from fleet_server.core.rollout_words import find_interval, say_share
 
 NOW = datetime(2026, 1, 1, 14, 9, tzinfo=UTC)
@@ -252,6 +254,7 @@ policies = st.builds(
     soak_s=st.floats(0, 1_000),
     failures_min=st.integers(1, 10),
     on_inconclusive=st.sampled_from(OnInconclusive),
+    is_flight_holding=st.booleans(),
 )
 
 
@@ -263,6 +266,7 @@ def stages(draw: st.DrawFn) -> StageCounts:
         confirmed=confirmed,
         failed=failed,
         left_out=left_out,
+        in_flight=draw(st.integers(0, waiting)),
     )
 
 
@@ -300,7 +304,7 @@ def test_a_report_of_failure_that_leaves_others_to_wait_for_is_never_kinder(
 ) -> None:
     if before.waiting < 2:
         return
-    after = replace(before, failed=before.failed + 1)
+    after = replace(before, failed=before.failed + 1, in_flight=max(0, before.in_flight - 1))
     was = judge_stage(before, policy, settled, now=NOW)
     now = judge_stage(after, policy, settled, now=NOW)
     assert KINDNESS[now.verdict] <= KINDNESS[was.verdict]
@@ -323,3 +327,37 @@ def test_a_verdict_is_the_same_when_replayed(
     assert judge_stage(counts, policy, settled, now=NOW) == first
     again = judge_stage(counts, policy, first.settled, now=NOW)
     assert again.verdict is first.verdict
+
+
+def test_failures_that_come_first_are_weighed_with_who_is_in_flight() -> None:
+    assert judge(100, 0, 3, in_flight=97).verdict is Verdict.WAIT
+    assert judge(100, 0, 3, in_flight=0).verdict is Verdict.HALT
+    before = replace(POLICY, is_flight_holding=False)
+    assert judge(100, 0, 3, in_flight=97, policy=before).verdict is Verdict.HALT
+    plain = judge(100, 15, 5, in_flight=80, policy=FIXED)
+    assert plain.verdict is Verdict.WAIT, "5 of 100 are within the share of 5 %"
+    passed = judge(200, 100, 0, in_flight=100)
+    assert judge(200, 100, 4, in_flight=96, settled=passed.settled).verdict is Verdict.WAIT
+    assert judge(200, 100, 40, in_flight=60, settled=passed.settled).verdict is Verdict.HALT
+
+
+def test_a_verdict_of_a_rollout_that_was_planned_before_is_the_same_again() -> None:
+    policy = RolloutPolicy(gate=replace(POLICY, is_flight_holding=False))
+    stored = policy.to_json()
+    del stored["gate"]["is_flight_holding"]
+    assert RolloutPolicy.from_json(stored) == policy
+    inputs = {
+        "counts": {"targeted": 100, "confirmed": 0, "failed": 3, "in_flight": 97},
+        "gate": stored["gate"],
+        "settled": None,
+        "is_backed": False,
+        "alarms": [],
+        "now": NOW.isoformat(),
+    }
+    then = replay_decision("halt", inputs)
+    assert then is not None
+    assert then.is_same
+    now = replay_decision("halt", {**inputs, "gate": RolloutPolicy().to_json()["gate"]})
+    assert now is not None
+    assert now.verdict == "wait"
+    assert "halts at" in now.workings[1]

@@ -18,13 +18,20 @@ from fleet_server.core.rollout_limits import (
 )
 from fleet_server.core.rollout_look import plan_round
 from fleet_server.core.rollout_machine import RolloutState
-from fleet_server.core.rollout_moves import EXCLUDE, tell_label
-from fleet_server.core.rollout_outcome import Outcome
+from fleet_server.core.rollout_moves import CLOSE, EXCLUDE, tell_label
+from fleet_server.core.rollout_outcome import Outcome, Progress, SlotFacts
 from fleet_server.core.rollout_replay import replay_decision
 from fleet_server.core.rollout_round import RoundPlan, RoundView
-from fleet_server.core.rollout_state import Rollout, StageRecord, dump_memory, read_memory
+from fleet_server.core.rollout_state import (
+    Desired,
+    Member,
+    Rollout,
+    StageRecord,
+    dump_memory,
+    read_memory,
+)
 from fleet_server.core.rollout_tally import Tally, TallyKey
-from fleet_server.core.targeting import MemberPackages
+from fleet_server.core.targeting import Candidate, MemberPackages, Package
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MEMBERS = 40
@@ -170,3 +177,75 @@ def test_what_a_label_means_is_told(labels: dict[str, str], said: str) -> None:
     assert paused.endswith("resumed") == ("goes" in said)
     aborted = replace(rollout, state=RolloutState.ABORTED)
     assert tell_label(aborted, "line-3/2/camera.tar", labels) == ""
+
+
+def completed_view(rollout: Rollout, failed: int, waiting: int = 3) -> RoundView:
+    """See a completed rollout: devices of line 5 whose label says 3 by now, some of 3 failed."""
+    plan = FAMILY
+    packages = {
+        (f"line-{n}", 2): {"camera": Package(profile="camera", target=target_of(n), sha256=f"{n}")}
+        for n in (3, 5)
+    }
+    members = [
+        Member(
+            device=Candidate(number=n, id=f"bus-{n}", profile="camera", labels={"line": "3"}),
+            stage=0,
+            progress=Progress(outcome=Outcome.CONFIRMED, offered_at=NOW, changed_at=NOW, tries=1),
+            slot=SlotFacts(running_sha256="5", confirmed_sha256="5"),
+            desired=Desired(target=target_of(5), rollout=rollout.id),
+            target=target_of(5),
+        )
+        for n in range(waiting)
+    ]
+    tally = {TallyKey(0, Outcome.CONFIRMED, "", 1, "line-5"): 20}
+    if failed:
+        tally[TallyKey(0, Outcome.FAILED, "self-test-mismatch", 1, "line-3")] = failed
+    return RoundView(
+        rollout=rollout,
+        tally=tally,
+        members=members,
+        packages=MemberPackages(plan=plan, packages=packages),
+        now=NOW,
+    )
+
+
+def target_of(number: int) -> str:
+    return f"line-{number}/2/camera.tar"
+
+
+def test_after_completion_a_member_that_fails_too_often_is_given_to_no_further_device() -> None:
+    rollout = replace(make_rollout(), state=RolloutState.COMPLETED)
+    good = plan_round(completed_view(rollout, failed=0))
+    assert {offer.target for offer in good.offers} == {target_of(3)}
+    bad = plan_round(completed_view(rollout, failed=3))
+    assert not bad.offers
+    assert not bad.rollout.excluded, "who has it keeps it"
+    (verdict,) = bad.decisions
+    assert verdict.verdict == CLOSE
+    assert "line-3: 3 of 3 failed" in verdict.sentence
+    assert verdict.sentence.endswith("Its devices keep it, no other device gets it.")
+    assert [act.act for act in bad.acts] == ["rollout.close_member"]
+    replayed = replay_decision(CLOSE, verdict.inputs)
+    assert replayed is not None
+    assert replayed.is_same
+    kept = replace(rollout, **read_memory(dump_memory(bad.rollout)))
+    again = plan_round(completed_view(kept, failed=3))
+    assert not again.offers
+    assert not again.decisions, "what is known is no news"
+    told = tell_label(kept, target_of(5), {"line": "3"})
+    assert "keeps line-5/2/camera.tar: line-3 failed too often after rollout 7" in told
+
+
+def test_devices_that_follow_their_label_after_completion_keep_to_the_number_in_flight() -> None:
+    rollout = replace(make_rollout(in_flight_max=2), state=RolloutState.COMPLETED)
+    assert len(plan_round(completed_view(rollout, failed=0)).offers) == 2
+
+
+def test_who_catches_up_after_completion_does_not_get_a_closed_member() -> None:
+    rollout = replace(make_rollout(), state=RolloutState.COMPLETED)
+    view = completed_view(rollout, failed=3, waiting=1)
+    late = Progress(outcome=Outcome.SILENT_BEFORE, changed_at=NOW)
+    missed = replace(view.members[0], progress=late, desired=None, target="")
+    assert not plan_round(replace(view, members=[missed])).offers
+    good = replace(completed_view(rollout, failed=0), members=[missed])
+    assert len(plan_round(good).offers) == 1
