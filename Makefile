@@ -30,7 +30,7 @@ test: setup
 
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
-	@$(BIN)/python -m pytest -q -x -n 2 tests/unit tests/property tests/contract tests/architecture
+	@$(BIN)/python -m pytest -q -x -n 2 tests/unit tests/property tests/contract tests/architecture $(ARGS)
 
 bench: setup
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=one of: $$(ls benchmarks | sed -n 's/^bench_\(.*\)\.py/\1/p' | tr '\n' ' ')"; exit 2; }

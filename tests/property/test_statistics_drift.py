@@ -1,7 +1,7 @@
 """Laws of the drift test: numbers for any counts, symmetries, sums that add."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ def test_a_distribution_is_never_different_from_itself(counted: Ints) -> None:
 
 
 @given(cells, cells)
+@example(new=np.full(12, 3), old=np.array([23_023_871] + [1] * 11))
 @settings(deadline=None)
 def test_turning_the_order_of_bins_around_turns_the_direction_only(new: Ints, old: Ints) -> None:
     def turn(cell: Ints) -> Ints:
@@ -53,7 +54,8 @@ def test_turning_the_order_of_bins_around_turns_the_direction_only(new: Ints, ol
 
     one, other = compare_cells(new, old), compare_cells(turn(new), turn(old))
     assert np.allclose(one.z_location, -other.z_location, atol=1e-6, rtol=1e-6)
-    assert np.allclose(one.z_spread, other.z_spread, atol=1e-6, rtol=1e-6)
+    rounding = 1e-6 * (1 + abs(one.z_location))  # both are sums of the same large terms
+    assert np.allclose(one.z_spread, other.z_spread, atol=rounding, rtol=1e-6)
     assert np.allclose(one.log_p_rest, other.log_p_rest, atol=1e-3, rtol=1e-3)
 
 
