@@ -172,9 +172,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise SettingsError(f"{path} is no regular file; put a file in its place")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise SettingsError(f"{path} is no regular file; put a file in its place")
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
