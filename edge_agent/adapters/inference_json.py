@@ -7,8 +7,7 @@ answer are refused by name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from edge_agent.adapters.inference_binary import (
 )
 from edge_agent.adapters.label_answers import describe_labels, pick_names
 from edge_agent.adapters.named_fields import describe_kind
+from edge_agent.adapters.repeated_bodies import RepeatedBody, learn_body
 from edge_agent.adapters.request_json import (
     encode_json,
     read_flag,
@@ -47,12 +47,14 @@ _KIND_OF_DATATYPE = {
     **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64"), "u"),
     "BOOL": "b",
 }
+_FLOATS = frozenset(name for name, kind in _KIND_OF_DATATYPE.items() if kind == "f")
+REPEATED_ROWS_MAX = 16
+"""Beyond, reading the numbers costs so much that nothing else matters."""
 _DATATYPE_OF_ROLE = {Role.LABEL: "INT64", Role.PROBABILITIES: "FP32", Role.VALUE: "FP32"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferRequest:
-    """A checked request.
+class InferRequest(NamedTuple):
+    """A checked request; a tuple, as ``Request`` is.
 
     Attributes:
         request_id: Echoed in the answer; None when not given.
@@ -67,8 +69,7 @@ class InferRequest:
     raw_outputs: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferAnswer:
+class InferAnswer(NamedTuple):
     """An encoded answer.
 
     Attributes:
@@ -107,8 +108,13 @@ class ModelCodec:
         if schema.labels:
             self._widths[Role.LABEL] = self._widths[CLASS_OUTPUT] = len(schema.labels)
         self._numbers_a_row = sum(self._widths.values())
+        self._repeated: tuple[RepeatedBody, Sequence[str]] | None = None
         self._datatypes = {o.name: _DATATYPE_OF_ROLE[o.role] for o in schema.outputs}
         self._datatypes[CLASS_OUTPUT] = "BYTES"
+        self._openings = {
+            name: f'{{"name":"{name}","datatype":"{self._datatypes[name]}","shape":'
+            for name in self._names
+        }
         self._head = (
             f'{{"model_name":{encode_json(served.model_name)}'
             f',"model_version":{encode_json(served.version)}'
@@ -127,6 +133,11 @@ class ModelCodec:
         Raises:
             InputError: What is wrong with which field.
         """
+        if self._repeated is not None and json_bytes is None:
+            repeated, names = self._repeated
+            numbers = repeated.read(body)
+            if numbers is not None:
+                return InferRequest(None, numbers, names)
         text, raw = split_body(body, json_bytes)
         request = read_object(text)
         request_id = request.get("id")
@@ -143,9 +154,18 @@ class ModelCodec:
             check_answer_size(len(features), self._numbers_a_row)
         else:
             check_answer_size(len(features), sum(self._widths[name] for name in names))
-        return InferRequest(
-            request_id=request_id, features=features, outputs=names, raw_outputs=raw_names
-        )
+        if request_id is None and raw is None and not raw_names:
+            self._learn(request, text, features, names)
+        return InferRequest(request_id, features, names, raw_names)
+
+    def _learn(
+        self, request: Mapping[str, Any], text: bytes, features: NDArray[Any], names: Sequence[str]
+    ) -> None:
+        """Let bodies that differ from this one in their numbers alone be read the short way."""
+        is_plain = self.input_name == INPUT_NAME and request["inputs"][0]["datatype"] in _FLOATS
+        if is_plain and len(features) <= REPEATED_ROWS_MAX and features.ndim == 2:
+            repeated = learn_body(text, features)
+            self._repeated = None if repeated is None else (repeated, names)
 
     def encode(self, prediction: Prediction, asked: InferRequest) -> InferAnswer:
         """Encode an answer.
@@ -153,24 +173,23 @@ class ModelCodec:
         Raises:
             InferenceError: An output to be told as JSON is NaN or infinite, which JSON cannot say.
         """
-        parts = [self._head]
-        if asked.request_id is not None:
-            parts.append(f',"id":{encode_json(asked.request_id)}')
-        parts.append(f',"parameters":{{"prediction_id":"{prediction.prediction_id}"')
-        parts.append(self.read_parameters)
-        parts.append('},"outputs":[')
+        asked_id = "" if asked.request_id is None else f',"id":{encode_json(asked.request_id)}'
         outputs = prediction.outputs
+        opening = (
+            f'{self._head}{asked_id},"parameters":{{"prediction_id":"{prediction.prediction_id}"'
+            f'{self.read_parameters}}},"outputs":['
+        )
         if not asked.raw_outputs:
-            parts.append(",".join([self._encode_output(name, outputs) for name in asked.outputs]))
-            parts.append("]}")
-            return InferAnswer(body="".join(parts).encode())
+            told = ",".join([self._encode_output(name, outputs) for name in asked.outputs])
+            return InferAnswer(f"{opening}{told}]}}".encode())
+        parts = [opening]
         blocks = []
         for n, name in enumerate(asked.outputs):
             if name in asked.raw_outputs:
                 shape, block = self._raw_output(name, outputs)
                 blocks.append(block)
                 text = (
-                    f'{{"name":"{name}","datatype":"{self._datatypes[name]}","shape":{shape}'
+                    f"{self._openings[name]}{shape}"
                     f',"parameters":{{"binary_data_size":{len(block)}}}}}'
                 )
             else:
@@ -178,7 +197,7 @@ class ModelCodec:
             parts.append(f",{text}" if n else text)
         parts.append("]}")
         head = "".join(parts).encode()
-        return InferAnswer(body=b"".join([head, *blocks]), json_bytes=len(head))
+        return InferAnswer(b"".join([head, *blocks]), json_bytes=len(head))
 
     def _raw_output(
         self, name: str, outputs: Mapping[str, NDArray[Any]]
@@ -193,7 +212,7 @@ class ModelCodec:
             labels = outputs[Role.LABEL]
             data = ",".join(pick_names(labels, self._classes, '""'))
             shape = list(labels.shape)
-            return f'{{"name":"class","datatype":"BYTES","shape":{shape},"data":[{data}]}}'
+            return f'{self._openings[name]}{shape},"data":[{data}]}}'
         array = outputs[name]
         # The repr of a list of finite numbers is JSON; only nan and inf have this letter.
         data = repr(array.ravel().tolist())
@@ -201,10 +220,7 @@ class ModelCodec:
             raise InferenceError(
                 f"{self._target} answered NaN or infinity in {name}, which JSON cannot say"
             )
-        return (
-            f'{{"name":"{name}","datatype":"{self._datatypes[name]}"'
-            f',"shape":{list(array.shape)},"data":{data}}}'
-        )
+        return f'{self._openings[name]}{list(array.shape)},"data":{data}}}'
 
     def _decode_inputs(self, inputs: Any, raw: memoryview | None) -> NDArray[Any]:
         """Give what the model is fed."""

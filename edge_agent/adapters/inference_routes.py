@@ -46,6 +46,7 @@ HEAVY_LATENCY_MS = 5.0
 BATCHED_LATENCY_MS = 0.3
 """A model that gains by batches is heavy from here on: in the loop nobody could join."""
 BATCH_ROWS_MAX = 256
+PATHS_KEPT_MAX = 64
 _STATUS_OF_ERROR: Mapping[type[ServingError], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     UnknownModelError: HTTPStatus.NOT_FOUND,
@@ -82,6 +83,8 @@ class InferenceRoutes(Application):
         self._outbox_counts = outbox_counts or dict
         self._readers: WeakKeyDictionary[ServedModel, ModelReader] = WeakKeyDictionary()
         self._metrics = ServingMetrics()
+        self._asked: dict[str, str] = {}
+        """Slots and models by the paths they were asked under, so as not to take these apart."""
 
     def is_heavy(self, request: Request) -> bool:
         """Tell whether answering would hold up the other connections of an event loop."""
@@ -175,6 +178,10 @@ class InferenceRoutes(Application):
         return error_response(error)._replace(endpoint=endpoint, slot=slot)
 
     def _route(self, request: Request) -> Response | Question:
+        name = self._asked.get(request.path)
+        if name is not None and request.method == "POST":
+            served = self._service.find(name)
+            return self._reader(served).read_tensors(request, served)
         parts = _split(request)
         if parts[:2] == ["v2", "models"] and len(parts) > 2:
             return self._route_model(request, parts[2], parts[3:])
@@ -213,7 +220,8 @@ class InferenceRoutes(Application):
 
     def _route_model(self, request: Request, name: str, rest: list[str]) -> Response | Question:
         served = self._service.find(name)
-        if rest[:1] == ["versions"] and len(rest) > 1:
+        is_versioned = rest[:1] == ["versions"] and len(rest) > 1
+        if is_versioned:
             if served.version != rest[1]:
                 raise UnknownModelError(
                     f"{name!r} answers as version {served.version}, not {rest[1][:40]!r}"
@@ -222,6 +230,8 @@ class InferenceRoutes(Application):
         match rest:
             case ["infer"]:
                 _check_method(request, "POST")
+                if not is_versioned and len(self._asked) < PATHS_KEPT_MAX:
+                    self._asked[request.path] = name
                 return self._reader(served).read_tensors(request, served)
             case []:
                 value, endpoint = describe_tensors(served), "metadata"

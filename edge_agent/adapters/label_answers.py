@@ -33,7 +33,10 @@ def pick_names(
     >>> pick_names(np.array([[0, 1], [1, 9]]), (("dry", "wet"), ("day", "night")), "")
     ['dry', 'night', 'wet', '']
     """
-    rows = labels.reshape(len(labels), -1).tolist()
+    if labels.ndim == 1:
+        (own,) = names
+        return [own[n] if 0 <= n < len(own) else unknown for n in labels.tolist()]
+    rows = labels.tolist()
     return [
         own[n] if 0 <= n < len(own) else unknown
         for row in rows

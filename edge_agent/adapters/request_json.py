@@ -70,6 +70,16 @@ def read_json(body: bytes, *, is_naming_once: bool = False) -> Any:
         raise InputError(f"the body is not JSON: {error}") from error
 
 
+def read_plain_list(text: bytes) -> list[float] | None:
+    """Read a JSON list of numbers and nothing else; None for anything else."""
+    try:
+        numbers = _decode(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    is_plain = isinstance(numbers, list) and set(map(type, numbers)) <= _NUMBERS
+    return numbers if is_plain else None
+
+
 def read_numbers(data: Any, kind: str) -> NDArray[Any]:
     """Read the numbers of ``inputs[0].data``, however nested.
 
