@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from edge_agent.statistics.reference import BINS_MAX, OutputReference
 from fleet_server.core.drift_counts import (
@@ -175,6 +174,8 @@ def find_strength(log_p: Floats | float) -> Floats:
     >>> round(float(find_strength(math.log(0.0455))), 2)
     2.0
     """
+    from scipy import special
+
     return np.asarray(np.maximum(-special.ndtri_exp(np.minimum(log_p, 0.0) - math.log(2)), 0.0))
 
 

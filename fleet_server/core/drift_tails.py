@@ -4,13 +4,15 @@ A false-alarm budget of one a day over a large fleet asks for p-values near 1e-9
 approximation of a rank sum over rare bins is wrong by orders of magnitude, so: Fisher's exact test
 for single counts, saddlepoints for weighted sums of counts, logarithms throughout. Vectorised over
 cells, plain float64.
+
+scipy is loaded by the first test made: every process of the server knows the drift policy, few ever
+judge one.
 """
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +29,8 @@ def log_two_sided_normal(z: Floats) -> Floats:
     >>> round(float(np.exp(log_two_sided_normal(np.array([1.96])))[0]), 3)
     0.05
     """
+    from scipy import special
+
     return np.asarray(np.minimum(_LOG_2 + special.log_ndtr(-np.abs(z)), 0.0))
 
 
@@ -36,6 +40,8 @@ def log_chi2(x: Floats, freedom: Floats) -> Floats:
     >>> round(float(np.exp(log_chi2(np.array([3.841]), np.array([1.0])))[0]), 3)
     0.05
     """
+    from scipy import special
+
     half, shape = np.maximum(x, 0.0) / 2, np.maximum(freedom, 1.0) / 2
     tail = special.gammaincc(shape, half)
     with np.errstate(divide="ignore"):
@@ -89,6 +95,8 @@ def log_fisher_two_sided(k: Floats, n: Floats, r: Floats, m: Floats) -> Floats:
 
 def log_choose(n: Floats, k: Floats) -> Floats:
     """Log of the binomial coefficient."""
+    from scipy import special
+
     return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1))
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from fleet_server.core.drift_tails import (
     Floats,
@@ -192,6 +191,8 @@ class _Pair:
 
         Right in the far tail where Pearson's is not: one row in a bin nobody expected.
         """
+        from scipy import special
+
         pooled = np.where(self.pooled > 0, self.pooled, 1.0)
         new = special.xlogy(self.c, self.c / (self.n * pooled))
         old = special.xlogy(self.r, self.r / (self.m * pooled))
