@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING, Any
 from fleet_server.cli.output import print_table
 
 if TYPE_CHECKING:
-    from fleet_server.ports.registry import Model, Version
+    from fleet_server.ports.registry import Model, NewArtifact, Version
 
 CONFUSION_CLASSES_SHOWN_MAX = 20
 
 
 def print_builds(version: "Version") -> None:
     """Print what was built for each profile."""
-    is_class = bool(version.evaluation.get("classes"))
+    is_class = bool(version.evaluation.get("classes") or version.evaluation.get("labels"))
     print_table(
         f"{version.model} {version.number}",
-        ("profile", "precision", "bytes", "p95 ms", "flips", "decision"),
+        ("profile", "build", "bytes", "p95 ms", "flips", "decision"),
         [
             (
                 a.package.profile,
-                a.package.precision,
+                _name_build(a.package),
                 f"{a.package.size_bytes:,}",
                 f"{a.package.latency_ms_p95:.3g}",
                 f"{a.package.label_flips:.2%}" if is_class else "-",
@@ -28,6 +28,12 @@ def print_builds(version: "Version") -> None:
             for a in version.artifacts
         ],
     )
+
+
+def _name_build(package: "NewArtifact") -> str:
+    """Name the build of the ladder that ships, such as int8_weights; decisions begin with it."""
+    name, _, reasons = package.decision.partition(": ")
+    return name if reasons else package.precision
 
 
 def version_to_json(version: "Version") -> dict[str, Any]:

@@ -315,7 +315,7 @@ class TrainModel:
                 built.append(BuiltArtifact.of(limit.profile, package))
                 shipped = results[limit.profile].estimates[source.spec.primary]
                 step.sentence = (
-                    f"{package.precision}   {len(package.blob):,} bytes   p95"
+                    f"{package.evidence['rung']}   {len(package.blob):,} bytes   p95"
                     f" {package.latency_ms_p95:.3g} ms   {source.spec.primary} {shipped.value:.4g}"
                 )
         return results, tuple(built)

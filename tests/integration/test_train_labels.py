@@ -1,6 +1,9 @@
 """A spec of several labels, from its table to a device's answers by label."""
 
+import importlib.util
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from edge_agent.contract.package import EVIDENCE
 from edge_agent.contract.schema import ModelSchema, NamedLabel, Task
 from fleet_server.adapters.estimator_files import read_estimator
+from fleet_server.cli.version_views import print_builds
 from fleet_server.errors import RefusedError
 from fleet_server.ports.registry import Version
 from fleet_server.training.dataset import split_rows
@@ -21,6 +25,7 @@ from tests.support.labels import load_flowers
 from tests.support.serving import TARGET, make_service
 from tests.support.training import TrainingBench, edit, raw_table, read_spec, value_spec
 
+EXAMPLE = Path("examples/machines")
 ROWS, ANSWERS = load_flowers()
 NAMES = ("sepal", "petal", "width")
 TABLE = pa.table(
@@ -112,6 +117,39 @@ def test_every_figure_is_the_mean_over_the_labels(bench: TrainingBench, version:
     assert version.evaluation["labels"]["is broad"] == ["no", "yes"]
     shares = version.run["split"]["train_shares"]
     assert [round(sum(own.values()), 6) for own in shares.values()] == [1, 1]
+
+
+def test_builds_go_by_the_name_of_the_ladder_and_their_flips_are_counted(
+    version: Version, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (artifact,) = version.artifacts
+    package = replace(
+        artifact.package,
+        precision="int8_dynamic",
+        decision="int8_weights: so much smaller",
+        label_flips=0.0125,
+    )
+    print_builds(replace(version, artifacts=(replace(artifact, package=package),)))
+    shown = capsys.readouterr().out
+    assert "int8_weights" in shown
+    assert "int8_dynamic" not in shown
+    assert "1.25%" in shown
+
+
+def test_the_example_of_two_labels_fits_the_table_of_its_script() -> None:
+    found = importlib.util.spec_from_file_location("faults", EXAMPLE / "export_faults.py")
+    assert found is not None
+    assert found.loader is not None
+    export = importlib.util.module_from_spec(found)
+    found.loader.exec_module(export)
+    spec = read_spec((EXAMPLE / "faults.toml").read_text())
+    columns = export.faults_table(rows=300).to_pydict()
+    words = {name: columns.pop(name) for name in ("fault", "urgent")}
+    data = make_dataset(spec, raw_table(columns, words), source="faults.csv")
+    assert [(label.name, label.classes) for label in data.labels] == [
+        ("fault", ("bearing", "belt", "none", "winding")),
+        ("urgent", ("later", "now")),
+    ]
 
 
 @pytest.mark.parametrize(
