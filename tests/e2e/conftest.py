@@ -1,6 +1,6 @@
 """What the stories share."""
 
-from collections.abc import Iterator
+import os
 
 import pytest
 
@@ -8,10 +8,10 @@ from tests.support.warm_commands import WarmCommands
 
 
 @pytest.fixture(scope="session")
-def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommands]:
-    commands = WarmCommands(tmp_path_factory.mktemp("warm"))
-    try:
-        commands.wait()
-        yield commands
-    finally:
-        commands.stop()
+def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> WarmCommands:
+    folder, run = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder, run = folder.parent, os.getppid()
+    commands = WarmCommands(folder / "warm", run)
+    commands.wait()
+    return commands

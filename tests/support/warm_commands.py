@@ -6,11 +6,15 @@ process a command, which has the arguments, environment, folder, mask and open f
 and ends as the installed command would. ``WarmCommands`` starts that process and makes a folder of
 small programs named as the commands are, for a PATH.
 
+To import all that takes as long as a dozen commands, so the workers of one run share one such
+process: the first that needs it starts it, and it ends, with all it forked, when the run does.
+
 Long-running ones (``edgefleet up``, ``edge-agent run``) are not started this way: their memory and
 their descendants are theirs.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -49,37 +53,39 @@ sys.exit(status[0] if status else {cut_off})
 
 
 class WarmCommands:
-    """The process that forks them, and the folder with their names."""
+    """The process that forks them, and the folder with their names.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "bin"
+    Args:
+        folder: The same for all that share it.
+        run: Process id of the run: the commands end with it.
+    """
+
+    def __init__(self, folder: Path, run: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self._address = folder / "bin", folder / "warm"
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.folder.exists():
+                self._start(run)
+
+    def _start(self, run: int) -> None:
         self.folder.mkdir()
-        address = str(folder / "warm")
         for name in COMMANDS:
             program = self.folder / name
             program.write_text(
-                PROGRAM.format(python=sys.executable, address=address, cut_off=CUT_OFF)
+                PROGRAM.format(python=sys.executable, address=str(self._address), cut_off=CUT_OFF)
             )
             program.chmod(0o755)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, address],
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, self._address, str(run)],
             cwd=Path(__file__).parents[2],
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,
-        )
-        self._address = address
+        ).returncode = 0  # nobody waits for it: it ends after the workers
 
     def wait(self) -> None:
         """Wait until they can be run."""
-        wait_until(self._is_ready, timeout_s=120, what="the warm process")
-
-    def _is_ready(self) -> bool:
-        assert self._process.poll() is None
-        return Path(self._address).exists()
-
-    def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        wait_until(self._address.exists, timeout_s=120, what="the warm process")
 
 
 class WarmFleet(FleetProcesses):
@@ -94,8 +100,12 @@ class WarmFleet(FleetProcesses):
         return str(path) if path.exists() else super().find_command(program)
 
 
-def serve(address: str) -> int:
-    """Fork a process for each that asks; gives, in such a process, the command's exit code."""
+def serve(address: str, run: int) -> int:
+    """Fork a process for each that asks; gives, in such a process, the command's exit code.
+
+    Ends with the run, and everything forked with it.
+    """
+    whole_run = os.pidfd_open(run)
     preload()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
@@ -103,11 +113,15 @@ def serve(address: str) -> int:
     Path(f"{address}.new").rename(address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
+        ready, _, _ = select.select([listener.fileno(), whole_run], [], [])
+        if whole_run in ready:
+            os.killpg(0, signal.SIGKILL)
         line, _ = listener.accept()
         if os.fork():
             line.close()
             continue
         listener.close()
+        os.close(whole_run)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return attend(line)
 
@@ -169,4 +183,4 @@ def become(job: Any, files: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], int(sys.argv[2])))
