@@ -23,10 +23,19 @@ CALLS = {
     *("yaml.load", "yaml.unsafe_load", "jsonpickle.decode", "multiprocessing.connection.Client"),
 }
 """Ways to have an object made by whoever wrote the bytes."""
+WORDS = MODULES | {
+    *("joblib", "read_pickle", "yaml", "jsonpickle", "multiprocessing", "allow_pickle", "skops"),
+    *("np.load", "numpy.load"),
+}
+"""Each fault has one in its text: what has none need not be parsed."""
 
 
 def python_files() -> list[Path]:
     return sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
+
+
+def parse_suspect(text: str) -> ast.AST:
+    return ast.parse(text if any(word in text for word in WORDS) else "")
 
 
 def name_of(node: ast.expr) -> str:
@@ -73,7 +82,7 @@ def test_no_module_reads_a_pickle() -> None:
     faults = [
         f"{path.relative_to(ROOT)}, {fault}"
         for path in python_files()
-        for fault in find_faults(ast.parse(path.read_text()))
+        for fault in find_faults(parse_suspect(path.read_text()))
         if not (
             fault.endswith(" imports torch") and path.relative_to(ROOT).as_posix() in TORCH_USERS
         )
@@ -98,4 +107,4 @@ def test_no_module_reads_a_pickle() -> None:
     ],
 )
 def test_the_search_finds_what_it_looks_for(code: str, words: str) -> None:
-    assert any(words in fault for fault in find_faults(ast.parse(code)))
+    assert any(words in fault for fault in find_faults(parse_suspect(code)))

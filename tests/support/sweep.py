@@ -202,9 +202,10 @@ def boundary_rows(seen: Array, held: Array) -> Array:
     """Give rows on, just above and just below the middle of neighbouring training values."""
     draw = np.random.default_rng(3)
     rows = held[draw.integers(0, len(held), _PROBES)].astype(np.float32)
+    columns: list[Array] = [np.unique(column.astype(np.float64)) for column in seen.T]
     for number, row in enumerate(rows):
         column = int(draw.integers(0, seen.shape[1]))
-        values: Array = np.unique(seen[:, column].astype(np.float64))
+        values = columns[column]
         place = int(draw.integers(0, max(1, len(values) - 1)))
         after = int(min(place + 1, len(values) - 1))
         middle = np.float32((values[place] + values[after]) / 2)

@@ -1,5 +1,6 @@
 """The second try of a failed test of real processes: where it is given, and what it says."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from tools.run_tests import AGAIN_MAX, is_tried_again
 
 RUNNER = Path(__file__).parents[3] / "tools" / "run_tests.py"
+ONLY_XDIST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}
+"""The runner asks for one process; what other plugins load is not what is tried here."""
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,12 @@ def test_one_that_fails_is_tried_once_more(tmp_path: Path, body: str, code: int,
     (folder / "test_it.py").write_text("\n".join(lines))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     ended = subprocess.run(
-        [sys.executable, RUNNER, "-q"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, RUNNER, "-q"],
+        cwd=tmp_path,
+        env={**os.environ, **ONLY_XDIST},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == code, ended.stdout
     assert ("UNSTEADY" in ended.stdout) == (code == 0)
