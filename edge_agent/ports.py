@@ -331,7 +331,8 @@ class ServingFound:
         is_up: Whether it takes requests.
         restarts: Since the agent started.
         failures: In a row, the newest included; 0 while none has happened.
-        fault: Why the last one ended and when the next start is; empty when none did.
+        fault: Why the last one ended and, while none is up, when the next start is; empty when
+            none ended.
     """
 
     is_up: bool

@@ -25,6 +25,9 @@ ANSWERING = frozenset({"infer", "predict"})
 _FAULTS_OF_OURS = frozenset({HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE})
 """Not all from 500 up: 501 and 505 answer what only a client can change."""
 _STATM = Path("/proc/self/statm")
+_STAT, _SYSTEM = Path("/proc/self/stat"), Path("/proc/stat")
+_START_FIELD = 19
+"""Of ``stat`` behind the name of the command: clock ticks from the system's boot to the start."""
 
 
 class _Latencies:
@@ -158,6 +161,10 @@ def _write_process(lines: list[str]) -> None:
     help_cpu = "Processor time of the serving process."
     seconds = round(time.process_time(), 3)
     _family(lines, "process_cpu_seconds_total", "counter", help_cpu, [("", seconds)])
+    began = started_at_unix_s()
+    if began is not None:
+        help_began = "When the serving process began, Unix time; changes where another took over."
+        _family(lines, "process_start_time_seconds", "gauge", help_began, [("", began)])
 
 
 def rss_bytes() -> int:
@@ -166,6 +173,16 @@ def rss_bytes() -> int:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def started_at_unix_s() -> float | None:
+    """Return when this process began, seconds of Unix time; None where the system does not tell."""
+    try:
+        ticks = int(_STAT.read_text().rpartition(")")[2].split()[_START_FIELD])
+        booted = next(x for x in _SYSTEM.read_text().splitlines() if x.startswith("btime "))
+        return round(int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK"), 2)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 def _family(

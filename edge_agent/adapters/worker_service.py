@@ -211,7 +211,8 @@ class WorkerInferenceService:
             self._tell(slot, ServingLost(fault.code, fault.detail, now))
         wait_s = self._supervisor.wait_s
         again = f"next start in {wait_s:.0f} s" if wait_s else "started again at once"
-        self._say(is_up=False, fault=f"{fault.detail}; {again}")
+        self._last_fault = fault.detail
+        self._say(is_up=False, again=f"; {again}")
 
     def _check_done(self, answer: "Future[Answer]") -> None:
         if answer.exception() is None and "code" in answer.result():
@@ -222,14 +223,13 @@ class WorkerInferenceService:
         if answer.exception() is None and "code" not in answer.result():
             self._say(is_up=True)
 
-    def _say(self, *, is_up: bool, fault: str = "") -> None:
-        self._last_fault = fault or self._last_fault
+    def _say(self, *, is_up: bool, again: str = "") -> None:
         self._note(
             ServingFound(
                 is_up=is_up,
                 restarts=self._supervisor.restarts,
                 failures=self._supervisor.failures,
-                fault=self._last_fault,
+                fault=self._last_fault + again,
             )
         )
 

@@ -257,5 +257,6 @@ def test_the_metrics_count_requests_errors_rows_swaps_and_the_outbox() -> None:
     assert seen["edge_agent_swaps_total", 'slot="main"'] == 1
     assert seen["edge_agent_outbox", 'count="waiting"'] == 3
     assert seen["process_resident_memory_bytes", ""] > 1e7
+    assert seen["process_start_time_seconds", ""] > 1e9
     info = f'slot="main",model="plant",version="4",sha256="{BUILT.sha256}"'
     assert seen["edge_agent_model_info", info] == 1

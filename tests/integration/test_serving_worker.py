@@ -211,6 +211,8 @@ def test_a_slot_that_was_stopped_says_why_after_a_restart_too(world: WorkerWorld
     world.service.deactivate("main", reason="it was withdrawn")
     os.kill(world.pid, signal.SIGKILL)
     wait_until(lambda: [note.is_up for note in world.notes][-2:] == [False, True])
+    lost, back = (note.fault for note in world.notes[-2:])
+    assert lost == f"{back}; started again at once"
     with pytest.raises(AssertionError, match=r"503.*it was withdrawn"):
         world.ask()
     assert world.ask(slot="other")["model_name"] == "plant"
