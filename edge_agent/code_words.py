@@ -30,7 +30,7 @@ CODE_WORDS: Mapping[Code, str] = {
     Code.TUF_MISSING: "part of the signed metadata has not arrived yet; it is waited for",
     Code.TUF_FORMAT: "metadata cannot be read; is the server newer than this agent?",
     Code.MISFIT: "the package does not fit this device; the detail names field, need and have",
-    Code.KNOWN_BAD: "it failed here before; raise the retry number, or assign another version",
+    Code.KNOWN_BAD: "it failed here before; on the server plan with --again, or another version",
     Code.FETCH_TIMEOUT: "nothing arrived for long; look at the connection and the server's load",
     Code.FETCH_BUDGET: "fetching took more tries or bytes than allowed; look at the connection",
     Code.DISK_FULL: "the disk has no room; free some, the agent goes on by itself",
@@ -56,7 +56,7 @@ CODE_WORDS: Mapping[Code, str] = {
     Code.PROBATION_HANG: "the process that serves hung while the model was on probation",
     Code.PROBATION_MEMORY: "the process that serves took too much memory while the model was on"
     " probation",
-    Code.OPERATOR_ROLLBACK: "a person went back; another version or a higher retry ends that",
+    Code.OPERATOR_ROLLBACK: "a person went back; another version, or a plan with --again ends that",
 }
 
 

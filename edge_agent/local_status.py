@@ -43,6 +43,7 @@ def find_status(directory: Path) -> dict[str, Any]:
         seen = said.get("slots", {}).get(name, {})
         facts["running"] = seen.get("running")
         facts["since"] = seen.get("since") or None
+        facts["bad"] = [{"sha256": bad.sha256, "code": str(bad.code)} for bad in slot.bad]
         facts["meaning"] = explain_code(facts["code"] or "")
         facts["next"] = seen.get("next") or describe_next(slot)
         slots[name] = facts

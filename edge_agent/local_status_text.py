@@ -80,7 +80,8 @@ def _serving(serving: Mapping[str, Any], paint: Any) -> str:
     if not serving.get("restarts"):
         return words
     colour = YELLOW if serving.get("is_up") else RED
-    again = f"started again {serving['restarts']} times"
+    times = "once" if serving["restarts"] == 1 else f"{serving['restarts']} times"
+    again = f"started again {times}"
     return f"{words}\n        {paint(again, colour)}, last because {serving.get('fault', '')}"
 
 
@@ -123,6 +124,9 @@ def _slot(name: str, slot: Mapping[str, Any], now: datetime, paint: Any) -> list
             lines.append(f"        means      {slot['meaning']}")
     elif slot["detail"]:
         lines.append(f"        {slot['detail']}")
+    if slot["bad"]:
+        bad = ", ".join(f"{one['sha256'][:12]} ({one['code']})" for one in slot["bad"])
+        lines.append(f"        known bad  {bad}")
     return [*lines, f"        next       {slot['next']}"]
 
 

@@ -77,7 +77,7 @@ def begin(slot: Slot, now: float) -> Outcome:
             slot,
             phase=Phase.FAILED,
             code=Code.KNOWN_BAD,
-            detail=f"failed here before with {known.code}; raise the retry number to try again",
+            detail=f"failed here before with {known.code}; plan with --again to try it once more",
         ), [*effects, Collect()]
     return replace(slot, phase=Phase.OFFERED), [*effects, Fetch(slot.attempt, wanted)]
 

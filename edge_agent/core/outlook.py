@@ -94,7 +94,7 @@ def _describe_failed(slot: Slot, back: str) -> str:
         return f"{meanwhile}; tries again at the next connection or assignment"
     if slot.code is Code.WITHDRAWN:
         return f"{meanwhile}; waits for the assignment of an approved version"
-    return f"{meanwhile}; waits for another version, or the same with a higher retry number"
+    return f"{meanwhile}; waits for another version, or the same planned with --again"
 
 
 def _seconds(at: float, now: float) -> int:

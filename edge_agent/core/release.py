@@ -108,10 +108,15 @@ def find_bad(bad: tuple[BadPackage, ...], release: Release) -> BadPackage | None
     return None
 
 
+def forget_bad(bad: tuple[BadPackage, ...], sha256: str) -> tuple[BadPackage, ...]:
+    """Leave out a package that has held here since: what is confirmed is not bad."""
+    return tuple(package for package in bad if package.sha256 != sha256)
+
+
 def remember_bad(
     bad: tuple[BadPackage, ...], release: Release, code: Code
 ) -> tuple[BadPackage, ...]:
     """Add a release that failed; a package appears once."""
-    others = tuple(package for package in bad if package.sha256 != release.sha256)
+    others = forget_bad(bad, release.sha256)
     newest = BadPackage(sha256=release.sha256, retry=release.retry, code=code)
     return (*others, newest)[-BAD_PACKAGES_MAX:]

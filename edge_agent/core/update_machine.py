@@ -84,7 +84,7 @@ from edge_agent.core.operator_rollback import (
     return_to_left,
 )
 from edge_agent.core.probation import ProbationVerdict, judge_probation
-from edge_agent.core.release import Package, find_bad
+from edge_agent.core.release import Package, find_bad, forget_bad
 from edge_agent.core.shadowing import (
     begin_trial,
     end_shadow,
@@ -192,6 +192,7 @@ def _observed(slot: Slot, event: Observed) -> Outcome:
         slot,
         phase=Phase.CONFIRMED,
         banks=bank_rules.confirm(slot.banks, bank),
+        bad=forget_bad(slot.bad, wanted.sha256),
         candidate=None,
         boots=0,
         code=None,

@@ -37,6 +37,7 @@ class PolicyIn(Body):
     is_held_by_alarms: bool = _POLICY.is_held_by_alarms
     deadline_s: Annotated[float, Field(ge=1, le=2_592_000)] = _POLICY.deadline_s
     tries_max: Annotated[int, Field(ge=1, le=20)] = _POLICY.tries_max
+    is_again: bool = _POLICY.is_again
     probation_s: Annotated[float, Field(ge=0, le=604_800)] = _PROBATION.duration_s
     probation_rows: Annotated[int, Field(ge=0, le=10**9)] = _PROBATION.rows_min
     probation_timeout_s: Seconds = _PROBATION.timeout_s

@@ -33,6 +33,7 @@ class PolicyOptions:
     is_despite_alarms: bool
     deadline: str
     tries: int
+    is_again: bool
     probation: str
     probation_rows: int
     probation_timeout: str
@@ -119,6 +120,7 @@ def make_policy(options: PolicyOptions) -> "RolloutPolicy":
             is_held_by_alarms=not options.is_despite_alarms,
             deadline_s=parse_seconds(options.deadline, "--deadline"),
             tries_max=options.tries,
+            is_again=options.is_again,
             probation=_make_probation(options),
             shadow=_make_shadow(options),
             disagreement=_make_disagreement(options),

@@ -77,6 +77,9 @@ def plan(
     tries: Annotated[
         int, typer.Option(help="Offers to a device whose network or disk failed.", min=1)
     ] = 3,
+    is_again: Annotated[
+        bool, typer.Option("--again", help="Devices on which it failed before try it once more.")
+    ] = False,
     probation: Annotated[str, typer.Option(help="Shortest probation on the device.")] = "60s",
     probation_rows: Annotated[
         int, typer.Option(help="Rows to answer in probation; 0: time alone.", min=0)
@@ -152,6 +155,7 @@ def plan(
                 is_despite_alarms=is_despite_alarms,
                 deadline=deadline,
                 tries=tries,
+                is_again=is_again,
                 probation=probation,
                 probation_rows=probation_rows,
                 probation_timeout=probation_timeout,

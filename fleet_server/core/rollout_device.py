@@ -10,6 +10,9 @@ from fleet_server.core.rollout_state import Member
 from fleet_server.core.targeting import find_offered, find_package, find_unfitness
 
 LEFT_GROUP = "left-group"
+AGAIN_STEP = 1_000
+"""Retry numbers of a rollout that tries again begin at this times its id: above those of every
+rollout before it, each of which counts a few tries."""
 _STAY = frozenset({Outcome.FAILED, Outcome.REFUSED, Outcome.SILENT_AFTER})
 """Outcomes that a withdrawal does not change: they say what happened."""
 
@@ -43,6 +46,8 @@ def make_offer(look: Round, member: Member, outcome: Outcome = Outcome.OFFERED) 
         previous = member.slot.confirmed_target or (desired.target if desired else "")
     is_same = desired is not None and desired.target == target
     retry = (desired.retry if desired is not None and is_same else 0) + is_retry
+    if look.rollout.policy.is_again:
+        retry = max(retry, AGAIN_STEP * look.rollout.id)
     shadow = choose_shadow(look, member.stage)
     look.offers.append(Offer(device=member.device, target=target, retry=retry, shadow=shadow))
     progress = replace(

@@ -152,6 +152,8 @@ class RolloutPolicy:
             silent.
         tries_max: Offers to one device, 1 to 20; only failures that a retry can help are retried.
         retry_delay_s: Seconds before the second try; doubled for each further one.
+        is_again: Devices on which the package failed before, or whose operator went back from it,
+            try it again instead of refusing it as known bad.
         probation: What a candidate must show on a device.
         shadow: How it is compared with what is confirmed there before; None when it is not.
         disagreement: How far it may differ there; None when it is not judged.
@@ -166,6 +168,7 @@ class RolloutPolicy:
     deadline_s: float = 3_600.0
     tries_max: int = 3
     retry_delay_s: float = 60.0
+    is_again: bool = False
     probation: ProbationPolicy = _PROBATION
     shadow: ShadowPolicy | None = None
     disagreement: DisagreementTest | None = None
@@ -203,6 +206,7 @@ class RolloutPolicy:
             "deadline_s": self.deadline_s,
             "tries_max": self.tries_max,
             "retry_delay_s": self.retry_delay_s,
+            "is_again": self.is_again,
             "probation": self.probation.to_json(),
             "shadow": self.shadow.to_json() if self.shadow is not None else None,
             "disagreement": self.disagreement.to_json() if self.disagreement is not None else None,
@@ -219,13 +223,23 @@ class RolloutPolicy:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RolloutPolicy":
         """Read the JSON form that ``to_json`` gave."""
-        parts = {"gate", "on_halt", "probation", "shadow", "disagreement", "family", "members"}
+        parts = {
+            "is_again",
+            "gate",
+            "on_halt",
+            "probation",
+            "shadow",
+            "disagreement",
+            "family",
+            "members",
+        }
         known = {f.name for f in fields(cls)} - parts
         shadow, limits = value.get("shadow"), value.get("disagreement")
         family, members = value.get("family"), value.get("members")
         return cls(
             gate=read_gate(value["gate"]),
             on_halt=OnHalt(value["on_halt"]),
+            is_again=value.get("is_again", False),
             probation=ProbationPolicy.from_json(value["probation"]),
             shadow=None if shadow is None else ShadowPolicy.from_json(shadow),
             disagreement=None if limits is None else DisagreementTest.from_json(limits),

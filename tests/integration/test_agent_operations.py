@@ -179,10 +179,13 @@ def test_a_deep_directory_has_a_socket_all_the_same(tmp_path: Path) -> None:
 
 def test_what_others_wrote_cannot_command_the_terminal(world: World) -> None:
     status = find_status(world.directory)
+    assert status["slots"]["plant"]["bad"] == []
     status["slots"]["plant"] |= {"code": "misfit", "detail": "\x1b[2Jbad\nslot forged: fine"}
+    status["slots"]["plant"]["bad"] = [{"sha256": "ab" * 32, "code": "selftest-golden"}]
     plain = describe_status(status)
     assert "\x1b" not in plain
     assert "?[2Jbad?slot forged" in plain
+    assert "known bad  abababababab (selftest-golden)" in plain
     assert "\x1b[31mmisfit\x1b[0m" in describe_status(status, is_coloured=True)
 
 

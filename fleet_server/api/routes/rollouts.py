@@ -194,6 +194,7 @@ def _policy(given: PolicyIn) -> RolloutPolicy:
             is_held_by_alarms=given.is_held_by_alarms,
             deadline_s=given.deadline_s,
             tries_max=given.tries_max,
+            is_again=given.is_again,
             probation=ProbationPolicy(
                 duration_s=given.probation_s,
                 rows_min=given.probation_rows,

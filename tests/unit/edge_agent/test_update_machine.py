@@ -84,6 +84,8 @@ def test_a_failed_self_test_leaves_what_runs_and_is_remembered() -> None:
     assert Fetch not in story.kinds
     story.assign(replace(TWO, retry=1))
     assert (story.slot.phase, story.kinds) == (Phase.OFFERED, [Fetch])
+    story.fetch().verify().self_test().answer(TWO).observe()
+    assert (story.confirmed, story.slot.bad) == (TWO.sha256, ())  # a later return may bring it back
 
 
 def test_the_same_offer_again_does_not_change_the_reported_code() -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from fleet_server.core.rollout_device import AGAIN_STEP
 from fleet_server.core.rollout_gate import Verdict
 from fleet_server.core.rollout_limits import AUTO_IN_FLIGHT, GatePolicy, OnHalt, RolloutPolicy
 from fleet_server.core.rollout_look import plan_round
@@ -341,6 +342,12 @@ def test_each_new_try_raises_the_retry_number() -> None:
     world.run(40)
     retries = [offer.retry for plan in world.plans for offer in plan.offers]
     assert sorted(retries) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    again = replace(WIDE, retry_delay_s=20, tries_max=2, is_again=True)
+    world = RolloutWorld(fleet(1, fails_with="disk-full"), policy=again)
+    world.start()
+    world.run(40)
+    first, second = [offer.retry for plan in world.plans for offer in plan.offers]
+    assert (first, second) == (AGAIN_STEP * world.rollout.id, AGAIN_STEP * world.rollout.id + 1)
 
 
 def test_who_comes_back_after_the_last_gate_waits_for_the_completion() -> None:

@@ -46,6 +46,7 @@ OPTIONS = PolicyOptions(
     is_despite_alarms=True,
     deadline="2h",
     tries=2,
+    is_again=True,
     probation="3s",
     probation_rows=60,
     probation_timeout="5m",
@@ -223,6 +224,7 @@ def test_options_become_a_policy_that_survives_its_json() -> None:
     assert policy.on_halt is OnHalt.STAY
     assert (policy.in_flight_max, policy.tries_max, policy.deadline_s) == (7, 2, 7_200)
     assert policy.is_held_by_alarms is False
+    assert policy.is_again
     assert policy.probation.rows_min == 60
     assert RolloutPolicy.from_json(policy.to_json()) == policy
     fixed = make_policy(replace(OPTIONS, fixed="5%"))
