@@ -242,8 +242,10 @@ def _explain(
             if refusals[base.name]
             else "within every limit"
         )
-        sentence = f"{_compare(best, base)}, {_number(best.flip_share)} of the labels differ"
-        return f"{best.name}: {sentence}; {against}"
+        lost = f"metric drop {_number(best.metric_drop)}"
+        if best.flip_share:
+            lost += f", {best.flip_share:.2%} of the labels differ"
+        return f"{best.name}: {_compare(best, base)}, {lost}; {against}"
     if not others:
         return f"{best.name}: the profile allows nothing else"
     notes = {rung.note for rung in others}

@@ -2,7 +2,8 @@
 
 Two panels, metric drop upwards in both: latency against fp32 with its interval, and size. Filled
 dots keep every limit, hollow ones do not; the line joins the Pareto front; a ring marks what ships.
-The drawing is made from ``evidence.json`` whenever it is wanted, so packages need not carry it.
+Names stand beside their dots where there is room, else above or below the names that are there. The
+drawing is made from ``evidence.json`` whenever it is wanted, so packages need not carry it.
 """
 
 import math
@@ -13,6 +14,11 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, PANEL, LEFT, TOP = 920, 420, 360, 70, 50
 NAMES_CHARS_MAX = 40
+LINE, CHAR_WIDTH = 12, 6.2
+LEGEND = (
+    "ring: ships  ·  filled: keeps every limit  ·  hollow: breaks one  ·  dashed: nothing else is"
+    " better in one respect and as good in the others"
+)
 _INK, _FAINT, _FRONT = "#222", "#ccc", "#0b6"
 
 
@@ -65,6 +71,7 @@ def plot_ladder(rungs: Sequence[Mapping[str, Any]], shipped: str, title: str) ->
                 _text(LEFT - 8, height.place(value) + 4, f"{value:.3g}", anchor="end")
                 for value in (height.low, (height.low + height.high) / 2, height.high)
             ),
+            _text(LEFT, HEIGHT - 10, LEGEND, size=10),
             "</svg>",
             "",
         ]
@@ -80,7 +87,9 @@ def _panel(
     key: str,
     name: str,
 ) -> str:
-    width = _axis([_number(rung[key]) for rung in built], start=offset, length=PANEL)
+    width = _axis(
+        [_number(rung[key]) for rung in built], start=offset, length=PANEL, is_positive=True
+    )
     base = height.start
     parts = [
         f'<path d="M{offset} {TOP}V{base}H{offset + PANEL}" fill="none" stroke="{_INK}"/>',
@@ -98,9 +107,58 @@ def _panel(
     if len(front) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in front)
         parts.append(f'<path d="M{path}" fill="none" stroke="{_FRONT}" stroke-dasharray="4 3"/>')
+    taken: list[_Place] = []
     for rung in built:
         parts += _dot(rung, shipped, width, height, key)
+        place = _find_place(rung, width, height, key, taken)
+        taken.append(place)
+        parts.append(_text(place.x, place.y, _name(rung), anchor=place.anchor))
     return "\n".join(parts)
+
+
+def _name(rung: Mapping[str, Any]) -> str:
+    return str(rung["name"])[:NAMES_CHARS_MAX]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a name stands, and how far it reaches."""
+
+    x: float
+    y: float
+    anchor: str
+    left: float
+    right: float
+
+    def touches(self, other: "_Place") -> bool:
+        """Tell whether two names would be written over each other."""
+        is_apart = self.right < other.left or other.right < self.left
+        return not is_apart and abs(self.y - other.y) < LINE - 0.5
+
+
+def _find_place(
+    rung: Mapping[str, Any], width: _Axis, height: _Axis, key: str, taken: Sequence[_Place]
+) -> _Place:
+    """Find the line nearest to a dot on which its name touches no other."""
+    x = width.place(_number(rung[key]))
+    y = height.place(_number(rung["metric_drop"])) - 8
+    long = CHAR_WIDTH * len(_name(rung))
+    is_right = x > width.start + width.length / 2
+    x += -10 if is_right else 10
+    ends = (x - long, x) if is_right else (x, x + long)
+    tries = [
+        _Place(
+            x=x,
+            y=y + LINE * step,
+            anchor="end" if is_right else "start",
+            left=ends[0],
+            right=ends[1],
+        )
+        for step in sorted(range(-len(taken) - 1, len(taken) + 3), key=lambda n: (abs(n), n))
+        if step != 1 and TOP - LINE <= y + LINE * step <= height.start  # 1 lies on the dots
+    ]
+    free = (place for place in tries if not any(place.touches(other) for other in taken))
+    return next(free, tries[0])
 
 
 def _dot(rung: Mapping[str, Any], shipped: str, width: _Axis, height: _Axis, key: str) -> list[str]:
@@ -122,15 +180,16 @@ def _dot(rung: Mapping[str, Any], shipped: str, width: _Axis, height: _Axis, key
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{_FRONT}"'
             ' stroke-width="2"/>'
         )
-    side = ("end", -10) if x > width.start + width.length / 2 else ("start", 10)
-    parts.append(_text(x + side[1], y - 8, str(rung["name"])[:NAMES_CHARS_MAX], anchor=side[0]))
     return parts
 
 
-def _axis(values: Sequence[float], *, start: float, length: float) -> _Axis:
+def _axis(
+    values: Sequence[float], *, start: float, length: float, is_positive: bool = False
+) -> _Axis:
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.1 * (high - low) or max(1e-3, 0.1 * abs(high))
-    return _Axis(low=low - margin, high=high + margin, start=start, length=length)
+    bottom = max(0.0, low - margin) if is_positive else low - margin
+    return _Axis(low=bottom, high=high + margin, start=start, length=length)
 
 
 def _number(value: Any) -> float:

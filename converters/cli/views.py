@@ -1,11 +1,19 @@
 """Tables of ``edge-convert``: what a result looks like to a person."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converters.cli.output import make_plain
+from converters.criteria import (
+    LATENCY_SHARE_MIN,
+    MEMORY_BYTES_MIN,
+    SAVING_BYTES_MIN,
+    SAVING_SHARE_MIN,
+)
 
 REASON_CHARS_MAX = 110
+_WHY_NOT = re.compile(r"\w+ (does not help|was not built|loses by|is out)\b")
 _SHOWN_APART = frozenset(
     {"operators", "operator_versions", "parts", "profiles", "remarks", "refused", "misfits"}
     | {"inputs", "outputs", "input_types", "output_types", "profile", "opset", "opset_ml"}
@@ -14,7 +22,7 @@ _SHOWN_APART = frozenset(
 
 def show_run(result: dict[str, Any]) -> None:
     """Print the ladder, the repairs and the decision."""
-    _show_ladder(result["ladder"])
+    _show_ladder(result["ladder"], result["decision"])
     sentences = [f"repaired {repair}" for repair in result["repairs"]]
     if estimate := result.get("estimate_on_device"):
         low, high = estimate["low_ms"], estimate["high_ms"]
@@ -35,18 +43,38 @@ def show_run(result: dict[str, Any]) -> None:
             f" {image['latency_ms_median']:.3g} ms (median)"
         )
     sentences += [f"note: {note}" for note in result["notes"]]
-    _say_lines([*sentences, f"ships {result['decision']}"])
+    _say_lines([*sentences, *_say_decision("ships", result["decision"])])
 
 
 def show_bench(result: dict[str, Any]) -> None:
     """Print the ladder and what would ship."""
-    _show_ladder(result["ladder"])
+    _show_ladder(result["ladder"], result["ships"])
     if front := (result.get("measured_with") or {}).get("front_ms"):
         _say_lines([f"every time holds {front['p50']:.3g} ms of what goes before the network"])
     if result["ships"] is not None:
-        _say_lines([f"would ship {result['ships']}"])
+        _say_lines(_say_decision("would ship", result["ships"]))
     else:
         _say_lines([f"nothing would ship: {result['none_fits']}"])
+
+
+def _list_reasons(decision: str | None) -> list[str]:
+    """Give the reasons against every other build, where the decision holds one for each."""
+    reasons = (decision or "").partition(": ")[2].split("; ")
+    return reasons if all(_WHY_NOT.match(reason) for reason in reasons) else []
+
+
+def _say_decision(word: str, decision: str) -> list[str]:
+    """Give a decision, a line each reason, and what would have counted where nothing helped."""
+    if not (reasons := _list_reasons(decision)):
+        return [f"{word} {decision}"]
+    lines = [f"{word} {decision.partition(':')[0]}:", *(f"  {reason}" for reason in reasons)]
+    if any(" does not help (" in reason for reason in reasons):
+        lines.append(
+            "a build helps that is better beyond the noise: by metric, by"
+            f" {LATENCY_SHARE_MIN:.0%} of the latency, by {SAVING_SHARE_MIN:.0%} and"
+            f" {SAVING_BYTES_MIN:,} bytes of the graph, or by {MEMORY_BYTES_MIN:,} bytes of memory"
+        )
+    return lines
 
 
 def show_description(result: dict[str, Any]) -> None:
@@ -155,7 +183,8 @@ def show_parity(result: dict[str, Any]) -> None:
     )
 
 
-def _show_ladder(ladder: Sequence[Mapping[str, Any]]) -> None:
+def _show_ladder(ladder: Sequence[Mapping[str, Any]], decision: str | None) -> None:
+    """Print the builds, and why each was not chosen unless the decision says it of every one."""
     rows, sentences = [], []
     for rung in ladder:
         name = str(rung.get("name", rung["precision"]))
@@ -179,6 +208,8 @@ def _show_ladder(ladder: Sequence[Mapping[str, Any]]) -> None:
         sentences += [f"{name} is out: {why}" for why in rung["reasons_against"]]
         if rung.get("beaten_by"):
             sentences.append(f"{name} is beaten by {rung['beaten_by']}")
+    if _list_reasons(decision):
+        sentences = []
     headings = ("build", "graph", "load ms", "p50 ms", "p95 ms", "time to fp32", "MiB")
     _table((*headings, "metric lost", "flips"), rows, right=range(1, 9))
     if any(row[0].endswith(" *") for row in rows):

@@ -14,9 +14,15 @@ from fleet_server.adapters.database.audit_log import find_breaks
 from fleet_server.adapters.database.engine import open_engine, read_session, write_session
 from fleet_server.adapters.database.migrate import migrate
 from fleet_server.adapters.database.model_repository import DatabaseModelRegistry
-from fleet_server.adapters.database.tables import ApprovalRow, ArtifactRow, AuditRow, VersionRow
+from fleet_server.adapters.database.tables import (
+    ApprovalRow,
+    ArtifactRow,
+    AuditRow,
+    DecisionRow,
+    VersionRow,
+)
 from fleet_server.errors import NotFoundError, RefusedError
-from fleet_server.ports.registry import NewArtifact, NewVersion
+from fleet_server.ports.registry import FamilyRun, NewArtifact, NewVersion
 from fleet_server.services.browse_models import BrowseModels
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -67,6 +73,34 @@ def test_what_is_registered_is_read_back(registry: DatabaseModelRegistry) -> Non
     assert (model.task, model.problem, model.champion) == ("classification", "Read digits.", 0)
     assert model.versions == {1: "registered"}
     assert registry.list_models() == [model]
+
+
+def test_of_a_family_the_newest_run_is_kept_and_others_are_left_alone(
+    registry: DatabaseModelRegistry, tmp_path: Path
+) -> None:
+    runs = [
+        FamilyRun(
+            pattern=pattern,
+            is_acceptable=False,
+            sentence=sentence,
+            registered=0,
+            kept=0,
+            failed={"line-r1": sentence},
+            too_small={},
+            rows_without=0,
+            reasons={},
+            at=AT,
+        )
+        for pattern, sentence in (("line-{r}", "first"), ("bus-{r}", "other"), ("line-{r}", "last"))
+    ]
+    for run in runs:
+        registry.record_family_run(run, actor="ann")
+    assert registry.find_family_run("line-{r}") == runs[2]
+    assert registry.find_family_run("bus-{r}") == runs[1]
+    with read_session(open_engine(tmp_path / "control.db")) as session:
+        assert len(session.exec(select(DecisionRow)).all()) == 2
+        acts = [row.act for row in session.exec(select(AuditRow))]
+    assert acts.count("family.train") == 3
 
 
 def test_numbers_are_counted_per_model(registry: DatabaseModelRegistry) -> None:

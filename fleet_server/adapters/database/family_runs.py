@@ -1,10 +1,12 @@
 """What came of training families, among the decisions of the control database.
 
-Failures have no version to stand with, so each run keeps them; the newest run is what is shown.
+Failures have no version to stand with, so the newest run of each family keeps them; a run takes
+the place of the one before it, whose counts stay in the audit log.
 """
 
 import json
 
+from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from fleet_server.adapters.database.audit_log import append_audit
@@ -18,7 +20,7 @@ REASON_CHARS_MAX = 500
 
 
 def write_family_run(session: Session, run: FamilyRun, actor: str) -> None:
-    """Keep a run; of more failures than FAILURES_KEPT_MAX the first by name."""
+    """Keep a run in place of the last; at most FAILURES_KEPT_MAX failures, the first by name."""
     failed = sorted(run.failed.items())[:FAILURES_KEPT_MAX]
     inputs = {
         "registered": run.registered,
@@ -29,6 +31,11 @@ def write_family_run(session: Session, run: FamilyRun, actor: str) -> None:
         "reasons": dict(run.reasons),
     }
     verdict = ACCEPTED if run.is_acceptable else TOO_MANY_FAILED
+    session.execute(
+        delete(DecisionRow).where(
+            col(DecisionRow.kind) == KIND, col(DecisionRow.subject) == run.pattern
+        )
+    )
     session.add(
         DecisionRow(
             kind=KIND,

@@ -136,6 +136,13 @@ def test_a_small_network_is_not_left_for_a_few_kilobytes() -> None:
     assert "does not help (1.01 (1.00 to 1.02) x the latency" in choice.sentence
 
 
+def test_what_ships_tells_its_loss_and_of_labels_only_where_some_differ() -> None:
+    better = int8(ratio=0.66, size=174_000)
+    assert "metric drop 0; within" in choose_rung([BASE, better], LIMITS).sentence
+    flipping = int8(ratio=0.66, size=174_000, flips=0.0123)
+    assert ", 1.23% of the labels differ; within" in choose_rung([BASE, flipping], LIMITS).sentence
+
+
 def test_a_rung_that_loses_says_by_what_and_how_much() -> None:
     choice = choose_rung([BASE, int8(ratio=1.5, size=174_000)], LIMITS)
     words = "int8_dynamic loses by latency: 1.50 (1.49 to 1.51) x the latency of fp32"

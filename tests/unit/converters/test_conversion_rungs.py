@@ -390,6 +390,18 @@ def test_a_drawing_shows_every_built_rung_and_what_ships() -> None:
     assert drawing == plot_ladder(rungs, "int8 <static>", "tried & drawn")
 
 
+def test_a_drawing_has_no_name_over_another_and_no_size_below_nothing() -> None:
+    names = ["fp32", "fp32_optimised", "int8_weights", "int8_dynamic", "int8_static_minmax"]
+    rungs = [rung(name, model_bytes=100_000 - 24_500 * n) for n, name in enumerate(names)]
+    root = ElementTree.fromstring(plot_ladder(rungs, "fp32", "m"))  # noqa: S314 - our own drawing
+    texts = [element for element in root.iter() if element.text]
+    assert not [element.text for element in texts if (element.text or "").startswith("-9")]
+    for name in names:
+        assert sum(element.text == name for element in texts) == 2
+    left = [element for element in texts if element.text in names][: len(names)]
+    assert len({element.get("y") for element in left}) == len(names)  # of one latency, all of them
+
+
 def test_evidence_of_an_older_release_has_no_drawing(tmp_path: Any) -> None:
     with pytest.raises(ConversionError, match="no ladder to draw"):
         draw_ladder(tmp_path / "ladder.svg", {"model": "m", "profile": "p", "ladder": []})
