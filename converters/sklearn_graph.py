@@ -26,6 +26,7 @@ from converters.interface import (
 )
 from converters.label_interface import declare_labels
 from converters.one_float import widen_mixed
+from converters.operator_versions import share_operator_versions
 from converters.repairs import Prepared, iterate_estimators, list_trees
 from converters.tree_missing import send_missing
 from converters.tree_places import Places, list_placed, set_thresholds
@@ -165,6 +166,7 @@ def _call_converter(
 ) -> ModelProto:
     from skl2onnx import convert_sklearn
 
+    share_operator_versions()
     targets = {
         "": min(OPSET_TARGET, profile.opset_max),
         ML_DOMAIN: min(OPSET_ML_TARGET, profile.opset_ml_max),
