@@ -19,7 +19,7 @@ from fleet_server.core.rollout_machine import FINAL, RolloutState
 from fleet_server.core.rollout_moves import MOVE
 from fleet_server.core.rollout_outcome import Outcome
 from fleet_server.core.rollout_round import Act, Change, RoundPlan, RoundView
-from fleet_server.core.rollout_state import Rollout
+from fleet_server.core.rollout_state import Member, Rollout
 from fleet_server.errors import BusyError
 from fleet_server.ports.clock import Clock
 from fleet_server.ports.devices import Wish
@@ -128,7 +128,7 @@ class RolloutRunner:
         if plan.is_empty and plan.rollout == rollout:
             return None
         with self.books.writing(fence) as book:
-            self._write(book, plan)
+            self._write(book, plan, {member.device.id: member for member in view.members})
         if plan.rollout.state is not rollout.state:
             LOG.info("rollout %d is %s: %s", rollout.id, plan.rollout.state, plan.rollout.sentence)
         return plan
@@ -158,14 +158,17 @@ class RolloutRunner:
             now=self.clock.now(),
         )
 
-    def _write(self, book: Book, plan: RoundPlan) -> None:
+    def _write(self, book: Book, plan: RoundPlan, formers: Mapping[str, Member]) -> None:
         rollout, now = plan.rollout, self.clock.now()
         if not book.rollouts.save(rollout):
             raise RolloutMovedError(f"rollout {rollout.id} was changed meanwhile; looking again")
         assigner = self.make_assigner()
         objections = _offer(book, assigner, plan)
         stuck = _withdraw(book, assigner, plan)
-        changes = [_heed(change, objections, stuck, now) for change in plan.changes]
+        changes = [
+            heed(change, formers.get(change.device.id), objections, stuck, now)
+            for change in plan.changes
+        ]
         book.rollouts.put_members(rollout.id, changes)
         for decision in plan.decisions:
             book.rollouts.add_decision(rollout.id, decision, at=now)
@@ -260,22 +263,38 @@ def _leave_out(refused: Mapping[str, Objection], acts: Sequence[Act]) -> list[Ac
     return kept
 
 
-def _heed(
+def heed(
     change: Change,
+    former: Member | None,
     objections: Mapping[str, Objection],
     stuck: Mapping[str, Objection],
     now: datetime,
 ) -> Change:
-    """Turn an offer that was not made into a refusal, and say who cannot return."""
+    """Turn an offer that was not made into a refusal, and say who cannot return.
+
+    Of a device that was to move the row goes on naming what this rollout gave it before: that is
+    what it runs, and what a rollback takes back.
+
+    Args:
+        change: What the look wants to store.
+        former: The device as the look found it; None for a newcomer.
+        objections: Offers that were not made, by device.
+        stuck: Returns that cannot be, by device.
+        now: Aware UTC.
+    """
     progress = change.progress
     if (objection := objections.get(change.device.id)) is not None:
+        is_move = former is not None and former.target not in ("", change.target)
+        if former is not None and is_move:
+            previous = former.previous_target
+            change = replace(change, previous_target=previous, target=former.target)
         code = Code.NOT_APPROVED if objection.field == "approval" else Code.MISFIT
         progress = replace(
             progress,
             outcome=Outcome.REFUSED,
             code=str(code),
             detail=str(objection),
-            offered_at=None,
+            offered_at=now if is_move else None,
             changed_at=now,
         )
     elif (objection := stuck.get(change.device.id)) is not None:

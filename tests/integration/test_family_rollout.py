@@ -308,11 +308,16 @@ def test_a_label_moves_nobody_to_a_package_that_is_not_approved_any_more(fleet: 
     number = complete(fleet)
     build_approver(fleet, actor="ann").reject("line-b", 1, "wrong at night")
     build_device_desk(fleet, actor="ann").label("cam-0", {"line": "B"})
+    cast("FakeClock", fleet.clock).advance(1)
     for _ in range(2):
         build_runner(fleet).run_once()
     assert wanted(fleet)["cam-0"] == A
     assert moves(fleet) == [], "the audit log tells what was done"
     assert show(fleet, number).count(Outcome.REFUSED) == 1
+    build_rollout_desk(fleet, actor="ann").roll_back(number, "wrong by day, too")
+    for _ in range(2):
+        build_runner(fleet).run_once()
+    assert "cam-0" not in wanted(fleet), "a rollback reaches it all the same"
 
 
 def test_labels_that_name_no_member_leave_a_device_as_it_is(fleet: Fleet) -> None:

@@ -32,6 +32,8 @@ from fleet_server.core.rollout_state import (
 )
 from fleet_server.core.rollout_tally import Tally, TallyKey
 from fleet_server.core.targeting import Candidate, MemberPackages, Package
+from fleet_server.services.assign_devices import Objection
+from fleet_server.services.run_rollouts import heed
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MEMBERS = 40
@@ -249,3 +251,17 @@ def test_who_catches_up_after_completion_does_not_get_a_closed_member() -> None:
     assert not plan_round(replace(view, members=[missed])).offers
     good = replace(completed_view(rollout, failed=0), members=[missed])
     assert len(plan_round(good).offers) == 1
+
+
+def test_a_move_that_is_objected_to_leaves_the_row_with_what_the_device_was_given_before() -> None:
+    view = completed_view(replace(make_rollout(), state=RolloutState.COMPLETED), failed=0)
+    former, change = view.members[0], plan_round(view).changes[0]
+    objection = Objection(
+        device="bus-0", target=change.target, field="approval", need="a signature", have="none"
+    )
+    kept = heed(change, former, {"bus-0": objection}, {}, NOW)
+    assert (change.target, kept.target) == (target_of(3), target_of(5))
+    assert (kept.progress.outcome, kept.progress.offered_at) == (Outcome.REFUSED, NOW)
+    first = replace(former, target="", progress=replace(former.progress, offered_at=None))
+    refused = heed(change, first, {"bus-0": objection}, {}, NOW)
+    assert (refused.progress.outcome, refused.progress.offered_at) == (Outcome.REFUSED, None)
