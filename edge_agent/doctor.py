@@ -36,7 +36,7 @@ from edge_agent.core.verified import EARLIEST_AT
 from edge_agent.errors import AgentError, SettingsError, StorageError
 from edge_agent.ports import Clock, Identity
 from edge_agent.settings import find_settings
-from edge_agent.settings_check import check_settings
+from edge_agent.settings_check import check_settings, read_sections
 
 BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)
 """No clock that is right says less: this code is not older. One without a battery says 1970."""
@@ -101,7 +101,9 @@ def _check_speed(
     if fault:
         yield Check(name="speed", level=Level.BAD, detail=fault)
     else:
-        yield judge_speed(found.ms if found is not None else None)
+        unkept = is_calibrating and not directory.is_dir()
+        ms = found.ms if found is not None else None
+        yield judge_speed(ms, missing=str(directory) if unkept else "")
 
 
 def _find_identity(directory: Path) -> tuple[Identity | None, Check]:
@@ -158,6 +160,7 @@ def _find_profile(identity: Identity | None, directory: Path) -> DeviceProfile |
 def _describe_settings(directory: Path) -> str:
     found = check_settings(directory)
     changed = [name for name, source in found.sources.items() if source != "default"]
+    changed += [f"[{name}]" for name in read_sections(directory)]
     return f"{len(changed)} set: {', '.join(changed)}" if changed else "all as by default"
 
 

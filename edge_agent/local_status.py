@@ -13,10 +13,12 @@ from typing import Any
 
 from edge_agent.adapters.control_socket import ask_agent
 from edge_agent.adapters.directory_lock import is_locked, read_holder
+from edge_agent.adapters.disk_room import find_free_bytes
 from edge_agent.adapters.identity_renewer import read_facts
 from edge_agent.adapters.identity_store import load_identity, load_problem
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.code_words import explain_code
+from edge_agent.core.checkup import judge_disk
 from edge_agent.core.outlook import describe_next
 from edge_agent.core.slot import report_slot
 from edge_agent.errors import AgentError, NotRunningError, StorageError
@@ -64,6 +66,7 @@ def find_status(directory: Path) -> dict[str, Any]:
         "assignment_counter": state.accepted.counter,
         "certificate": _certificate(identity),
         "clock": _clock(identity, state.accepted.time_floor_at),
+        "disk": _disk(directory),
         "slots": slots,
     }
 
@@ -104,6 +107,16 @@ def _certificate(identity: Identity) -> dict[str, str]:
     except StorageError:
         said = {"serial": "", "expires_at": ""}
     return {**said, "problem": load_problem(identity)}
+
+
+def _disk(directory: Path) -> dict[str, Any]:
+    """Say what is free, and what is wrong with that; both empty when it cannot be told."""
+    try:
+        free_bytes = find_free_bytes(directory)
+    except OSError:
+        return {"free_bytes": None, "problem": ""}
+    found = judge_disk(str(directory), free_bytes=free_bytes, free_inodes=None)
+    return {"free_bytes": free_bytes, "problem": found.detail if found.is_bad else ""}
 
 
 def _clock(identity: Identity, floor_at: datetime) -> dict[str, str]:

@@ -31,6 +31,8 @@ def describe_status(status: Mapping[str, Any], *, is_coloured: bool = False) -> 
         lines.append(f"        not renewed: {status['certificate']['problem']}")
     fault = status["clock"]["fault"]
     lines.append(f"clock   {paint(fault, RED) if fault else f'{now:%Y-%m-%d %H:%M:%S} UTC'}")
+    if status["disk"]["problem"]:
+        lines.append(f"disk    {paint(status['disk']['problem'], RED)}")
     if status["serving"]:
         lines.append(f"models  {_serving(status['serving'], paint)}")
     if status["outbox"] is not None:

@@ -116,13 +116,20 @@ def judge_capabilities(found: Mapping[str, Any]) -> Check:
     return Check(name=name, level=Level.OK, detail=", ".join(parts), capabilities=found)
 
 
-def judge_speed(ms: Mapping[str, float] | None) -> Check:
-    """Say how fast the reference graphs were, or that nobody measured."""
+def judge_speed(ms: Mapping[str, float] | None, *, missing: str = "") -> Check:
+    """Say how fast the reference graphs were, or that nobody measured.
+
+    Args:
+        ms: Of each graph; None when nobody measured.
+        missing: The agent's directory when it is not there, so that nothing was kept.
+    """
     if ms is None:
         step = "edge-agent doctor --calibrate, so that the server can estimate latencies here"
         return Check(name="speed", level=Level.OK, detail="never measured", next_step=step)
     figures = ", ".join(f"{name} {value:.3g}" for name, value in ms.items())
-    return Check(name="speed", level=Level.OK, detail=f"ms of the reference graphs: {figures}")
+    detail = f"ms of the reference graphs: {figures}"
+    step = f"{missing} is not there yet, so nothing is kept: measure again after joining"
+    return Check(name="speed", level=Level.OK, detail=detail, next_step=step if missing else "")
 
 
 def judge_skew(now_at: datetime, server_at: datetime, server: str) -> Check:

@@ -87,5 +87,8 @@ def test_doctor_measures_remembers_and_tells(
 
 def test_what_never_was_measured_has_a_next_step() -> None:
     assert "--calibrate" in judge_speed(None).next_step
+    assert judge_speed({"call": 1.0}, missing="/srv/agent").next_step.startswith(
+        "/srv/agent is not there yet, so nothing is kept"
+    )
     assert judge_capabilities({"runtime_fault": "died of SIGILL"}).is_bad
     assert "no int8 dot products" in judge_capabilities({"cpu_flags": ["avx2"]}).detail

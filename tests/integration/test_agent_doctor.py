@@ -210,9 +210,11 @@ def test_keys_that_others_may_read_and_directories_nobody_writes_are_named(
     (directory / "doctor.tmp").mkdir()
     (directory / "doctor.tmp.tmp").mkdir()
     assert named(list(check_directory(directory)), "directory").is_bad
+    (directory / "agent.toml").write_text("window_s = 5\n[row_samples]\nshare = 0.5\n")
     code, out, _ = run(capsys, "--dir", str(directory))
     assert code != 0
     assert "FAIL directory" in out
+    assert "2 set: window_s, [row_samples]" in out
 
 
 @pytest.fixture(scope="module")

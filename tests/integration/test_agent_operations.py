@@ -181,10 +181,13 @@ def test_what_others_wrote_cannot_command_the_terminal(world: World) -> None:
     status = find_status(world.directory)
     assert status["slots"]["plant"]["bad"] == []
     status["slots"]["plant"] |= {"code": "misfit", "detail": "\x1b[2Jbad\nslot forged: fine"}
+    assert (status["disk"]["problem"], status["disk"]["free_bytes"] > 0) == ("", True)
+    status["disk"]["problem"] = "3 MiB free at /srv/agent, at least 64 are needed"
     status["slots"]["plant"]["bad"] = [{"sha256": "ab" * 32, "code": "selftest-golden"}]
     plain = describe_status(status)
     assert "\x1b" not in plain
     assert "?[2Jbad?slot forged" in plain
+    assert "\ndisk    3 MiB free at /srv/agent" in plain
     assert "known bad  abababababab (selftest-golden)" in plain
     assert "\x1b[31mmisfit\x1b[0m" in describe_status(status, is_coloured=True)
 
