@@ -63,7 +63,6 @@ def run_limited(home: Path, work: Callable[[Path, dict[str, Any]], None]) -> int
 def _work(home: Path, job: dict[str, Any]) -> None:
     import numpy as np  # heavy libraries only behind the limits
 
-    from converters.build import build_loaded
     from converters.foreign_sources import describe_model, open_foreign
 
     content = (home / GRAPH).read_bytes()
@@ -81,6 +80,8 @@ def _work(home: Path, job: dict[str, Any]) -> None:
         with (home / ANSWERS).open("wb") as file:
             np.savez(file, allow_pickle=False, **graph.answer(first))
         return
+    from converters.build import build_loaded  # most questions are answered without it
+
     write_built(home, build_loaded(read_request(home, job, graph), graph))
 
 
