@@ -81,7 +81,7 @@ def test_a_model_file_becomes_a_package(
     ran = CliRunner().invoke(
         app,
         [
-            *("run", str(model), "--rows", str(table), "--target", "kind"),
+            *("run", str(model), "--rows", str(table), "--target", "kind", "--effort", "brief"),
             *("--profile", "camera", "--out", str(out), "--json"),
         ],
     )

@@ -50,7 +50,7 @@ def application(device: str, port: int, digits: Digits) -> Application:
             digits.field_pixels.tolist(), digits.field_digits.tolist(), strict=True
         )
     ]
-    return Application(device, port, "digits", images, interval_s=0.03)
+    return Application(device, port, "digits", images, interval_s=0.06)
 
 
 def plan(fleet: FleetProcesses, version: int) -> str:
