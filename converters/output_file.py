@@ -21,11 +21,14 @@ def check_place(path: Path, others: Iterable[Path | None] = ()) -> None:
         others: What the same command reads, or writes as well.
 
     Raises:
-        ConversionError: It is a folder or one of the others, or lies where nothing can be written.
+        ConversionError: It is no regular file, or one of the others, or lies where nothing can be
+            written.
     """
     above = next(one for one in path.absolute().parents if one.exists())
     if path.is_dir():
         reason = "it is a folder"
+    elif path.exists() and not path.is_file():
+        reason = "it is a pipe or a device"
     elif not above.is_dir():
         reason = f"{above} is no folder"
     elif not os.access(above, os.W_OK | os.X_OK):

@@ -4,6 +4,7 @@ CSV needs a header and commas; an empty cell is a missing value. Parquet needs p
 """
 
 import csv
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,10 @@ def read_table(path: Path) -> Table:
         InvalidRequestError: Too large, empty, of another kind or not readable.
         MissingLibraryError: Parquet without pyarrow.
     """
-    size = path.stat().st_size
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe never comes, a device never ends
+        raise InvalidRequestError(f"{path.name} is no regular file; save the rows as one")
+    size = found.st_size
     if size > TABLE_BYTES_MAX:
         raise InvalidRequestError(f"{path.name} has {size} bytes, the limit is {TABLE_BYTES_MAX}")
     kind = path.suffix.lower()
@@ -160,10 +164,17 @@ def _read_csv(path: Path) -> Table:
             lines = csv.reader(file)
             header = [name.strip() for name in next(lines, [])]
             _check_header(path, header)
-            rows = []
+            rows: list[list[str]] = []
+            blank = 0
             for line in lines:
                 if not line:
+                    blank = blank or lines.line_num
                     continue
+                if blank and len(header) == 1:
+                    raise InvalidRequestError(
+                        f"{path.name} line {blank} is blank, and of one column nobody knows whether"
+                        ' that is a row: write an empty cell as ""'
+                    )
                 if len(line) != len(header):
                     raise InvalidRequestError(
                         f"{path.name} line {lines.line_num} has {len(line)} cells, the header"

@@ -35,10 +35,17 @@ def read_rows_request(
 ) -> "BuildRequest":
     """Read model and rows; say how many rows serve for what."""
     from converters.build import find_metric
-    from converters.file_requests import open_source, read_request, read_schema
+    from converters.file_requests import find_targets, open_source, read_request, read_schema
     from converters.tables import read_table
 
     table = read_table(rows)
+    named = find_targets(table, target)
+    for column in named:
+        table.read_values(column)
+    if is_of_labels and len(named) == 1:
+        raise typer.BadParameter(
+            "is for several targets, and --target names one; leave it out", param_hint="--labels"
+        )
     source = open_source(
         *(model, table),
         target=target,
@@ -255,13 +262,14 @@ def _read_numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     from converters.errors import InvalidRequestError
+    from converters.source_files import read_file
     from edge_agent.contract.schema import CLASS_CHARS_MAX, CLASSES_MAX
 
     size = path.stat().st_size
     if size > CLASSES_BYTES_MAX:
         raise InvalidRequestError(f"{path.name} has {size} bytes, the limit is {CLASSES_BYTES_MAX}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{path.name} is not a text in UTF-8: {error}") from error
     names = [line.strip() for line in lines]

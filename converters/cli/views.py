@@ -5,12 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converters.cli.output import make_plain
-from converters.criteria import (
-    LATENCY_SHARE_MIN,
-    MEMORY_BYTES_MIN,
-    SAVING_BYTES_MIN,
-    SAVING_SHARE_MIN,
-)
 
 REASON_CHARS_MAX = 110
 _WHY_NOT = re.compile(r"\w+ (does not help|was not built|loses by|is out)\b")
@@ -69,10 +63,13 @@ def _say_decision(word: str, decision: str) -> list[str]:
         return [f"{word} {decision}"]
     lines = [f"{word} {decision.partition(':')[0]}:", *(f"  {reason}" for reason in reasons)]
     if any(" does not help (" in reason for reason in reasons):
+        from converters import criteria  # loads numpy, which help must not
+
         lines.append(
             "a build helps that is better beyond the noise: by metric, by"
-            f" {LATENCY_SHARE_MIN:.0%} of the latency, by {SAVING_SHARE_MIN:.0%} and"
-            f" {SAVING_BYTES_MIN:,} bytes of the graph, or by {MEMORY_BYTES_MIN:,} bytes of memory"
+            f" {criteria.LATENCY_SHARE_MIN:.0%} of the latency, by {criteria.SAVING_SHARE_MIN:.0%}"
+            f" and {criteria.SAVING_BYTES_MIN:,} bytes of the graph, or by"
+            f" {criteria.MEMORY_BYTES_MIN:,} bytes of memory"
         )
     return lines
 

@@ -75,6 +75,17 @@ def test_a_package_is_written_and_described(desk: Path, name: str) -> None:
     assert json.loads(shown.stdout)["built_for"] == "camera"
 
 
+def test_targets_that_are_not_there_and_labels_of_one_are_said_before_the_work(desk: Path) -> None:
+    words = run_words(desk, "wine", out="never.tar")
+    one = edge_convert(*words, "--labels")
+    assert one.exit_code == 2
+    assert "is for several targets" in one.output
+    other = edge_convert(*("nope" if word == "answer" else word for word in words))
+    assert other.exit_code == 1
+    assert "wine.csv has no column 'nope'; it has c0" in other.output
+    assert not (desk / "never.tar").exists()
+
+
 def test_people_get_a_table_and_a_sentence(desk: Path) -> None:
     done = edge_convert(*run_words(desk, "wine"))
     assert re.search(r"int8_static\w*\s+not built", done.stdout)

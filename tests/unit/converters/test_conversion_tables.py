@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from pyarrow import parquet
 
 from converters import tables
-from converters.errors import InvalidRequestError
+from converters.errors import ConversionError, InvalidRequestError
+from converters.output_file import check_place
 from converters.tables import read_table
 
 
@@ -21,6 +23,22 @@ def test_a_csv_gives_numbers_by_column_and_nan_for_empty_cells(tmp_path: Path) -
     assert table.rows == 2
     np.testing.assert_array_equal(table.read_numbers(["b", "a"]), [[2.5, 1], [1000, np.nan]])
     assert table.read_values("kind") == ["x", "y"]
+
+
+def test_one_column_has_empty_cells_in_quotes_and_may_end_blank(tmp_path: Path) -> None:
+    table = read_table(csv_file(tmp_path, 'a\n1\n""\n3\n\n\n'))
+    np.testing.assert_array_equal(table.read_numbers(["a"]), [[1], [np.nan], [3]])
+
+
+def test_rows_come_from_regular_files_and_packages_go_to_none_else(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.csv"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidRequestError, match=r"rows\.csv is no regular file"):
+        read_table(pipe)
+    with pytest.raises(ConversionError, match="it is a pipe or a device; name another place"):
+        check_place(pipe)
+    with pytest.raises(ConversionError, match="it is a pipe or a device"):
+        check_place(Path(os.devnull))
 
 
 def test_parquet_gives_the_same(tmp_path: Path) -> None:
@@ -39,6 +57,7 @@ def test_parquet_gives_the_same(tmp_path: Path) -> None:
         ("a,a\n1,2\n", "several columns named 'a'"),
         ("a,b\n", "has no rows"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells, the header 2"),
+        ("a\n1\n\n3\n", 'line 3 is blank, .* write an empty cell as ""'),
         (b"a\n\xff\xfe\n", "not a CSV file in UTF-8"),
     ],
 )
