@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 
 from edge_agent.contract.assignment import ProbationPolicy
 from edge_agent.contract.package import EVIDENCE, MEMBERS, pack_members
@@ -32,14 +33,20 @@ def a_release(number: int, *, rollout: int = 0) -> Release:
     )
 
 
+@lru_cache(maxsize=32)
+def hash_chunks(blob: bytes) -> tuple[str, bytes]:
+    """Hash a blob and its chunks, once: searches offer the same few thousands of times."""
+    pieces = (blob[n : n + CHUNK_BYTES] for n in range(0, len(blob), CHUNK_BYTES))
+    digests = b"".join(hashlib.sha256(piece).digest() for piece in pieces)
+    return hashlib.sha256(blob).hexdigest(), digests
+
+
 class ChunkServer:
     """Answers chunk requests for one blob, as the real server must."""
 
     def __init__(self, blob: bytes) -> None:
         self.blob = blob
-        self.sha256 = hashlib.sha256(blob).hexdigest()
-        pieces = (blob[n : n + CHUNK_BYTES] for n in range(0, len(blob), CHUNK_BYTES))
-        self.hashes = b"".join(hashlib.sha256(piece).digest() for piece in pieces)
+        self.sha256, self.hashes = hash_chunks(blob)
         self.chunks = hashlib.sha256(self.hashes).hexdigest()
         self.served: list[tuple[Part, int]] = []
 

@@ -27,7 +27,7 @@ from edge_agent.contract.transfer import Part
 from edge_agent.core.agent_state import AgentState, state_from_json, state_to_json
 from edge_agent.core.verified import AcceptedTrust
 from fleet_server.adapters.package_encoder import Encoded
-from tests.support.agent import GOOD_STATS, ChunkServer, a_package
+from tests.support.agent import GOOD_STATS, ChunkServer, a_package, hash_chunks
 from tests.support.agent_world import SLOT, PlayedTester, PlayedVerifier, World
 from tests.support.encoded import MEMORY_BYTES, encoded, noise
 from tests.support.power_cut import CrashState, Recording, RecordingOs, recording
@@ -147,7 +147,7 @@ class AgentScenario:
         tested |= set(world.tester.tested)
         assert set(world.inference.activated) <= allowed | tested, "untested bytes answer"
         self._check_progress(state, world)
-        assert set(_list_blobs(directory)) == {_sha256(blob) for blob in self.keeps}, (
+        assert set(_list_blobs(directory)) == {hash_chunks(blob)[0] for blob in self.keeps}, (
             "packages left over or missing"
         )
         assert not list((directory / "parts").iterdir()), "parts left over"
