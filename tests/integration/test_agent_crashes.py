@@ -3,8 +3,11 @@
 The calls are those of ``adapters/files.py``, the one module with file effects. At each the agent
 dies before it or after it; half of a write may be on disk. Before any repair the state must be
 readable and what it confirms must be whole; afterwards the update must come to its end.
+
+Deaths are played and files are in memory: hundreds of lives would wait for the disk otherwise.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,15 @@ from edge_agent.contract.topics import Channel
 from tests.support.agent import ChunkServer, a_package
 from tests.support.agent_world import World
 from tests.support.dying_calls import Killed, Killer, killing
+from tests.support.power_cut_search import ram_directory
 
 V1, V2 = a_package("one"), a_package("two", padding=300_000)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with ram_directory() as root:
+        yield root
 
 
 def prepare(directory: Path) -> World:

@@ -37,12 +37,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def words(desk: Path, model: str, out: Path, *more: str) -> list[str]:
+def words(desk: Path, model: str, out: Path) -> list[str]:
     return [
         *EDGE_CONVERT,
         *("run", str(desk / model), "--rows", str(desk / "wine.csv"), "--target", "answer"),
-        *("--profile", "camera", "--out", str(out), "--label-flips-max", "1"),
-        *("--metric-drop-max", "1", *more),
+        *("--profile", "camera", "--out", str(out), "--label-flips-max", "1", "--effort", "brief"),
+        *("--metric-drop-max", "1"),
     ]
 
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_a_refusal_and_keeps_what_was_there(desk: Path, tmp_path:
         [
             *private_mount(),
             *(str(tmp_path), sys.executable, "-c", CHECK, str(out)),
-            *words(desk, "wide.skops", out, "--effort", "quick"),
+            *words(desk, "wide.skops", out),
         ],
         cwd=ROOT,
         capture_output=True,
