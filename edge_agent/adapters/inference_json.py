@@ -48,6 +48,8 @@ _KIND_OF_DATATYPE = {
     "BOOL": "b",
 }
 _FLOATS = frozenset(name for name, kind in _KIND_OF_DATATYPE.items() if kind == "f")
+COMMAS_BESIDE = 1_024
+"""Of a request, beside those between its numbers."""
 REPEATED_ROWS_MAX = 16
 """Beyond, reading the numbers costs so much that nothing else matters."""
 _DATATYPE_OF_ROLE = {Role.LABEL: "INT64", Role.PROBABILITIES: "FP32", Role.VALUE: "FP32"}
@@ -92,6 +94,8 @@ class ModelCodec:
     def __init__(self, served: ServedModel) -> None:
         schema = served.schema
         self._columns, self._width = schema.columns, schema.width
+        is_packed = not schema.texts and schema.image is None
+        self._commas_max = ROWS_PER_REQUEST_MAX * self._width + COMMAS_BESIDE if is_packed else None
         self._takes_missing = any(f.is_nullable for f in schema.features)
         self._target = served.target
         each = [label.classes for label in schema.labels] or [schema.classes]
@@ -139,6 +143,10 @@ class ModelCodec:
             if numbers is not None:
                 return InferRequest(None, numbers, names)
         text, raw = split_body(body, json_bytes)
+        if self._commas_max is not None and text.count(b",") > self._commas_max:
+            raise InputError(
+                f"the body has more numbers than {ROWS_PER_REQUEST_MAX} rows of {self._width}"
+            )
         request = read_object(text)
         request_id = request.get("id")
         if request_id is not None and (

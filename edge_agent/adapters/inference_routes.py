@@ -30,7 +30,7 @@ from edge_agent.adapters.model_reader import (
 )
 from edge_agent.adapters.request_json import encode_json
 from edge_agent.adapters.served_model import ServedModel
-from edge_agent.adapters.serving_metrics import TEXT_TYPE, ServingMetrics
+from edge_agent.adapters.serving_metrics import ANSWERING, TEXT_TYPE, ServingMetrics
 from edge_agent.errors import (
     InferenceError,
     InputError,
@@ -170,12 +170,19 @@ class InferenceRoutes(Application):
                 HTTPStatus.INTERNAL_SERVER_ERROR, "the agent failed; its log says why"
             )
         parts = _split(request)
-        slot = ""
+        slot, endpoint = "", _ENDPOINTS.get(parts[-1], "")
         if parts[1:2] == ["models"] and len(parts) > 2:
-            served = self._service.slots().get(parts[2])
+            served = self._find(parts[2])
             slot = served.slot if served else ""
-        endpoint = _ENDPOINTS.get(parts[-1], "")
+            if served and endpoint in ANSWERING and error.status is HTTPStatus.BAD_REQUEST:
+                served.recorder.count_refused()
         return error_response(error)._replace(endpoint=endpoint, slot=slot)
+
+    def _find(self, name: str) -> ServedModel | None:
+        """Find whom an error is about; as ``InferenceService.find``, None where that refuses."""
+        slots = self._service.slots()
+        matches = [served for served in slots.values() if served.model_name == name]
+        return slots.get(name) or (matches[0] if len(matches) == 1 else None)
 
     def _route(self, request: Request) -> Response | Question:
         name = self._asked.get(request.path)

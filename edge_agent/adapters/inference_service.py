@@ -127,6 +127,7 @@ class InferenceService:
             kind = ServedModel if model.schema.image is None else ServedPictures
             served = kind(slot, target, model, recorder, stream.predictions, prefix)
             former = self._served.get(slot)
+            recorder.is_after_answers = former is not None and former.recorder.has_answered
             served.swaps = next(stream.swaps)
             served.tap = self.shadows.tap_of(slot, sha256)
             self._served = {**self._served, slot: served}

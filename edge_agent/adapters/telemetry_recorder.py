@@ -111,7 +111,11 @@ class TelemetryRecorder:
         self._is_open = self._is_retired = False
         self._window_rows = 0
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
-        self._requests = self._rows = self._errors = 0
+        self._requests = self._rows = self._errors = self._refused = 0
+        self._has_answered = False
+        self.is_after_answers = False
+        """A package before this one has answered in its slot: what is refused now tells of this
+        one, not of who asks."""
         self._answers, self._non_finite = self._counter.output_counts()[0].copy(), 0
         """Of closed windows, without what was counted before ``reset_stats``."""
         self._fit_pending()
@@ -157,6 +161,18 @@ class TelemetryRecorder:
             self._counter.add_rejected(rows)
             self._open_or_close()
 
+    def count_refused(self) -> None:
+        """Count one request that was refused for what it held."""
+        with self._lock:
+            self._refused += 1
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any row was answered since the beginning, or by a package before this one."""
+        with self._lock:
+            self._drain()
+            return self._has_answered or self.is_after_answers
+
     def close_due(self) -> None:
         """Count what is pending, so that requests rarely have to; close the window when due."""
         if self._pending:
@@ -190,13 +206,14 @@ class TelemetryRecorder:
                 non_finite_rows=non_finite,
                 shifted_target="" if is_label else name,
                 shifted_label=name if is_label else "",
+                refused=self._refused if self.is_after_answers else 0,
             )
 
     def reset_stats(self) -> None:
         """Begin the statistics anew; windows are not touched."""
         with self._lock:
             self._drain()
-            self._requests = self._rows = self._errors = 0
+            self._requests = self._rows = self._errors = self._refused = 0
             answers, non_finite = self._answered()
             self._answers, self._non_finite = self._answers - answers, self._non_finite - non_finite
             self._latencies.clear()
@@ -284,6 +301,7 @@ class TelemetryRecorder:
         self._latencies.extend(latencies)
         self._requests += len(latencies)
         self._rows += len(features)
+        self._has_answered = True
         self._window_rows += len(features)
         self._fit_pending()
 

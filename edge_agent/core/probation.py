@@ -35,6 +35,8 @@ class ProbationStats:
         non_finite_rows: Rows answered with NaN or infinity.
         shifted_target: Name of that target; empty where a row has one value or labels.
         shifted_label: Name of that label; empty where a row has one label or values.
+        refused: Requests refused for what they held, counted where the package before this one
+            had answered some since the process began.
     """
 
     requests: int = 0
@@ -45,6 +47,7 @@ class ProbationStats:
     non_finite_rows: int = 0
     shifted_target: str = ""
     shifted_label: str = ""
+    refused: int = 0
 
 
 class ProbationVerdict(StrEnum):
@@ -94,6 +97,13 @@ def judge_probation(
     if stats.rows >= policy.rows_min:
         return ProbationDecision(
             ProbationVerdict.CONFIRM, None, f"{stats.rows} rows in {age_s:.0f} s within limits"
+        )
+    if age_s >= policy.timeout_s and not stats.rows and stats.refused >= REQUESTS_MIN:
+        return ProbationDecision(
+            ProbationVerdict.FAIL,
+            Code.PROBATION_ERRORS,
+            f"all {stats.refused} requests were refused for what they held; the version before"
+            " answered: has a field or a range changed?",
         )
     if age_s >= policy.timeout_s:
         return ProbationDecision(

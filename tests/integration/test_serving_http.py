@@ -219,6 +219,7 @@ def inputs(**changes: Any) -> dict[str, Any]:
         (inputs(shape=[0, 4]), "0 rows"),
         (inputs(shape=[-1, 4]), "-1 rows"),
         (inputs(shape=[4_097, 4]), "4097 rows, a request takes 1 to 4096"),
+        (b'{"inputs":[' + b"0," * 20_000 + b"0]}", "more numbers than 4096 rows of 4"),
         (inputs(shape=[2, 4]), "data has 4 numbers, shape [2, 4] needs 8"),
         (inputs(data=[]), "data has 0 numbers"),
         (inputs(data=None), "data must be a list of numbers, got null"),
@@ -336,6 +337,28 @@ def test_rows_out_of_range_are_counted_as_rejected() -> None:
     (window,) = service._waiting.take()[1]
     assert window.rows == 0
     assert service.probation_stats("main").errors == 0
+
+
+def test_refused_requests_tell_of_a_package_where_the_one_before_has_answered() -> None:
+    service = make_service()
+    activate(service, BUILT)
+    routes = InferenceRoutes(service)
+
+    def ask(row: list[float]) -> int:
+        body = json.dumps(inputs(data=row)).encode()
+        path = "/v2/models/main/infer"
+        request = Request(method="POST", path=path, headers={}, body=body, is_persistent=True)
+        return routes.answer(request).status
+
+    assert ask([126, 2, 3, 4]) == 400
+    assert service.probation_stats("main").refused == 0, "nobody knows whose fault that is"
+    assert ask([1, 2, 3, 4]) == 200
+    for former in (False, True):
+        activate(service, BUILT)
+        assert [ask([126, 2, 3, 4]), ask([1, 2])] == [400, 400]
+        assert service.probation_stats("main").refused == 2, former
+    service.reset_stats("main")
+    assert service.probation_stats("main").refused == 0
 
 
 def test_an_answer_json_cannot_say_is_the_models_fault(world: World) -> None:

@@ -27,6 +27,14 @@ GOOD = ProbationStats(requests=100, rows=100, latency_ms_p95=5.0, output_shift=0
         pytest.param(replace(GOOD, rows=29), 60, WAIT, None, id="one row short"),
         pytest.param(replace(GOOD, rows=29), 600, CONFIRM, None, id="time-out decides on few rows"),
         pytest.param(ProbationStats(), 600, CONFIRM, None, id="time-out decides on no rows"),
+        pytest.param(ProbationStats(refused=19), 600, CONFIRM, None, id="few were refused"),
+        pytest.param(ProbationStats(refused=20), 599, WAIT, None, id="somebody may yet ask well"),
+        pytest.param(
+            ProbationStats(refused=20), 600, FAIL, Code.PROBATION_ERRORS, id="all were refused"
+        ),
+        pytest.param(
+            ProbationStats(requests=1, rows=1, refused=99), 600, CONFIRM, None, id="one was not"
+        ),
         pytest.param(ProbationStats(), 599, WAIT, None, id="no rows before the time-out"),
         pytest.param(replace(GOOD, errors=10), 60, CONFIRM, None, id="errors at the limit"),
         pytest.param(
