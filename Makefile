@@ -23,10 +23,12 @@ $(STAMP): requirements/dev.txt requirements/torch.txt pyproject.toml tools/setup
 demo: setup
 	@$(BIN)/edgefleet demo $(ARGS)
 
-# Three workers on two processors: many tests wait for processes they started.
+# Three workers on two processors: many tests wait for processes they started. Types are checked beside the tests.
 test: setup
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
-	@$(BIN)/python tools/run_tests.py -q -n 3 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS)
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
+	@$(BIN)/mypy & types=$$!; \
+	  $(BIN)/python tools/run_tests.py -q -n 3 --dist loadfile --no-loadscope-reorder --durations 12 $(ARGS); tests=$$?; \
+	  wait $$types && exit $$tests
 
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
