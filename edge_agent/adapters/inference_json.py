@@ -137,8 +137,9 @@ class ModelCodec:
         Raises:
             InputError: What is wrong with which field.
         """
-        if self._repeated is not None and json_bytes is None:
-            repeated, names = self._repeated
+        known = self._repeated  # once: other threads may replace it
+        if known is not None and json_bytes is None:
+            repeated, names = known
             numbers = repeated.read(body)
             if numbers is not None:
                 return InferRequest(None, numbers, names)

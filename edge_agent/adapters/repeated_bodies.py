@@ -14,6 +14,8 @@ from edge_agent.adapters.request_json import read_plain_list
 
 _DATA = re.compile(rb'"data"\s*:\s*(?:\[\s*)+([-+0-9.eE,\s]+)\]')
 _KEY = b'"data"'
+KEPT_BYTES_MAX = 65_536
+"""Of a body that is read so; what stands around its numbers is kept while its model is served."""
 _EXACT_MAX = 2.0**53
 """Up to here every whole number is a float, however it was written."""
 
@@ -35,8 +37,9 @@ class RepeatedBody:
             float32 [rows, width], as the whole reading gives them.
         """
         before, after = self._before, self._after
-        is_same = body.startswith(before) and body.endswith(after) and len(body) > self._size_min
-        if not is_same:
+        if not self._size_min < len(body) <= KEPT_BYTES_MAX:  # larger ones are bounded elsewhere
+            return None
+        if not (body.startswith(before) and body.endswith(after)):
             return None
         numbers = read_plain_list(body[len(before) - 1 : len(body) - len(after) + 1])
         if numbers is None or len(numbers) != self._count:
@@ -54,7 +57,7 @@ def learn_body(body: bytes, features: NDArray[np.float32]) -> RepeatedBody | Non
         features: float32 [rows, width] of it.
     """
     # A backslash could spell the key in another way, a second one could be anything's.
-    if b"\\" in body or body.count(_KEY) != 1:
+    if len(body) > KEPT_BYTES_MAX or b"\\" in body or body.count(_KEY) != 1:
         return None
     found = _DATA.search(body)
     if found is None:

@@ -102,8 +102,8 @@ def judge_probation(
         return ProbationDecision(
             ProbationVerdict.FAIL,
             Code.PROBATION_ERRORS,
-            f"all {stats.refused} requests were refused for what they held; the version before"
-            " answered: has a field or a range changed?",
+            f"no row was answered and {stats.refused} requests were refused for what they held;"
+            " the version before answered: has a field or a range changed?",
         )
     if age_s >= policy.timeout_s:
         return ProbationDecision(

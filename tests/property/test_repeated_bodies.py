@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.adapters.inference_json import REPEATED_ROWS_MAX, InferRequest, ModelCodec
-from edge_agent.adapters.repeated_bodies import learn_body
+from edge_agent.adapters.repeated_bodies import KEPT_BYTES_MAX, learn_body
 from edge_agent.adapters.served_model import ServedModel
 from edge_agent.errors import InputError
 from tests.support.serving import activate, build_classifier, make_service
@@ -80,10 +80,19 @@ def test_a_body_read_the_short_way_is_read_as_if_whole(
         b'{"inputs":[{"data":[1,2,3,4]}]}',
         b'{"inputs":[{"data":[]}]}',
         b'{"inputs":[{"data":"1,2,3"}]}',
+        b'{"parameters":{"a":"%s"},"inputs":[{"data":[1,2,3]}]}' % (b"x" * KEPT_BYTES_MAX),
     ],
 )
 def test_nothing_is_learned_where_the_numbers_are_not_certain(body: bytes) -> None:
     assert learn_body(body, np.array([[1, 2, 3]], np.float32)) is None
+
+
+def test_a_large_body_is_not_read_the_short_way() -> None:
+    known = learn_body(b'{"inputs":[{"data":[1,2,3]}]}', np.array([[1, 2, 3]], np.float32))
+    assert known is not None
+    for spaces, is_read in ((1, True), (KEPT_BYTES_MAX, False)):
+        body = b'{"inputs":[{"data":[1,2,%s3]}]}' % (b" " * spaces)
+        assert (known.read(body) is not None) == is_read
 
 
 def test_one_client_does_not_read_by_what_another_one_wrote(served: ServedModel) -> None:
